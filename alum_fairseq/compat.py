@@ -1,0 +1,81 @@
+"""What fairseq needs on today's Python and torch. Each fix says which version needs it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import warnings
+
+import torch
+
+# Chatter of fairseq's start-up and inner loop about its own use of hydra and torch. Nothing that a
+# user of fairseq can act on; about 20 lines before the first line of their log.
+_CHATTER = (
+    # hydra-core 1.2 and later, until fairseq leaves hydra.experimental and names a version_base.
+    (UserWarning, r"(?s)\s*hydra\.experimental\.\w+\(\) is no longer experimental"),
+    (UserWarning, r"(?s)\s*The version_base parameter is not specified"),
+    (UserWarning, r"(?s).*Usage of deprecated keyword in package header '# @package _group_'"),
+    (UserWarning, r"(?s)\s*'config' is validated against ConfigStore schema with the same name"),
+    (UserWarning, r"(?s)\s*The strict flag in the compose API is deprecated"),
+    # torch 2.4 and later, until fairseq calls torch.amp.
+    (FutureWarning, r"(?s)`torch\.cuda\.amp\.\w+\(args\.\.\.\)` is deprecated"),
+    # torch 2.0 and later, on machines without a GPU: fairseq always asks for pinned memory.
+    (UserWarning, r"(?s)'pin_memory' argument is set as true but no accelerator is found"),
+)
+
+
+def require_fairseq() -> None:
+    """Import fairseq.
+
+    Raises:
+        ImportError: it cannot be imported; the message says which one to install.
+    """
+    try:
+        import fairseq  # noqa: F401
+    except Exception as error:  # Python 3.11+: fairseq 0.12.2 fails with a ValueError
+        if importlib.util.find_spec("fairseq") is None:
+            problem = "is not installed"
+        else:
+            problem = f"cannot be imported ({type(error).__name__}: {error})"
+        raise ImportError(f"alum_fairseq needs fairseq, which {problem}. {_which()}") from error
+
+
+def _which() -> str:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if sys.version_info >= (3, 11):
+        return (
+            f"For Python {version} install fairseq-fixed 0.12.3.1 (fairseq 0.12.2 cannot be "
+            "imported on 3.11 and later): 'bash scripts/setup.sh' in a clone of this project, or "
+            "'pip install torch numpy cython setuptools wheel' and then "
+            "'pip install --no-build-isolation fairseq-fixed==0.12.3.1'."
+        )
+    return (
+        f"For Python {version} install fairseq 0.12.2: 'pip install \"pip<24.1\"' (later ones "
+        "refuse its omegaconf) and then 'pip install fairseq==0.12.2'."
+    )
+
+
+def apply() -> None:
+    """Apply every fix. Safe to call more than once."""
+    load_checkpoints_with_namespace()
+    silence_chatter()
+
+
+def load_checkpoints_with_namespace() -> None:
+    """Let checkpoints that hold an ``argparse.Namespace`` load under ``weights_only=True``.
+
+    torch 2.6 and later load weights only, unless told otherwise; fairseq's checkpoints, the
+    released ones above all, hold their options as a Namespace. That one class is a plain record
+    of attributes. The protection against code in checkpoints stays on. Can go when fairseq
+    allow-lists it itself.
+    """
+    allow = getattr(torch.serialization, "add_safe_globals", None)
+    if allow is not None:  # torch 2.4 and later
+        allow([argparse.Namespace])
+
+
+def silence_chatter() -> None:
+    """Filter the deprecation warnings that fairseq's own code causes, and no others."""
+    for category, message in _CHATTER:
+        warnings.filterwarnings("ignore", message, category)

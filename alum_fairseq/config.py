@@ -1,0 +1,243 @@
+"""The ``--alum-*`` options, and what they resolve to."""
+
+# No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+
+from alum_fairseq.adversary import EPSILON_MODES, GRADIENTS, PROJECTIONS, Adversary
+from alum_fairseq.divergences import DIVERGENCES
+from alum_fairseq.encoder_tap import DROPOUTS
+from alum_fairseq.errors import UsageError
+from alum_fairseq.norms import NORMS, SCOPES
+from alum_fairseq.presets import PRESETS, get_preset
+
+Stage = Literal["pretraining", "finetuning"]
+
+PRESET_CHOICES = ChoiceEnum(list(PRESETS))
+EPSILON_MODE_CHOICES = ChoiceEnum(list(EPSILON_MODES))
+NORM_CHOICES = ChoiceEnum(list(NORMS))
+SCOPE_CHOICES = ChoiceEnum(list(SCOPES))
+GRADIENT_CHOICES = ChoiceEnum(list(GRADIENTS))
+PROJECTION_CHOICES = ChoiceEnum(list(PROJECTIONS))
+DIVERGENCE_CHOICES = ChoiceEnum(list(DIVERGENCES))
+DROPOUT_CHOICES = ChoiceEnum(list(DROPOUTS))
+
+_FROM_PRESET = " (default: the preset's)"
+
+
+@dataclass
+class AlumConfig(FairseqDataclass):
+    """Options that every ALUM criterion has. One that is not given takes the preset's value."""
+
+    alum_preset: PRESET_CHOICES = field(
+        default="calibrated",
+        metadata={
+            "help": "where options that are not given take their values from: 'calibrated' (this "
+            "project's), 'paper' (Liu et al. 2020 to the letter) or 'reference' (the rule of "
+            "their released code)"
+        },
+    )
+    alum_alpha: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "weight of the regulariser beside the task's loss; 0: off" + _FROM_PRESET
+        },
+    )
+    alum_steps: Optional[int] = field(
+        default=None,
+        metadata={"help": "ascent steps (K); 0: the projected random start" + _FROM_PRESET},
+    )
+    alum_epsilon: Optional[float] = field(
+        default=None,
+        metadata={"help": "radius of the ball that the perturbation stays in" + _FROM_PRESET},
+    )
+    alum_epsilon_mode: Optional[EPSILON_MODE_CHOICES] = field(
+        default=None,
+        metadata={
+            "help": "whether epsilon, step size and noise are absolute, or multiples of the root "
+            "mean square of a sentence's embeddings (a coordinate)" + _FROM_PRESET
+        },
+    )
+    alum_step_size: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "length of an ascent step (eta): the norm of a normalised gradient, the "
+            "factor of a raw one" + _FROM_PRESET
+        },
+    )
+    alum_noise_std: Optional[float] = field(
+        default=None,
+        metadata={"help": "standard deviation of the random start (sigma)" + _FROM_PRESET},
+    )
+    alum_norm: Optional[NORM_CHOICES] = field(
+        default=None, metadata={"help": "norm of the perturbation" + _FROM_PRESET}
+    )
+    alum_norm_scope: Optional[SCOPE_CHOICES] = field(
+        default=None,
+        metadata={"help": "what the norm is taken of: each token, or a sentence" + _FROM_PRESET},
+    )
+    alum_gradient: Optional[GRADIENT_CHOICES] = field(
+        default=None,
+        metadata={"help": "whether the gradient is divided by its norm" + _FROM_PRESET},
+    )
+    alum_projection: Optional[PROJECTION_CHOICES] = field(
+        default=None,
+        metadata={"help": "into the ball (clip), or to its surface (rescale)" + _FROM_PRESET},
+    )
+    alum_divergence: Optional[DIVERGENCE_CHOICES] = field(
+        default=None,
+        metadata={
+            "help": "divergence between the predictions, in the ascent and in the loss "
+            "(default: the preset's; squared_error for regression)"
+        },
+    )
+    alum_dropout: Optional[DROPOUT_CHOICES] = field(
+        default=None,
+        metadata={"help": "dropout masks of the passes of one update" + _FROM_PRESET},
+    )
+    alum_layer: int = field(
+        default=0,
+        metadata={
+            "help": "where the perturbation enters: 0: the embedding output, N: layer N's input"
+        },
+    )
+    alum_start_update: int = field(
+        default=0,
+        metadata={"help": "first update with the adversary; plain training before it"},
+    )
+    alum_warmup_updates: int = field(
+        default=0,
+        metadata={"help": "updates in which alpha rises linearly from 0, after the start update"},
+    )
+    alum_validate: bool = field(
+        default=False,
+        metadata={
+            "help": "in validation, attack every batch as well and log the metrics under attack "
+            "(adv_ppl, adv_accuracy, ...), fit for --best-checkpoint-metric"
+        },
+    )
+    alum_log_gain_interval: int = field(
+        default=100,
+        metadata={
+            "help": "measure adv_gain, the divergence against that of a random direction of equal "
+            "norm, every so many updates (each costs one forward pass); 0: never"
+        },
+    )
+
+
+# Options named after fields of the adversary.
+_ADVERSARY_FIELDS = tuple(f.name for f in dataclasses.fields(Adversary))
+
+
+@dataclass(frozen=True)
+class AlumSettings:
+    """What the options resolve to, checked.
+
+    Attributes:
+        preset: name of the preset that filled the gaps.
+        adversary: the inner maximisation.
+        alpha: weight of the regulariser once the schedule has run its course.
+        layer: where the perturbation enters.
+        dropout: ``"shared"`` or ``"independent"`` masks.
+        start_update: first update with the adversary.
+        warmup_updates: updates in which alpha rises from 0.
+        validate: whether validation batches are attacked.
+        log_gain_interval: updates between two measurements of the gain; 0 for none.
+
+    Raises:
+        UsageError: an option is out of its range.
+    """
+
+    preset: str
+    adversary: Adversary
+    alpha: float
+    layer: int
+    dropout: str
+    start_update: int
+    warmup_updates: int
+    validate: bool
+    log_gain_interval: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < float("inf"):
+            raise UsageError(f"--alum-alpha is {self.alpha}: it must be 0 (off) or more")
+        for name in ("layer", "start_update", "warmup_updates", "log_gain_interval"):
+            if getattr(self, name) < 0:
+                option = "--alum-" + name.replace("_", "-")
+                raise UsageError(f"{option} is {getattr(self, name)}: it must be 0 or more")
+
+    @classmethod
+    def resolve(cls, cfg: Any, stage: Stage, regression: bool = False) -> "AlumSettings":
+        """Put the options that were given over the preset's values.
+
+        Args:
+            cfg: an :class:`AlumConfig`, or fairseq's ``DictConfig`` of one.
+            stage: which of the preset's two alphas applies.
+            regression: whether the model's output is a number, not a distribution.
+
+        Raises:
+            UsageError: an option is out of its range, or does not fit the task.
+        """
+        preset = get_preset(str(cfg.alum_preset))
+
+        def given(name: str) -> dict[str, Any]:
+            value = getattr(cfg, "alum_" + name)
+            if value is None:
+                return {}
+            return {name: value if isinstance(value, int | float) else str(value)}
+
+        overrides: dict[str, Any] = {"divergence": "squared_error"} if regression else {}
+        for name in _ADVERSARY_FIELDS:
+            overrides |= given(name)
+        if regression and overrides["divergence"] != "squared_error":
+            raise UsageError(
+                f"--alum-divergence is {overrides['divergence']}: for regression it must be "
+                "squared_error, since a number is no distribution"
+            )
+        try:
+            adversary = dataclasses.replace(preset.adversary, **overrides)
+        except UsageError as error:
+            # The message begins with the field's name.
+            field_name, rest = str(error).split(" ", 1)
+            raise UsageError(f"--alum-{field_name.replace('_', '-')} {rest}") from None
+        alpha = preset.pretraining_alpha if stage == "pretraining" else preset.finetuning_alpha
+        return cls(
+            preset=str(cfg.alum_preset),
+            adversary=adversary,
+            alpha=given("alpha").get("alpha", alpha),
+            layer=cfg.alum_layer,
+            dropout=given("dropout").get("dropout", preset.dropout),
+            start_update=cfg.alum_start_update,
+            warmup_updates=cfg.alum_warmup_updates,
+            validate=cfg.alum_validate,
+            log_gain_interval=cfg.alum_log_gain_interval,
+        )
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether alpha depends on the update number."""
+        return self.start_update > 0 or self.warmup_updates > 0
+
+    def alpha_at(self, num_updates: int) -> float:
+        """Alpha after so many updates: 0 before the start, then a linear rise to the full value."""
+        since_start = num_updates - self.start_update
+        if since_start < 0:
+            return 0.0
+        if since_start < self.warmup_updates:
+            return self.alpha * since_start / self.warmup_updates
+        return self.alpha
+
+    def __str__(self) -> str:
+        shown = {"preset": self.preset, "alpha": self.alpha}
+        shown |= {name: getattr(self.adversary, name) for name in _ADVERSARY_FIELDS}
+        for f in dataclasses.fields(self):
+            if f.name != "adversary":
+                shown.setdefault(f.name, getattr(self, f.name))
+        return " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in shown.items()
+        )

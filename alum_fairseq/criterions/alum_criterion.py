@@ -1,0 +1,329 @@
+"""What all ALUM criteria share: the clean pass, the adversary, the regulariser, the metrics."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.logging import metrics
+from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, Meter, MetersDict
+from torch import Tensor, nn
+
+from alum_fairseq.config import AlumConfig, AlumSettings, Stage
+from alum_fairseq.encoder_tap import EncoderTap
+from alum_fairseq.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+# Logging outputs are summed over batches and workers, so only sums are logged. Every batch logs
+# all of them, as tensors on one device: fairseq's fast synchronisation demands that workers agree.
+_SUMS = (
+    "_alum_loss",  # regulariser, before alpha
+    "_alum_sample_size",  # predictions in batches whose regulariser counts
+    "_alum_norm",  # mean norm of the perturbation
+    "_alum_batches",  # batches whose regulariser counts
+    "_alum_attempts",  # batches that were attacked
+    "_alum_skipped",  # batches whose regulariser was dropped
+    "_alum_gain_adversarial",  # divergence found, where the gain was measured
+    "_alum_gain_random",  # divergence of a random direction there
+    "_alum_gain_measured",  # batches where it was
+)
+_UNDER_ATTACK = "_alum_attacked_"
+
+# A gain is called low when the sum of this many measurements stays below this value.
+LOW_GAIN = 2.0
+LOW_GAIN_MEASUREMENTS = 20
+
+
+class AlumCriterion:
+    """Mixin that adds ALUM to a fairseq criterion which calls the model once a batch.
+
+    Put it before the criterion among the bases. The criterion itself is not changed: its forward
+    pass is the clean pass, and its metrics keep their names and values. What is optimised is
+    ``loss + alpha * regulariser``, both summed over the predictions; ``loss`` is logged as fairseq
+    logs it, the regulariser as ``adv_loss``. With alpha 0 the criterion is the one it extends.
+    """
+
+    stage: Stage
+
+    def __init__(self, cfg: AlumConfig, task: Any) -> None:
+        super().__init__(cfg, task)
+        self.alum = AlumSettings.resolve(cfg, self.stage, self.predicts_numbers(cfg))
+        self._told_updates = getattr(task, "passes_update_number", False)
+        if self.alum.scheduled and not self._told_updates:
+            option = "--alum-start-update" if self.alum.start_update else "--alum-warmup-updates"
+            name = getattr(task.cfg, "_name", None) or type(task).__name__
+            raise UsageError(
+                f"{option} needs the number of the update, which --task {name} does not pass on: "
+                f"use --task alum_{name}"
+            )
+        self.num_updates = 0
+        self._gain_measured_at = -1
+        self._gains: list[tuple[float, float]] = []
+        self._warned = False
+        logger.info("ALUM: %s", self.alum)
+
+    @classmethod
+    def predicts_numbers(cls, cfg: AlumConfig) -> bool:
+        """Whether the model's output is a number (regression), not a distribution."""
+        return False
+
+    def prediction_weights(self, sample: dict[str, Any], logits: Tensor) -> Tensor | None:
+        """Weights of the predictions in the divergence, where not all of them count."""
+        return None
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Tell the schedule where training is; called by the ALUM tasks before every batch."""
+        self.num_updates = num_updates
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
+        """Compute the loss of a batch: the extended criterion's, plus the regulariser.
+
+        Returns:
+            The loss, the sample size and the logging outputs, as fairseq's criteria do.
+        """
+        training = model.training
+        alpha = self.alum.alpha_at(self.num_updates) if training else 0.0
+        if alpha > 0 or (self.alum.validate and not training):
+            output = self._forward_with_adversary(model, sample, reduce, alpha)
+        else:
+            output = super().forward(model, sample, reduce)
+            output[2].update(_sums(sample["target"].device))
+        if training and not self._told_updates:
+            self.num_updates += 1
+        return output
+
+    def _forward_with_adversary(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool, alpha: float
+    ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
+        training = model.training
+        tap = EncoderTap(model, self.alum.layer, self.alum.dropout)
+        with tap.recording():
+            loss, sample_size, logging_output = super().forward(model, sample, reduce)
+        attacked = dict(logging_output)
+        attack = self._attack(tap, sample, training)
+        if attack is None:
+            sums = {"_alum_skipped": 1}
+        else:
+            delta, adversarial, regularizer = attack
+            loss = loss + alpha * regularizer if training else loss
+            sums = {
+                "_alum_loss": regularizer.detach(),
+                "_alum_sample_size": sample_size,
+                "_alum_norm": self.alum.adversary.mean_size(delta, tap.mask),
+                "_alum_batches": 1,
+            }
+            if self._gain_is_due(training):
+                sums |= self._measure_gain(tap, sample, delta, adversarial, training)
+            if not training:
+                # The criterion's own metrics, of the same batch, under attack.
+                with tap.replaying(_perturbed(tap.embeddings, delta)):
+                    attacked = super().forward(model, sample, reduce)[2]
+        if not training:
+            logging_output |= {_UNDER_ATTACK + key: value for key, value in attacked.items()}
+        logging_output.update(_sums(sample["target"].device, _alum_attempts=1, **sums))
+        return loss, sample_size, logging_output
+
+    def _attack(
+        self, tap: EncoderTap, sample: dict[str, Any], training: bool
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The perturbation, the logits under it and the regulariser; None where it is dropped."""
+        if not tap.recorded:
+            return None
+        adversary = self.alum.adversary
+        weights = self.prediction_weights(sample, tap.logits)
+        # In validation the same noise for every batch, so that figures of two epochs compare.
+        generator = None if training else _fixed_generator(tap.logits.device)
+        with tap.ascending():
+            delta = adversary.perturb(
+                tap.rerun, tap.embeddings, tap.logits, tap.mask, weights, generator
+            )
+        adversarial = tap.rerun(_perturbed(tap.embeddings, delta))
+        # Asking costs the one GPU-to-host copy of an update. It is worth it: a graph that holds
+        # a NaN anywhere puts NaN into the gradients, even when multiplied by zero.
+        if not bool(torch.isfinite(delta).all() & torch.isfinite(adversarial).all()):
+            return None
+        return delta, adversarial, adversary.measure.consistency(adversarial, tap.logits, weights)
+
+    def _gain_is_due(self, training: bool) -> bool:
+        interval = self.alum.log_gain_interval
+        if not training or interval == 0:
+            return interval > 0
+        due = self.num_updates % interval == 0 and self.num_updates != self._gain_measured_at
+        if due:  # once an update, whatever --update-freq is
+            self._gain_measured_at = self.num_updates
+        return due
+
+    def _measure_gain(
+        self,
+        tap: EncoderTap,
+        sample: dict[str, Any],
+        delta: Tensor,
+        adversarial: Tensor,
+        training: bool,
+    ) -> dict[str, Any]:
+        """Compare with a random direction of equal norm, leaving no trace in the random numbers."""
+        adversary = self.alum.adversary
+        weights = self.prediction_weights(sample, tap.logits)
+        generator = _fixed_generator(delta.device, seed=self.num_updates)
+        random_state = utils.get_rng_state()
+        with torch.no_grad():
+            direction = adversary.random_like(delta, tap.mask, generator)
+            randomly = tap.rerun(_perturbed(tap.embeddings, direction))
+            found = adversary.measure.total(adversarial, tap.logits, weights)
+            by_chance = adversary.measure.total(randomly, tap.logits, weights)
+        utils.set_rng_state(random_state)
+        if training:
+            self._warn_of_low_gain(float(found), float(by_chance))
+        return {
+            "_alum_gain_adversarial": found,
+            "_alum_gain_random": by_chance,
+            "_alum_gain_measured": 1,
+        }
+
+    def _warn_of_low_gain(self, found: float, by_chance: float) -> None:
+        self._gains.append((found, by_chance))
+        recent = self._gains[-LOW_GAIN_MEASUREMENTS:]
+        self._gains = recent
+        if self._warned or len(recent) < LOW_GAIN_MEASUREMENTS:
+            return
+        gain = _ratio(sum(pair[0] for pair in recent), sum(pair[1] for pair in recent))
+        if gain < LOW_GAIN:
+            self._warned = True
+            logger.warning(
+                "ALUM: adv_gain is %.2g over %d measurements: the perturbation is hardly better "
+                "than a random one, so this is noise, not adversarial training. %s",
+                gain,
+                len(recent),
+                self._remedy(),
+            )
+
+    def _remedy(self) -> str:
+        adversary = self.alum.adversary
+        if adversary.steps == 0:
+            return "--alum-steps is 0: set it to 1 or more."
+        if adversary.gradient == "raw":
+            return (
+                "Use --alum-preset calibrated, or --alum-gradient normalized with a step size "
+                "of the order of epsilon."
+            )
+        if self.alum.dropout == "independent":
+            return "Use --alum-dropout shared: the divergence is mostly that of two dropout masks."
+        return "Raise --alum-epsilon, or lower --alum-noise-std against --alum-step-size."
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log the extended criterion's metrics, then ALUM's."""
+        super().reduce_metrics(logging_outputs)
+        total = {key: sum(log.get(key, 0) for log in logging_outputs) for key in _SUMS}
+        if not total["_alum_attempts"]:
+            return
+        sample_size = total["_alum_sample_size"]
+        if total["_alum_batches"]:
+            if sample_size > 0:
+                metrics.log_scalar(
+                    "adv_loss",
+                    total["_alum_loss"] / sample_size / math.log(2),
+                    sample_size,
+                    round=4,
+                )
+            batches = total["_alum_batches"]
+            metrics.log_scalar("adv_norm", total["_alum_norm"] / batches, batches, round=5)
+        metrics.log_scalar_sum("adv_skipped", total["_alum_skipped"])
+        if total["_alum_gain_measured"]:
+            for key in _SUMS:
+                if key.startswith("_alum_gain_"):
+                    metrics.log_scalar_sum(key, total[key])
+            metrics.log_derived("adv_gain", _Gain())
+        _log_under_attack(super().reduce_metrics, logging_outputs)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Every logging output is a sum."""
+        return True
+
+
+def _sums(device: torch.device, **values: Any) -> dict[str, Tensor]:
+    """All of :data:`_SUMS` as tensors on one device; those that are not given are zero."""
+    return {
+        key: torch.as_tensor(values.get(key, 0), dtype=torch.float32, device=device)
+        for key in _SUMS
+    }
+
+
+def _perturbed(embeddings: Tensor, delta: Tensor) -> Tensor:
+    return (embeddings + delta).to(embeddings.dtype)
+
+
+def _fixed_generator(device: torch.device, seed: int = 0) -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _ratio(found: float, by_chance: float) -> float:
+    # Below float32's rounding a divergence may come out as zero, or less.
+    return found / by_chance if by_chance > 0 else math.nan
+
+
+class _Gain:
+    """The gain since the meters were last reset; where none was measured since, the last known."""
+
+    def __init__(self) -> None:
+        self._last = math.nan
+
+    def __call__(self, meters: Mapping[str, Meter]) -> float:
+        if meters["_alum_gain_measured"].sum > 0:
+            found, by_chance = (
+                float(meters[f"_alum_gain_{kind}"].sum) for kind in ("adversarial", "random")
+            )
+            self._last = round(_ratio(found, by_chance), 2)
+        return self._last
+
+
+class _UnderAttack(Mapping[str, Meter]):
+    """Meters by the names that the extended criterion gave them, of the passes under attack."""
+
+    def __init__(self, meters: Mapping[str, Meter]) -> None:
+        self._meters = meters
+
+    def __getitem__(self, key: str) -> Meter:
+        return self._meters[_attacked_name(key)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._meters)
+
+    def __len__(self) -> int:
+        return len(self._meters)
+
+
+def _attacked_name(key: str) -> str:
+    # adv_loss is the regulariser; the task's loss under attack needs another name.
+    return "adv_task_loss" if key == "loss" else f"adv_{key}"
+
+
+def _log_under_attack(reduce_metrics: Any, logging_outputs: list[dict[str, Any]]) -> None:
+    """Log the extended criterion's metrics of the attacked passes, each with ``adv_`` before it."""
+    start = len(_UNDER_ATTACK)
+    attacked = [
+        {key[start:]: value for key, value in log.items() if key.startswith(_UNDER_ATTACK)}
+        for log in logging_outputs
+    ]
+    attacked = [log for log in attacked if log]
+    if not attacked:
+        return
+    with metrics.aggregate(new_root=True) as meters:
+        reduce_metrics(attacked)
+    for key, meter in meters.items():
+        name = _attacked_name(key)
+        if isinstance(meter, MetersDict._DerivedMeter):
+            fn = meter.fn
+            metrics.log_derived(name, lambda all_meters, fn=fn: fn(_UnderAttack(all_meters)))
+        elif isinstance(meter, ConcatTensorMeter):
+            metrics.log_concat_tensor(name, meter.tensor)
+        elif isinstance(meter, AverageMeter):
+            metrics.log_scalar(name, meter.avg, meter.count, round=meter.round)

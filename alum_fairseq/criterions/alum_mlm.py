@@ -1,0 +1,34 @@
+"""``--criterion alum_mlm``: masked language modelling with ALUM."""
+
+# No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
+
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.criterions import register_criterion
+from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
+from torch import Tensor
+
+from alum_fairseq.config import AlumConfig
+from alum_fairseq.criterions.alum_criterion import AlumCriterion
+
+
+@dataclass
+class AlumMlmConfig(AlumConfig, MaskedLmConfig):
+    """Options of ``masked_lm``, and ALUM's."""
+
+
+@register_criterion("alum_mlm", dataclass=AlumMlmConfig)
+class AlumMlm(AlumCriterion, MaskedLmLoss):
+    """``masked_lm`` plus the divergence of the predictions at masked positions."""
+
+    stage = "pretraining"
+
+    def prediction_weights(self, sample: dict[str, Any], logits: Tensor) -> Tensor | None:
+        """Nothing counts where nothing is masked: fairseq projects all tokens of such a batch."""
+        masked = sample["target"].ne(self.padding_idx)
+        if logits.dim() == 3:  # no token is masked, or a TPU: (B, T, V)
+            return masked.float()
+        if len(logits) == masked.numel():  # a GPU's form of the same: (B * T, V)
+            return masked.flatten().float()
+        return None

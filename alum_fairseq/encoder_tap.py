@@ -1,0 +1,235 @@
+"""The bridge to fairseq's RoBERTa: read the embeddings of a pass, and run it again from others.
+
+The model is never copied or subclassed. While a pass is recorded, hooks take notes; while it
+is re-run, the sentence encoder's ``forward_embedding`` and ``layers`` are stood in for. Both
+are undone on leaving the context, whatever happens inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from fairseq import utils
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from alum_fairseq.errors import UsageError
+
+DROPOUTS = ("shared", "independent")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside fairseq's and torch's wrappers (legacy DDP, DDP, module proxies)."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    return model
+
+
+def sentence_encoder(model: nn.Module) -> nn.Module:
+    """The transformer encoder of a ``roberta*`` model, whatever the model is wrapped in.
+
+    Raises:
+        UsageError: the model has no such encoder.
+    """
+    model = unwrap(model)
+    encoder = getattr(getattr(model, "encoder", None), "sentence_encoder", None)
+    if not (hasattr(encoder, "forward_embedding") and hasattr(encoder, "layers")):
+        raise UsageError(
+            f"ALUM cannot perturb a {type(model).__name__}: it needs a RoBERTa, so choose an "
+            "--arch that begins with 'roberta' (or 'xlm')"
+        )
+    return encoder
+
+
+def check_layer(model: nn.Module, layer: int) -> None:
+    """Make sure that the encoder has a layer of this number.
+
+    Raises:
+        UsageError: it has not.
+    """
+    layers = len(sentence_encoder(model).layers)
+    if not 0 <= layer < layers:
+        raise UsageError(
+            f"--alum-layer is {layer}: it must be from 0 (the embedding output) to {layers - 1} "
+            f"(the input of the last of this model's {layers} layers)"
+        )
+
+
+class _NonReentrant(nn.Module):
+    """A layer under activation checkpointing, made fit for ``torch.autograd.grad``.
+
+    fairseq's own checkpointing (as torch's reentrant form) refuses to take part in it.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(self.layer.precheckpoint_forward, *args, use_reentrant=False, **kwargs)
+
+
+class EncoderTap:
+    """Where the perturbation enters a model: at the input of one of its encoder's layers.
+
+    Args:
+        model: what the criterion was handed: a ``roberta*`` model, wrapped or not.
+        layer: 0 for the embedding output, N for the input of layer N.
+        dropout: ``"shared"``: a re-run uses the dropout masks of the recorded pass;
+            ``"independent"``: it draws its own.
+
+    Raises:
+        UsageError: the model is no RoBERTa, or it has no such layer.
+
+    One update goes: record the clean pass, find a perturbation, re-run from there::
+
+        tap = EncoderTap(model)
+        with tap.recording():
+            logits = model(src_tokens)[0]
+        with tap.ascending():
+            delta = adversary.perturb(tap.rerun, tap.embeddings, logits, tap.mask)
+        perturbed_logits = tap.rerun(tap.embeddings + delta)
+
+    With LayerDrop, a re-run uses the layers that the recorded pass used, whatever ``dropout`` is:
+    both sides of the divergence are predictions of one sub-network.
+    """
+
+    def __init__(self, model: nn.Module, layer: int = 0, dropout: str = "shared") -> None:
+        if dropout not in DROPOUTS:
+            raise UsageError(f"--alum-dropout is {dropout!r}: choose one of {', '.join(DROPOUTS)}")
+        check_layer(model, layer)
+        self._model = model
+        self._encoder = sentence_encoder(model)
+        self._layer = layer
+        self._dropout = dropout
+        self._ascending = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._hidden: Tensor | None = None
+        self._rng_state: dict[str, Any] | None = None
+        self._layers: list[nn.Module] = []
+        self._calls: list[tuple[tuple[Any, ...], dict[str, Any], Tensor]] = []
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the recorded pass came by the tap (LayerDrop may leave out all layers)."""
+        return self._hidden is not None
+
+    @property
+    def embeddings(self) -> Tensor:
+        """What entered the layer in the recorded pass, ``B x T x D``, in the graph of that pass."""
+        assert self._hidden is not None, "nothing was recorded"
+        return self._hidden
+
+    @property
+    def logits(self) -> Tensor:
+        """What the model returned in the recorded pass, in the graph of that pass."""
+        return self._calls[0][2]
+
+    @property
+    def mask(self) -> Tensor:
+        """True on the tokens of the recorded batch that are not padding, ``B x T``."""
+        args, kwargs, _ = self._calls[0]
+        tokens = kwargs["src_tokens"] if "src_tokens" in kwargs else args[0]
+        return tokens.ne(self._encoder.padding_idx)
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Take notes of the one call of the model that is made inside."""
+        self._forget()
+        with ExitStack() as stack:
+            for index, layer in enumerate(self._encoder.layers):
+                if index >= self._layer:
+                    hook = layer.register_forward_pre_hook(self._note_layer)
+                    stack.callback(hook.remove)
+            hook = self._model.register_forward_hook(self._note_call, with_kwargs=True)
+            stack.callback(hook.remove)
+            yield
+        if len(self._calls) != 1:
+            raise UsageError(
+                f"the criterion called the model {len(self._calls)} times for one batch: "
+                "ALUM perturbs criteria that call it once"
+            )
+
+    def _note_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._hidden is None:
+            self._hidden = args[0].transpose(0, 1)  # fairseq's encoder is T x B x D inside
+            # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
+            self._rng_state = utils.get_rng_state()
+        self._layers.append(layer)
+
+    def _note_call(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self._calls.append((args, kwargs, output[0]))
+
+    @contextmanager
+    def replaying(self, embeddings: Tensor) -> Iterator[None]:
+        """Inside, the model goes on from these embeddings instead of its input's.
+
+        Args:
+            embeddings: ``B x T x D``, for the batch that was recorded.
+        """
+        encoder = self._encoder
+        layers = encoder.layers
+        resume_at = utils.get_rng_state() if self._dropout == "shared" else None
+
+        def forward_embedding(*_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            if resume_at is not None:
+                utils.set_rng_state(self._rng_state)
+            return embeddings, embeddings
+
+        had_own = vars(encoder).get("forward_embedding")
+        try:
+            encoder.forward_embedding = forward_embedding
+            encoder.layers = nn.ModuleList(self._layers_for_rerun())
+            yield
+        finally:
+            encoder.layers = layers
+            del encoder.forward_embedding
+            if had_own is not None:
+                encoder.forward_embedding = had_own
+            if resume_at is not None:
+                # Else the next pass would meet the masks of this one again.
+                utils.set_rng_state(resume_at)
+
+    def _layers_for_rerun(self) -> list[nn.Module]:
+        if not self._ascending:
+            return self._layers
+        return [
+            _NonReentrant(layer) if hasattr(layer, "precheckpoint_forward") else layer
+            for layer in self._layers
+        ]
+
+    @contextmanager
+    def ascending(self) -> Iterator[None]:
+        """Inside, re-runs serve ``torch.autograd.grad`` for the embeddings, and nothing else.
+
+        No parameter needs a gradient, so nothing is kept to compute one.
+        """
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        self._ascending = True
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            self._ascending = False
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+    def rerun(self, embeddings: Tensor) -> Tensor:
+        """The logits of the recorded call, had its embeddings been these.
+
+        Args:
+            embeddings: ``B x T x D``.
+
+        Returns:
+            Logits in the shape of :attr:`logits`.
+        """
+        args, kwargs, _ = self._calls[0]
+        with self.replaying(embeddings):
+            return self._model(*args, **kwargs)[0]

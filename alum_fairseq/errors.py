@@ -1,0 +1,35 @@
+"""The one exception for bad input, shared by every layer."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+
+class UsageError(ValueError, RuntimeError):
+    """A setting or an input is wrong; the message names it, its value and what would be right.
+
+    A ``ValueError`` for whoever calls the Python API. A ``RuntimeError`` as well because
+    fairseq's trainer writes a ``crash.pt`` into the save directory for every other exception.
+    """
+
+
+def show_usage_errors_in_one_line() -> None:
+    """End a program by a :class:`UsageError` with its message alone, without a traceback.
+
+    Every other exception is shown as before.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "_shows_usage_errors", False):
+        return
+
+    def hook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, UsageError):
+            print(f"alum_fairseq: error: {error}", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
+
+    hook._shows_usage_errors = True
+    sys.excepthook = hook

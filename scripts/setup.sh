@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Installs everything that the project needs; run again, it takes seconds.
+#
+#   bash scripts/setup.sh
+#
+# Into .venv, or into the active environment if that already has fairseq (which is never replaced).
+# Settings, all optional:
+#   ALUM_PYTHON   the Python that .venv is made of (default: the first of python3, python3.11,
+#                 python3.12 that is 3.11 or newer)
+#   ALUM_TORCH    what pip is told to install as torch (default: torch==2.13.0), for instance
+#                 'torch==2.13.0 --index-url URL' with the URL that pytorch.org names for your CUDA
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/environment.sh
+
+# Tested together. fairseq 0.12.2 cannot be imported on Python 3.11 and later, hence fairseq-fixed
+# (the same import name); its build imports torch and numpy, hence the order and no isolation.
+TORCH="${ALUM_TORCH:-torch==2.13.0}"
+BUILD_TOOLS=("numpy>=1.26,<3" "cython>=3,<4" "setuptools>=77,<90" "wheel<1")
+FAIRSEQ="fairseq-fixed==0.12.3.1"
+TOOLS=("sentencepiece>=0.2,<0.3" "matplotlib>=3.8,<4" "pytest>=8,<10" "hypothesis>=6,<7" "ruff>=0.12,<0.18")
+
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+
+step() {
+    local what="$1" begun=$SECONDS
+    shift
+    printf '%s ... ' "$what"
+    if "$@" >"$log" 2>&1; then
+        printf 'done (%s s)\n' "$((SECONDS - begun))"
+    else
+        printf 'failed. What it printed last:\n\n'
+        tail -n 30 "$log"
+        exit 1
+    fi
+}
+
+new_enough() {
+    "$1" -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in ${ALUM_PYTHON:-python3 python3.11 python3.12}; do
+        if new_enough "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "setup: no Python from 3.11 to 3.13 was found (tried ${ALUM_PYTHON:-python3, python3.11," \
+        "python3.12}): install one, or name it with ALUM_PYTHON=/path/to/python" >&2
+    return 1
+}
+
+# What the environment was last set up from; a change of any of it sets that part up again.
+wanted_tools() {
+    { cat scripts/setup.sh; echo "$TORCH"; } | cksum
+}
+wanted_plugin() {
+    { cat setup.py; find alum_fairseq -name '*.py' -exec cksum {} + | LC_ALL=C sort; } | cksum
+}
+
+install_tools() {
+    if alum_uses_active_environment; then
+        echo "setup: using the active environment, which has fairseq"
+    else
+        local python
+        python="$(find_python)"
+        [ -x "$ALUM_VENV/bin/python" ] \
+            || step "making .venv with $python" "$python" -m venv "$ALUM_VENV"
+        alum_activate
+        step "updating pip" python -m pip install --upgrade pip
+        # shellcheck disable=SC2086  # ALUM_TORCH may hold pip's options
+        step "installing torch" python -m pip install $TORCH
+        step "installing build tools" python -m pip install "${BUILD_TOOLS[@]}"
+        step "building fairseq (about 4 minutes the first time)" \
+            python -m pip install --no-build-isolation "$FAIRSEQ"
+    fi
+    step "installing sentencepiece, matplotlib and test tools" \
+        python -m pip install "${TOOLS[@]}"
+}
+
+# Not editable: fairseq looks for `--user-dir alum_fairseq` beside its own folder.
+install_plugin() {
+    local isolation=()
+    python -c 'import setuptools, wheel' 2>/dev/null && isolation=(--no-build-isolation)
+    rm -rf build alum_fairseq.egg-info
+    step "installing alum_fairseq" \
+        python -m pip install --no-deps --force-reinstall "${isolation[@]}" .
+    rm -rf build alum_fairseq.egg-info
+    (cd / && step "checking that fairseq and the plugin load" \
+        python -W ignore -c 'from alum_fairseq import compat; compat.require_fairseq()')
+}
+
+if alum_uses_active_environment; then
+    prefix="$(python -c 'import sys; print(sys.prefix)')"
+    where="the active environment"
+else
+    prefix="$ALUM_VENV"
+    where=".venv"
+fi
+tools_stamp="$prefix/.alum_fairseq_tools"
+plugin_stamp="$prefix/.alum_fairseq_plugin"
+
+if [ "$(wanted_tools)" != "$(cat "$tools_stamp" 2>/dev/null)" ]; then
+    install_tools
+    wanted_tools >"$tools_stamp"
+    rm -f "$plugin_stamp"
+fi
+alum_activate
+if [ "$(wanted_plugin)" != "$(cat "$plugin_stamp" 2>/dev/null)" ]; then
+    install_plugin
+    wanted_plugin >"$plugin_stamp"
+fi
+echo "setup: $where is ready"

@@ -1,0 +1,27 @@
+"""Packaging of alum_fairseq.
+
+fairseq and torch are deliberately not among the requirements that pip may install or replace:
+fairseq comes under two names (``fairseq``, ``fairseq-fixed``), and its build needs a torch that is
+already there. ``scripts/setup.sh`` installs everything in the order that works.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="alum_fairseq",
+    version="0.1.0",
+    description="ALUM adversarial training for RoBERTa, as a plugin for stock fairseq",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["alum_fairseq", "alum_fairseq.*"]),
+    install_requires=["numpy>=1.21.3"],
+    extras_require={
+        "demo": ["sentencepiece>=0.2,<0.3", "matplotlib>=3.8,<4"],
+        "test": ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.12,<0.18"],
+    },
+)
