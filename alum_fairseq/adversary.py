@@ -157,10 +157,12 @@ class Adversary:
         if self.steps == 0:
             delta = self._project(delta, unit)
         for _ in range(self.steps):
-            gradient = self._ascent_gradient(predict, embeddings, delta, clean_logits, weights)
-            # Not a product with the mask: a gradient that is not a number stays out of padding.
-            delta = (delta + self.step_size * unit * gradient).where(keep.bool(), 0.0)
-            delta = self._project(delta, unit)
+            gradient = self._gradient(predict, embeddings, delta, clean_logits, weights)
+            # Not a product with the mask: what is not a number in padding's gradient stays out.
+            gradient = gradient.where(keep.bool(), 0.0)
+            if self.gradient == "normalized":
+                gradient = self.ball.normalize(gradient)
+            delta = self._project(delta + self.step_size * unit * gradient, unit)
         return delta
 
     def random_like(
@@ -212,7 +214,7 @@ class Adversary:
             return self.ball.clip(delta, self.epsilon * unit)
         return self.ball.rescale(delta, self.epsilon * unit, RESCALE_FLOOR * unit)
 
-    def _ascent_gradient(
+    def _gradient(
         self,
         predict: Predict,
         embeddings: Tensor,
@@ -220,7 +222,7 @@ class Adversary:
         clean_logits: Tensor,
         weights: Tensor | None,
     ) -> Tensor:
-        """The gradient of the divergence with respect to ``delta``, normalised if so set."""
+        """The gradient of the divergence with respect to ``delta``."""
         with torch.enable_grad():
             delta = delta.detach().requires_grad_()
             logits = predict((embeddings + delta).to(embeddings.dtype))
@@ -238,9 +240,8 @@ class Adversary:
                     "predict() returned logits that do not depend on the embeddings it was given"
                 ) from None
             raise
-        if self.gradient == "normalized":
-            return self.ball.normalize(gradient)
-        return gradient / boost
+        # In float32, and only where its length matters, so that nothing underflows now.
+        return gradient if self.gradient == "normalized" else gradient / boost
 
 
 def _check_shapes(embeddings: Tensor, mask: Tensor | None) -> None:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from fairseq import utils
+from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -55,6 +56,16 @@ def check_layer(model: nn.Module, layer: int) -> None:
             f"--alum-layer is {layer}: it must be from 0 (the embedding output) to {layers - 1} "
             f"(the input of the last of this model's {layers} layers)"
         )
+
+
+def _adds_quantization_noise(module: nn.Module) -> bool:
+    """Whether fairseq's ``--quant-noise-pq`` noises this module's weights in its next forward pass.
+
+    It does so in place: the clean pass has done it for the update, and once more would be too much.
+    """
+    return module.training and any(
+        hook.__module__ == quant_noise.__module__ for hook in module._forward_pre_hooks.values()
+    )
 
 
 class _NonReentrant(nn.Module):
@@ -141,7 +152,8 @@ class EncoderTap:
         """Take notes of the one call of the model that is made inside."""
         self._forget()
         with ExitStack() as stack:
-            for index, layer in enumerate(self._encoder.layers):
+            # Iterating over the list itself would draw LayerDrop's random numbers.
+            for index, layer in enumerate(self._encoder.layers.children()):
                 if index >= self._layer:
                     hook = layer.register_forward_pre_hook(self._note_layer)
                     stack.callback(hook.remove)
@@ -183,11 +195,16 @@ class EncoderTap:
             return embeddings, embeddings
 
         had_own = vars(encoder).get("forward_embedding")
+        noised = [module for module in self._model.modules() if _adds_quantization_noise(module)]
         try:
+            for module in noised:
+                module.training = False
             encoder.forward_embedding = forward_embedding
             encoder.layers = nn.ModuleList(self._layers_for_rerun())
             yield
         finally:
+            for module in noised:
+                module.training = True
             encoder.layers = layers
             del encoder.forward_embedding
             if had_own is not None:

@@ -1,0 +1,224 @@
+"""Shared fixtures: a small RoBERTa in memory, real English text on disk, fairseq's commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.models.roberta import RobertaModel
+
+import alum_fairseq
+
+PLUGIN = Path(alum_fairseq.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+# A model small enough that an update takes milliseconds, as options of fairseq-train.
+SMALL_MODEL = {
+    "arch": "roberta",
+    "encoder-layers": 2,
+    "encoder-embed-dim": 32,
+    "encoder-ffn-embed-dim": 64,
+    "encoder-attention-heads": 4,
+    "max-positions": 66,
+    "tokens-per-sample": 64,
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(1)
+
+
+def make_dictionary(words: int = 40) -> Dictionary:
+    dictionary = Dictionary()
+    for i in range(words):
+        dictionary.add_symbol(f"w{i}")
+    dictionary.add_symbol("<mask>")
+    return dictionary
+
+
+def make_task(dictionary: Dictionary | None = None, **attributes: Any) -> SimpleNamespace:
+    """As much of a fairseq task as a criterion and a model look at."""
+    dictionary = dictionary or make_dictionary()
+    attributes.setdefault("cfg", Namespace(_name="masked_lm"))
+    return SimpleNamespace(
+        source_dictionary=dictionary,
+        target_dictionary=dictionary,
+        max_positions=lambda: 64,
+        **attributes,
+    )
+
+
+def make_model(task: SimpleNamespace | None = None, **options: Any) -> RobertaModel:
+    """A small RoBERTa, built by fairseq itself; options are those of the architecture."""
+    args = Namespace(
+        **{
+            "encoder_layers": 2,
+            "encoder_embed_dim": 16,
+            "encoder_ffn_embed_dim": 32,
+            "encoder_attention_heads": 2,
+            "max_positions": 64,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            **options,
+        }
+    )
+    model = RobertaModel.build_model(args, task or make_task())
+    # fairseq's initialisation is so small that an untrained model's predictions hardly move.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    return model
+
+
+def make_sample(
+    dictionary: Dictionary, lengths: tuple[int, ...] = (9, 6, 4), masked: int = 2
+) -> dict[str, Any]:
+    """A batch for masked language modelling, with padding, as fairseq's task makes it."""
+    tokens = torch.full((len(lengths), max(lengths)), dictionary.pad())
+    target = tokens.clone()
+    for row, length in enumerate(lengths):
+        words = torch.randint(dictionary.nspecial, len(dictionary) - 1, (length,))
+        words[0], words[-1] = dictionary.bos(), dictionary.eos()
+        tokens[row, :length] = words
+        for position in range(1, 1 + masked):
+            target[row, position] = words[position]
+            tokens[row, position] = dictionary.index("<mask>")
+    return {
+        "id": torch.arange(len(lengths)),
+        "net_input": {
+            "src_tokens": tokens,
+            "src_lengths": torch.tensor(lengths),
+        },
+        "target": target,
+        "nsentences": len(lengths),
+        "ntokens": sum(lengths),
+    }
+
+
+def command_line(options: dict[str, Any]) -> list[str]:
+    """``{"lr": 1, "cpu": True}`` as ``--lr 1 --cpu``."""
+    words = []
+    for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value is not None and value is not False:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def run_tool(
+    *command: Any, cwd: Path | None = None, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the environment's commands; on failure show what it said."""
+    program = Path(sys.executable).with_name(str(command[0]))
+    done = subprocess.run(
+        [str(program), *map(str, command[1:])],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout[-4000:]}", pytrace=False)
+    return done
+
+
+def json_log(output: str, kind: str) -> list[dict[str, Any]]:
+    """The lines that ``--log-format json`` wrote for ``train_inner``, ``train`` or ``valid``."""
+    found = re.findall(rf"\| INFO \| {kind} \| (\{{.*\}})$", output, flags=re.MULTILINE)
+    return [json.loads(line) for line in found]
+
+
+@pytest.fixture(scope="session")
+def mlm_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python manual's topics as a binarised corpus: real English, on every machine."""
+    from pydoc_data.topics import topics
+
+    folder = tmp_path_factory.mktemp("mlm")
+    lines = []
+    for name in sorted(topics):
+        words = re.findall(r"[a-z]+|[.,;:()]", topics[name].lower())
+        lines += [" ".join(words[i : i + 60]) for i in range(0, len(words), 60)] + [""]
+    cut = len(lines) * 9 // 10
+    (folder / "train").write_text("\n".join(lines[:cut]) + "\n")
+    (folder / "valid").write_text("\n".join(lines[cut:][:120]) + "\n")
+    run_tool(
+        *("fairseq-preprocess", "--only-source", "--nwordssrc", 800, "--workers", 1),
+        *("--trainpref", folder / "train", "--validpref", folder / "valid"),
+        *("--destdir", folder / "bin"),
+    )
+    return folder / "bin"
+
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def train(mlm_data: Path, tmp_path: Path) -> Train:
+    """Run ``fairseq-train`` in a subprocess, away from the clone, with the plugin installed."""
+
+    def run(save_dir: str, check: bool = True, data: Any = mlm_data, **options: Any) -> Any:
+        chosen = {
+            "user-dir": PLUGIN,
+            "task": "alum_masked_lm",
+            "criterion": "alum_mlm",
+            **SMALL_MODEL,
+            "sample-break-mode": "none",
+            "batch-size": 8,
+            "optimizer": "adam",
+            "lr": 1e-3,
+            "max-update": 4,
+            "max-valid-steps": 2,
+            "log-format": "json",
+            "log-interval": 1,
+            "num-workers": 0,
+            "cpu": True,
+            "no-epoch-checkpoints": True,
+            "save-dir": save_dir,
+            **{name.replace("_", "-"): value for name, value in options.items()},
+        }
+        return run_tool("fairseq-train", data, *command_line(chosen), cwd=tmp_path, check=check)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_model(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small model that stock fairseq trained until it knows some English."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = {
+        "task": "masked_lm",
+        "criterion": "masked_lm",
+        **SMALL_MODEL,
+        "encoder-embed-dim": 64,
+        "encoder-ffn-embed-dim": 128,
+        "sample-break-mode": "none",
+        "batch-size": 16,
+        "optimizer": "adam",
+        "lr": 3e-3,
+        "lr-scheduler": "polynomial_decay",
+        "warmup-updates": 50,
+        "total-num-update": 600,
+        "max-update": 600,
+        "dropout": 0.1,
+        "disable-validation": True,
+        "num-workers": 0,
+        "cpu": True,
+        "no-epoch-checkpoints": True,
+        "save-dir": folder,
+    }
+    run_tool("fairseq-train", mlm_data, *command_line(options))
+    return folder / "checkpoint_last.pt"

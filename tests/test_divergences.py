@@ -1,0 +1,107 @@
+"""Divergences against SciPy, and what the regulariser makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr, softmax
+
+from alum_fairseq import DIVERGENCES, UsageError
+from alum_fairseq.divergences import get_divergence
+
+NAMES = sorted(DIVERGENCES)
+DISTRIBUTIONS = [name for name in NAMES if name != "squared_error"]
+
+
+def logits(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    return 3 * torch.randn(*shape, dtype=dtype), 3 * torch.randn(*shape, dtype=dtype)
+
+
+def by_scipy(name: str, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    if name == "squared_error":
+        return (p - q) ** 2
+    p, q = softmax(p, axis=-1), softmax(q, axis=-1)
+    return {
+        "kl": lambda: rel_entr(p, q).sum(-1),
+        "symmetric_kl": lambda: rel_entr(p, q).sum(-1) + rel_entr(q, p).sum(-1),
+        "jensen_shannon": lambda: jensenshannon(p, q, axis=-1) ** 2,
+        "squared_hellinger": lambda: 1 - np.sqrt(p * q).sum(-1),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_scipy(name: str) -> None:
+    p, q = logits(5, 3, 7)
+    ours = DIVERGENCES[name].function(p, q).numpy()
+    np.testing.assert_allclose(ours, by_scipy(name, p.numpy(), q.numpy()), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_only_where_equal_and_symmetric_as_declared(name: str) -> None:
+    p, q = logits(50, 4)
+    divergence = DIVERGENCES[name]
+    assert divergence.function(p, p).abs().max() < 1e-15
+    assert (divergence.function(p, q) > 0).all()
+    symmetric = torch.allclose(divergence.function(p, q), divergence.function(q, p))
+    assert symmetric == divergence.symmetric
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
+    p, q = (x.to(dtype) for x in logits(20, 1000))
+    got = DIVERGENCES[name].function(p, q)
+    assert got.dtype == torch.float32
+    wide = DIVERGENCES[name].function(p.double(), q.double())
+    torch.testing.assert_close(got.double(), wide, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_extreme_logits_stay_finite_with_finite_gradients(name: str) -> None:
+    p = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    q = torch.tensor([[-1e4, 1e4, 0.0]], requires_grad=True)
+    value = DIVERGENCES[name].function(p, q).sum()
+    value.backward()
+    for tensor in (value, p.grad, q.grad):
+        assert torch.isfinite(tensor).all()
+
+
+def test_consistency_of_an_asymmetric_divergence_stops_the_gradient_of_the_target() -> None:
+    a, c = (x.requires_grad_() for x in logits(6, 5))
+    DIVERGENCES["kl"].consistency(a, c).backward()
+    expected_a, expected_c = a.detach().requires_grad_(), c.detach().requires_grad_()
+    pa, pc = expected_a.softmax(-1), expected_c.softmax(-1)
+    forward = (pa * (pa.log() - pc.detach().log())).sum()
+    backward = (pc * (pc.log() - pa.detach().log())).sum()
+    (forward + backward).backward()
+    torch.testing.assert_close(a.grad, expected_a.grad)
+    torch.testing.assert_close(c.grad, expected_c.grad)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if DIVERGENCES[n].symmetric])
+def test_consistency_of_a_symmetric_divergence_is_one_term_into_both_sides(name: str) -> None:
+    a, c = (x.requires_grad_() for x in logits(6, 5))
+    divergence = DIVERGENCES[name]
+    value = divergence.consistency(a, c)
+    assert value == divergence.function(a, c).sum()
+    value.backward()
+    assert a.grad.abs().sum() > 0
+    assert c.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_leave_predictions_out(name: str) -> None:
+    a, c = logits(6) if name == "squared_error" else logits(6, 5)
+    weights = torch.tensor([1.0, 0, 1, 0, 0, 1], dtype=torch.float64)
+    kept = weights.bool()
+    divergence = DIVERGENCES[name]
+    torch.testing.assert_close(
+        divergence.consistency(a, c, weights), divergence.consistency(a[kept], c[kept])
+    )
+
+
+def test_unknown_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="'wasserstein'.*kl, "):
+        get_divergence("wasserstein")
