@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib.util
+import queue
 import sys
+import threading
 import warnings
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 # Chatter of fairseq's start-up and inner loop about its own use of hydra and torch. Nothing that a
@@ -59,6 +64,8 @@ def _which() -> str:
 def apply() -> None:
     """Apply every fix. Safe to call more than once."""
     load_checkpoints_with_namespace()
+    restore_numpy_long()
+    stop_loaders_at_exit()
     silence_chatter()
 
 
@@ -73,6 +80,39 @@ def load_checkpoints_with_namespace() -> None:
     allow = getattr(torch.serialization, "add_safe_globals", None)
     if allow is not None:  # torch 2.4 and later
         allow([argparse.Namespace])
+
+
+def restore_numpy_long() -> None:
+    """Give numpy back ``np.compat.long``, which ``--sample-break-mode eos`` asks for.
+
+    numpy 2.0 and later have no ``np.compat``. Can go when fairseq says ``int``.
+    """
+    if not hasattr(np, "compat"):
+        np.compat = SimpleNamespace(long=int)
+
+
+def stop_loaders_at_exit() -> None:
+    """Let fairseq's thread that loads batches ahead end before the interpreter does.
+
+    It is a daemon, and Python before 3.14 ends daemons where they are: inside torch's C++ that
+    aborts the whole process ("terminate called without an active exception", exit status 134),
+    now and then, after training is done and saved. Can go when fairseq stops its thread.
+    """
+    atexit.unregister(_stop_loaders)
+    atexit.register(_stop_loaders)
+
+
+def _stop_loaders() -> None:
+    from fairseq.data.iterators import BackgroundConsumer
+
+    for thread in threading.enumerate():
+        if isinstance(thread, BackgroundConsumer):
+            thread._max_len = 0  # it ends after the batch that it is at
+            while thread.is_alive():
+                try:  # it may be waiting for room
+                    thread._queue.get(timeout=0.05)
+                except queue.Empty:
+                    thread.join(0.05)
 
 
 def silence_chatter() -> None:

@@ -77,10 +77,8 @@ def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tens
         return math.sqrt(sum(v * v for v in values))
 
     def groups(b: int) -> list[list[tuple[int, int, int]]]:
-        tokens = [
-            [(b, t, d) for d in range(WIDTH)] for t in range(TOKENS) if MASK[b, t]
-        ]
-        return tokens if adversary.norm_scope == "token" else [sum(tokens, [])]
+        tokens = [[(b, t, d) for d in range(WIDTH)] for t in range(TOKENS) if MASK[b, t]]
+        return tokens if adversary.norm_scope == "token" else [list(itertools.chain(*tokens))]
 
     def rms(b: int) -> float:
         if adversary.epsilon_mode == "absolute":
@@ -444,7 +442,7 @@ def test_shapes_are_checked() -> None:
     e, predict = embeddings(), small_predict()
     with pytest.raises(UsageError, match=r"shape \(3, 4\)"):
         Adversary().perturb(predict, e[0], predict(e))
-    with pytest.raises(UsageError, match="torch.int64"):
+    with pytest.raises(UsageError, match=r"torch\.int64"):
         Adversary().perturb(predict, e.long(), predict(e))
     with pytest.raises(UsageError, match=r"mask has shape \(3, 2\): it must be \(2, 3\)"):
         Adversary().perturb(predict, e, predict(e), MASK.T)
@@ -453,8 +451,8 @@ def test_shapes_are_checked() -> None:
 def test_a_model_that_ignores_its_input_is_found_out() -> None:
     e, predict = embeddings(), small_predict()
     constant = predict(e)
-    with pytest.raises(UsageError, match="do not depend on the embeddings"):
+    with pytest.raises(UsageError, match="do not depend on"):
         Adversary().perturb(lambda x: constant, e, constant)
     weights = torch.randn(BATCH, CLASSES, requires_grad=True)
-    with pytest.raises(UsageError, match="do not depend on the embeddings"):
+    with pytest.raises(UsageError, match="do not depend on"):
         Adversary().perturb(lambda x: 2 * weights, e, constant)

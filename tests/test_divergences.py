@@ -103,5 +103,5 @@ def test_weights_leave_predictions_out(name: str) -> None:
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="'wasserstein'.*kl, "):
+    with pytest.raises(UsageError, match=r"'wasserstein'.*kl, "):
         get_divergence("wasserstein")

@@ -37,9 +37,7 @@ def draw(seed: int, exponent: float) -> Tensor:
 
 @settings(deadline=None, max_examples=100)
 @cases
-def test_size_is_the_norm(
-    name: str, scope: str, seed: int, exponent: float, radius: float
-) -> None:
+def test_size_is_the_norm(name: str, scope: str, seed: int, exponent: float, radius: float) -> None:
     norm, x = get_norm(name, scope), draw(seed, exponent)
     expected = [torch.linalg.vector_norm(v, ORDER[name]).item() for v in vectors(norm, x)]
     assert norm.size(x).flatten().tolist() == pytest.approx(expected)

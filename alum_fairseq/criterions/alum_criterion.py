@@ -171,7 +171,8 @@ class AlumCriterion:
         """Compare with a random direction of equal norm, leaving no trace in the random numbers."""
         adversary = self.alum.adversary
         weights = self.prediction_weights(sample, tap.logits)
-        generator = _fixed_generator(delta.device, seed=self.num_updates)
+        seed = self.num_updates if training else 1
+        generator = _fixed_generator(delta.device, seed)
         random_state = utils.get_rng_state()
         with torch.no_grad():
             direction = adversary.random_like(delta, tap.mask, generator)

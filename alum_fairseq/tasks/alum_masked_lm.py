@@ -19,7 +19,7 @@ class AlumMaskedLMConfig(MaskedLMConfig):
 
     # No option of its own, but what --bpe and its options resolve to. Were it named `bpe`,
     # fairseq-train would put the bare name there.
-    word_bpe: Any = II("bpe")
+    word_bpe: Any = II("bpe")  # noqa: RUF009
 
 
 @register_task("alum_masked_lm", dataclass=AlumMaskedLMConfig)

@@ -31,9 +31,7 @@ ADVERSARIES: dict[str, Adversary] = {
     **{name: preset.adversary for name, preset in PRESETS.items()},
     "steps 2": replace(CALIBRATED, steps=2),
     "steps 3": replace(CALIBRATED, steps=3),
-    "clip, step = epsilon": replace(
-        CALIBRATED, projection="clip", step_size=CALIBRATED.epsilon
-    ),
+    "clip, step = epsilon": replace(CALIBRATED, projection="clip", step_size=CALIBRATED.epsilon),
     "clip, step = 10 epsilon": replace(
         CALIBRATED, projection="clip", step_size=10 * CALIBRATED.epsilon
     ),
@@ -81,6 +79,7 @@ def measure(
 
 
 def main() -> None:
+    """Measure every adversary and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

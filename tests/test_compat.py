@@ -1,0 +1,132 @@
+"""Old checkpoints load, hostile ones do not run; a missing fairseq is explained."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from fairseq import checkpoint_utils
+
+from alum_fairseq import compat
+
+
+def test_a_checkpoint_with_a_namespace_loads(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    state = {"args": argparse.Namespace(arch="roberta", lr=[0.1]), "model": {"w": torch.ones(2)}}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    loaded = torch.load(path)
+    assert loaded["args"].arch == "roberta"
+    assert torch.equal(loaded["model"]["w"], torch.ones(2))
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, new_format: bool) -> None:
+    target = tmp_path / "owned"
+    args = argparse.Namespace(arch="roberta", hidden=Payload(target))
+    path = tmp_path / "hostile.pt"
+    torch.save({"args": args}, path, _use_new_zipfile_serialization=new_format)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path)
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert not target.exists()
+
+
+def run_python(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
+    """In an interpreter that finds the plugin, torch and what lies in ``path``, path first."""
+    places = os.pathsep.join(map(str, (*path, ROOT)))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": places},
+    )
+
+
+@pytest.fixture(params=["missing", "broken"])
+def no_fairseq(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "fairseq").mkdir()
+    error = {
+        "missing": "ModuleNotFoundError(\"No module named 'fairseq'\")",
+        "broken": "ValueError('mutable default for field common is not allowed')",
+    }[request.param]
+    (tmp_path / "fairseq" / "__init__.py").write_text(f"raise {error}\n")
+    return tmp_path
+
+
+def test_without_fairseq_one_message_says_which_to_install(no_fairseq: Path) -> None:
+    done = run_python("import alum_fairseq; print('imported')", no_fairseq)
+    assert done.returncode == 0
+    assert done.stdout == "imported\n"
+    assert done.stderr.count("alum_fairseq needs fairseq") == 1
+    assert "fairseq-fixed==0.12.3.1" in done.stderr or "fairseq==0.12.2" in done.stderr
+    done = run_python("from alum_fairseq import compat; compat.require_fairseq()", no_fairseq)
+    assert done.returncode == 1
+    assert "ImportError: alum_fairseq needs fairseq, which" in done.stderr
+
+
+def test_without_fairseq_the_adversary_works(no_fairseq: Path) -> None:
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "import torch\n"
+        "from alum_fairseq import Adversary\n"
+        "e = torch.randn(2, 3, 4); w = torch.randn(4, 5)\n"
+        "predict = lambda x: torch.tanh(x @ w).mean(1)\n"
+        "print(Adversary().perturb(predict, e, predict(e)).shape)\n"
+    )
+    done = run_python(code, no_fairseq)
+    assert done.stdout == "torch.Size([2, 3, 4])\n", done.stderr
+
+
+def test_a_loader_that_is_still_ahead_does_not_abort_the_process_at_its_end() -> None:
+    code = (
+        "import torch, alum_fairseq\n"
+        "from fairseq.data.iterators import BufferedIterator\n"
+        "endless = iter(lambda: torch.randn(300, 300) @ torch.randn(300, 300), None)\n"
+        "class Source:\n"
+        "    def __iter__(self): return endless\n"
+        "    def __len__(self): return 10**9\n"
+        "batches = BufferedIterator(5, Source())\n"
+        "next(batches)\n"
+        "print('done')\n"
+    )
+    done = run_python(code)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_fixes_can_be_applied_twice() -> None:
+    compat.apply()
+    compat.apply()
+
+
+def test_other_exceptions_are_shown_as_before() -> None:
+    done = run_python("import alum_fairseq\nraise ValueError('not ours')")
+    assert "Traceback" in done.stderr
+    assert "ValueError: not ours" in done.stderr
+    done = run_python("import alum_fairseq\nraise alum_fairseq.UsageError('epsilon is 0')")
+    assert done.stderr.strip().splitlines()[-1] == "alum_fairseq: error: epsilon is 0"
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+def test_the_package_asks_pip_for_neither_fairseq_nor_torch() -> None:
+    from importlib.metadata import requires
+
+    wanted = [r for r in requires("alum_fairseq") if "extra ==" not in r]
+    assert wanted
+    assert not any(r.startswith(("fairseq", "torch")) for r in wanted)
