@@ -61,8 +61,9 @@ def explanation(results: dict[str, Any]) -> str:
     return f"""\
   perplexity: on {results["test_tokens"]:,} tokens of files that training never saw (guessing by
               frequency alone: {results["unigram_perplexity"]:.0f}); the same masks for both models.
-  attack:     the embeddings of every batch are moved, within a small ball, in the direction that
-              changes the predictions most; the same attack for both models.
+  attack:     the embeddings of every batch are moved, by at most 0.3 of their root mean square a
+              coordinate, in the direction that changes the predictions most; three steps, and
+              stronger than what ALUM was trained with; the same attack for both models.
   gain:       the divergence that the attack causes / that of a random direction of the same norm.
               Around 1 an "attack" is noise; far above 1 it is an adversary.
   accuracy:   which of {len(results["classes"])} packages does a paragraph come from, on \
