@@ -1,7 +1,7 @@
 """The three things that are called ALUM, as named sets of numbers.
 
 ``paper`` and ``reference`` reproduce what was published; ``calibrated`` is what this project
-recommends. ``docs`` of the choice: the README's section "Paper, released code, this project".
+recommends. The README's section "Paper, released code, this project" measures the difference.
 """
 
 from __future__ import annotations

@@ -490,11 +490,12 @@ def run_updates(criterion: AlumMlm, model: nn.Module, sample: dict[str, Any]) ->
         criterion(model, sample)
 
 
+@pytest.mark.parametrize("preset", ["paper", "reference"])
 def test_a_low_gain_is_warned_of_once(
-    task: Any, sample: dict[str, Any], caplog: pytest.LogCaptureFixture
+    preset: str, task: Any, sample: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = make_model(task).train()
-    criterion = make_criterion(task, alum_preset="reference", alum_log_gain_interval=1)
+    criterion = make_criterion(task, alum_preset=preset, alum_log_gain_interval=1)
     run_updates(criterion, model, sample)
     [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "hardly better than a random one" in warning

@@ -195,7 +195,7 @@ class AlumCriterion:
         if self._warned or len(recent) < LOW_GAIN_MEASUREMENTS:
             return
         gain = _ratio(sum(pair[0] for pair in recent), sum(pair[1] for pair in recent))
-        if gain < LOW_GAIN:
+        if not gain >= LOW_GAIN:  # nor where both divergences are below rounding
             self._warned = True
             logger.warning(
                 "ALUM: adv_gain is %.2g over %d measurements: the perturbation is hardly better "

@@ -4,7 +4,7 @@
 
 For each adversary: the size of its perturbation, the divergence (KL, nats per masked token) that
 it causes on held-out text, the divergence of a random direction of equal norm, and their ratio,
-the gain. Dropout is off unless a row says otherwise. Prints a table; ``--json`` writes the numbers.
+the gain (nan where both are below float32's rounding). Dropout is off unless a row says otherwise. Prints a table; ``--json`` writes the numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from alum_fairseq import PRESETS, Adversary
 from alum_fairseq.encoder_tap import EncoderTap
 
 CALIBRATED = PRESETS["calibrated"].adversary
+
+# Divergences below this are the rounding of float32, and so is their ratio.
+ROUNDING = 1e-7
 
 # Each is one change of `calibrated`, or a preset as it is.
 ADVERSARIES: dict[str, Adversary] = {
@@ -74,7 +77,7 @@ def measure(
         "rms_of_embeddings": rms,
         "kl": found / tokens,
         "kl_random": by_chance / tokens,
-        "gain": found / by_chance if by_chance > 0 else float("nan"),
+        "gain": found / by_chance if by_chance / tokens > ROUNDING else float("nan"),
     }
 
 

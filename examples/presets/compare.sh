@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Trains a small RoBERTa with stock fairseq on the demo's text (about 5 minutes on 2 cores), then
+# compares the adversaries of the presets on it.
+#
+#   bash scripts/demo.sh && bash examples/presets/compare.sh [OUTPUT]    default: demo-output/presets
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+data=demo-output/data/corpus
+output="${1:-demo-output/presets}"
+[ -f "$data/dict.txt" ] || { echo "$data is missing: run 'bash scripts/demo.sh' first" >&2; exit 1; }
+bash scripts/setup.sh
+. scripts/environment.sh
+alum_activate
+
+mkdir -p "$output"
+echo "training; the log is $output/log"
+fairseq-train "$data" --user-dir alum_fairseq --task masked_lm --criterion masked_lm --cpu \
+    --arch roberta --encoder-layers 3 --encoder-embed-dim 128 --encoder-ffn-embed-dim 512 \
+    --encoder-attention-heads 4 --max-positions 130 --tokens-per-sample 128 \
+    --sample-break-mode none --dropout 0.1 --attention-dropout 0.1 --batch-size 16 \
+    --optimizer adam --adam-betas '(0.9,0.98)' --adam-eps 1e-6 --clip-norm 1.0 \
+    --lr 2e-3 --lr-scheduler polynomial_decay --warmup-updates 150 --total-num-update 1500 \
+    --max-update 1500 --disable-validation --no-epoch-checkpoints --seed 1 --num-workers 0 \
+    --log-format simple --log-interval 100 --save-dir "$output" >"$output/log" 2>&1
+python examples/presets/compare.py "$output/checkpoint_last.pt" "$data" \
+    --json "$output/compare.json" 2>>"$output/log"
