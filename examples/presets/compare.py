@@ -4,7 +4,8 @@
 
 For each adversary: the size of its perturbation, the divergence (KL, nats per masked token) that
 it causes on held-out text, the divergence of a random direction of equal norm, and their ratio,
-the gain (nan where both are below float32's rounding). Dropout is off unless a row says otherwise. Prints a table; ``--json`` writes the numbers.
+the gain (nan where both are below float32's rounding). Dropout is off unless a row says otherwise.
+Prints a table; ``--json`` writes the numbers.
 """
 
 from __future__ import annotations
