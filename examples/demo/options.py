@@ -50,7 +50,7 @@ class Scale:
 SCALES = {
     "small": Scale(
         megabytes=8, vocabulary=4000, layers=2, width=128, batch=16, tokens=32, updates=2000,
-        valid_tokens=16_000, test_tokens=40_000, examples=500, test_examples=150, epochs=3, seeds=2,
+        valid_tokens=16_000, test_tokens=40_000, examples=500, test_examples=150, epochs=2, seeds=2,
     ),
     "tiny": Scale(
         megabytes=0.4, vocabulary=600, layers=1, width=32, batch=4, tokens=32, updates=20,
