@@ -49,7 +49,7 @@ class Scale:
 
 SCALES = {
     "small": Scale(
-        megabytes=8, vocabulary=4000, layers=2, width=128, batch=16, tokens=32, updates=2000,
+        megabytes=8, vocabulary=4000, layers=2, width=128, batch=16, tokens=32, updates=1500,
         valid_tokens=16_000, test_tokens=40_000, examples=500, test_examples=150, epochs=2, seeds=2,
     ),
     "tiny": Scale(

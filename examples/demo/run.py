@@ -265,7 +265,7 @@ class Demo:
         every = max(1, scale.updates // 10)
         command = [
             "fairseq-train", str(self.output / "data" / "corpus"), "--user-dir", "alum_fairseq",
-            *objective, *self._architecture(), *self._optimizer(scale.updates, "1.5e-3"),
+            *objective, *self._architecture(), *self._optimizer(scale.updates, "2e-3"),
             "--sample-break-mode", "none", "--tokens-per-sample", str(scale.tokens),
             "--batch-size", str(scale.batch), "--batch-size-valid", "32",
             "--dropout", "0.0", "--attention-dropout", "0.0", "--seed", str(SEED), "--cpu",
