@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a small RoBERTa with stock fairseq on the demo's text (about 5 minutes on 2 cores), then
+# Trains a small RoBERTa with stock fairseq on the demo's text (5 to 9 minutes on 2 cores), then
 # compares the adversaries of the presets on it.
 #
 #   bash scripts/demo.sh && bash examples/presets/compare.sh [OUTPUT]    default: demo-output/presets
