@@ -183,7 +183,7 @@ def test_whole_word_masking(train: Train, mlm_data: Path, tmp_path: Path) -> Non
         OmegaConf.create(load(tmp_path / "save/checkpoint_last.pt")["cfg"]["task"])
     )
     task.load_dataset("valid")
-    blocks = encodings = 0
+    blocks = masked_words = 0
     for sample in (task.dataset("valid")[i] for i in range(20)):
         tokens, target = sample["net_input.src_tokens"], sample["target"]
         masked = target.ne(task.source_dictionary.pad())
@@ -197,9 +197,9 @@ def test_whole_word_masking(train: Train, mlm_data: Path, tmp_path: Path) -> Non
         # A block may begin amid a word, so its first word is looked at no further.
         assert all(len(set(word)) == 1 for word in words[2:])
         blocks += 1
-        encodings += sum(len(word) > 1 and word[0] for word in words)
+        masked_words += sum(len(word) > 1 and word[0] for word in words)
     assert blocks == 20
-    assert encodings > 20  # words of several pieces, masked
+    assert masked_words > 20  # words of several pieces, masked
 
 
 def test_restore_into_another_run_and_from_pretrained(train: Train, tmp_path: Path) -> None:
