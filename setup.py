@@ -19,9 +19,23 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["alum_fairseq", "alum_fairseq.*"]),
-    install_requires=["numpy>=1.21.3"],
+    entry_points={
+        "console_scripts": [
+            "alum-convert=alum_fairseq.convert.command:main",
+            "alum-predict=alum_fairseq.predict.command:main",
+            "alum-prepare=alum_fairseq.prepare.command:main",
+        ]
+    },
+    install_requires=[
+        "numpy>=1.21.3",
+        "safetensors>=0.4,<1",
+        "sentencepiece>=0.2,<0.3",
+        "tokenizers>=0.20,<0.24",
+        "tqdm>=4,<5",
+    ],
     extras_require={
-        "demo": ["sentencepiece>=0.2,<0.3", "matplotlib>=3.8,<4"],
+        "demo": ["matplotlib>=3.8,<4"],
+        "hf": ["transformers>=5,<6"],
         "test": ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.12,<0.18"],
     },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import importlib.util
+import logging
 import queue
 import sys
 import threading
@@ -36,6 +37,8 @@ def require_fairseq() -> None:
     Raises:
         ImportError: it cannot be imported; the message says which one to install.
     """
+    # It says at every import that tensorboardX is not there, which nothing of ours needs.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     try:
         import fairseq  # noqa: F401
     except Exception as error:  # Python 3.11+: fairseq 0.12.2 fails with a ValueError

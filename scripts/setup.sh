@@ -18,7 +18,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TORCH="${ALUM_TORCH:-torch==2.13.0}"
 BUILD_TOOLS=("numpy>=1.26,<3" "cython>=3,<4" "setuptools>=77,<90" "wheel<1")
 FAIRSEQ="fairseq-fixed==0.12.3.1"
-TOOLS=("sentencepiece>=0.2,<0.3" "matplotlib>=3.8,<4" "pytest>=8,<10" "hypothesis>=6,<7" "ruff>=0.12,<0.18")
+TOOLS=("sentencepiece>=0.2,<0.3" "tokenizers>=0.20,<0.24" "safetensors>=0.4,<1" "tqdm>=4,<5" "matplotlib>=3.8,<4"
+    "transformers>=5,<6" "pytest>=8,<10" "hypothesis>=6,<7" "ruff>=0.12,<0.18")
 
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
@@ -77,7 +78,7 @@ install_tools() {
         step "building fairseq (about 4 minutes the first time)" \
             python -m pip install --no-build-isolation "$FAIRSEQ"
     fi
-    step "installing sentencepiece, matplotlib and test tools" \
+    step "installing subword libraries, matplotlib and test tools" \
         python -m pip install "${TOOLS[@]}"
 }
 

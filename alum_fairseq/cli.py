@@ -1,0 +1,96 @@
+"""What the console commands share: how they are described, how they end, how they show progress."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+import alum_fairseq
+from alum_fairseq.errors import UsageError
+
+# How a command ends, for scripts to look at.
+DONE = 0
+FAILED = 1  # an error of the program, or of the machine
+WRONG_USAGE = 2  # as argparse
+INTERRUPTED = 130  # as a shell
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they were written, options in two columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser with the look that all commands have."""
+    parser = argparse.ArgumentParser(
+        prog, description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"alum_fairseq {alum_fairseq.__version__}"
+    )
+    return parser
+
+
+def add_commands(parser: argparse.ArgumentParser) -> Callable[[str, str], argparse.ArgumentParser]:
+    """Give a parser subcommands; returns what adds one, by name and description."""
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, description: str) -> argparse.ArgumentParser:
+        brief = description.split("\n", 1)[0]
+        return commands.add_parser(
+            name,
+            help=brief,
+            description=description,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    return add
+
+
+def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
+    """Run a command and say how it ended, as an exit status.
+
+    Wrong usage is one line on standard error; any other exception is shown whole.
+    """
+    program = os.path.basename(sys.argv[0])
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output (`head`) has enough. Python would complain while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    return DONE
+
+
+def progress(items: Iterable[Any], what: str, total: int | None = None, **options: Any) -> Iterator:
+    """The items, with a bar on standard error that says how far it is and how long it takes."""
+    return iter(
+        tqdm(
+            items,
+            desc=what,
+            total=total,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty() and "ALUM_PROGRESS" not in os.environ,
+            **options,
+        )
+    )
+
+
+def say(message: str) -> None:
+    """Tell the user something, on standard error, where it is not taken for a result."""
+    print(message, file=sys.stderr, flush=True)

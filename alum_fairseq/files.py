@@ -1,0 +1,86 @@
+"""Files that come into being whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alum_fairseq.errors import UsageError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to, which takes the place of ``path`` when the block ends well.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    aside = Path(_aside(path, tempfile.mkstemp))
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``path`` when the block ends well.
+
+    Raises:
+        UsageError: there is something at ``path`` already, or it cannot be written to.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} exists: remove it, or name another folder")
+    aside = Path(_aside(path, tempfile.mkdtemp))
+    try:
+        yield aside
+        if path.exists():
+            path.rmdir()
+        aside.rename(path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path, make: object) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
+        aside = made if isinstance(made, str) else made[1]
+        if not isinstance(made, str):
+            os.close(made[0])
+        # mkstemp and mkdtemp keep everyone else out; what the user asked for is like all else.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(aside, (0o777 if isinstance(made, str) else 0o666) & ~mask)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    return aside
+
+
+def existing_file(path: Path) -> Path:
+    """The path, if a file is there.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UsageError(f"{path} {what}")
+    return path
+
+
+def existing_folder(path: Path) -> Path:
+    """The path, if a folder is there.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {what}")
+    return path
