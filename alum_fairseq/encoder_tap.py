@@ -7,10 +7,13 @@ are undone on leaving the context, whatever happens inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from fairseq import utils
 from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
@@ -82,6 +85,32 @@ class _NonReentrant(nn.Module):
         return checkpoint(self.layer.precheckpoint_forward, *args, use_reentrant=False, **kwargs)
 
 
+@dataclass
+class _Call:
+    """What is kept of one call of the model."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    hidden: Tensor | None = None  # B x T x D
+    rng_state: dict[str, Any] | None = None
+    layers: list[nn.Module] = field(default_factory=list)
+    output: Tensor | None = None
+
+
+def the_only_output(outputs: list[Tensor]) -> Tensor:
+    """The logits of a criterion that calls the model once a batch.
+
+    Raises:
+        UsageError: it called the model more often, or not at all.
+    """
+    if len(outputs) != 1:
+        raise UsageError(
+            f"the criterion called the model {len(outputs)} times for one batch: ALUM must be told "
+            "how the outputs make up one prediction (AlumCriterion.combine)"
+        )
+    return outputs[0]
+
+
 class EncoderTap:
     """Where the perturbation enters a model: at the input of one of its encoder's layers.
 
@@ -90,6 +119,7 @@ class EncoderTap:
         layer: 0 for the embedding output, N for the input of layer N.
         dropout: ``"shared"``: a re-run uses the dropout masks of the recorded pass;
             ``"independent"``: it draws its own.
+        combine: makes the logits of what the model returned in the calls of a pass, in order.
 
     Raises:
         UsageError: the model is no RoBERTa, or it has no such layer.
@@ -103,11 +133,20 @@ class EncoderTap:
             delta = adversary.perturb(tap.rerun, tap.embeddings, logits, tap.mask)
         perturbed_logits = tap.rerun(tap.embeddings + delta)
 
+    A pass may call the model several times, such as once for each candidate answer: the
+    embeddings of its calls are laid side by side along T, and perturbed together.
+
     With LayerDrop, a re-run uses the layers that the recorded pass used, whatever ``dropout`` is:
     both sides of the divergence are predictions of one sub-network.
     """
 
-    def __init__(self, model: nn.Module, layer: int = 0, dropout: str = "shared") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: int = 0,
+        dropout: str = "shared",
+        combine: Callable[[list[Tensor]], Tensor] = the_only_output,
+    ) -> None:
         if dropout not in DROPOUTS:
             raise UsageError(f"--alum-dropout is {dropout!r}: choose one of {', '.join(DROPOUTS)}")
         check_layer(model, layer)
@@ -115,84 +154,94 @@ class EncoderTap:
         self._encoder = sentence_encoder(model)
         self._layer = layer
         self._dropout = dropout
+        self._combine = combine
         self._ascending = False
-        self._forget()
-
-    def _forget(self) -> None:
-        self._hidden: Tensor | None = None
-        self._rng_state: dict[str, Any] | None = None
-        self._layers: list[nn.Module] = []
-        self._calls: list[tuple[tuple[Any, ...], dict[str, Any], Tensor]] = []
+        self._calls: list[_Call] = []
+        self._logits: Tensor | None = None
 
     @property
     def recorded(self) -> bool:
         """Whether the recorded pass came by the tap (LayerDrop may leave out all layers)."""
-        return self._hidden is not None
+        return bool(self._calls) and all(call.hidden is not None for call in self._calls)
 
-    @property
+    @cached_property
     def embeddings(self) -> Tensor:
         """What entered the layer in the recorded pass, ``B x T x D``, in the graph of that pass."""
-        assert self._hidden is not None, "nothing was recorded"
-        return self._hidden
+        assert self.recorded, "nothing was recorded"
+        return _side_by_side([call.hidden for call in self._calls])
 
     @property
     def logits(self) -> Tensor:
-        """What the model returned in the recorded pass, in the graph of that pass."""
-        return self._calls[0][2]
+        """What the recorded pass predicted, in the graph of that pass."""
+        assert self._logits is not None, "nothing was recorded"
+        return self._logits
 
-    @property
+    @cached_property
     def mask(self) -> Tensor:
-        """True on the tokens of the recorded batch that are not padding, ``B x T``."""
-        args, kwargs, _ = self._calls[0]
-        tokens = kwargs["src_tokens"] if "src_tokens" in kwargs else args[0]
-        return tokens.ne(self._encoder.padding_idx)
+        """True on tokens, false on padding, ``B x T``."""
+        tokens = [
+            call.kwargs["src_tokens"] if "src_tokens" in call.kwargs else call.args[0]
+            for call in self._calls
+        ]
+        return _side_by_side(tokens).ne(self._encoder.padding_idx)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Take notes of the one call of the model that is made inside."""
-        self._forget()
+        """Take notes of the calls of the model that are made inside."""
+        self._calls = []
+        for name in ("embeddings", "mask"):
+            vars(self).pop(name, None)
         with ExitStack() as stack:
             # Iterating over the list itself would draw LayerDrop's random numbers.
             for index, layer in enumerate(self._encoder.layers.children()):
                 if index >= self._layer:
                     hook = layer.register_forward_pre_hook(self._note_layer)
                     stack.callback(hook.remove)
-            hook = self._model.register_forward_hook(self._note_call, with_kwargs=True)
-            stack.callback(hook.remove)
+            for register, note in (
+                (self._model.register_forward_pre_hook, self._note_call),
+                (self._model.register_forward_hook, self._note_output),
+            ):
+                hook = register(note, with_kwargs=True)
+                stack.callback(hook.remove)
             yield
-        if len(self._calls) != 1:
-            raise UsageError(
-                f"the criterion called the model {len(self._calls)} times for one batch: "
-                "ALUM perturbs criteria that call it once"
-            )
+        self._logits = self._combine([call.output for call in self._calls])
+
+    def _note_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._calls.append(_Call(args, kwargs))
 
     def _note_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._hidden is None:
-            self._hidden = args[0].transpose(0, 1)  # fairseq's encoder is T x B x D inside
+        call = self._calls[-1]
+        if call.hidden is None:
+            call.hidden = args[0].transpose(0, 1)  # fairseq's encoder is T x B x D inside
             # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
-            self._rng_state = utils.get_rng_state()
-        self._layers.append(layer)
+            call.rng_state = utils.get_rng_state()
+        call.layers.append(layer)
 
-    def _note_call(
+    def _note_output(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        self._calls.append((args, kwargs, output[0]))
+        self._calls[-1].output = output[0]
 
     @contextmanager
     def replaying(self, embeddings: Tensor) -> Iterator[None]:
-        """Inside, the model goes on from these embeddings instead of its input's.
+        """Inside, the model goes on from these embeddings instead of its inputs'.
 
         Args:
-            embeddings: ``B x T x D``, for the batch that was recorded.
+            embeddings: ``B x T x D``, for the batch that was recorded. Its calls are made again
+                in their order.
         """
         encoder = self._encoder
         layers = encoder.layers
         resume_at = utils.get_rng_state() if self._dropout == "shared" else None
+        lengths = [call.hidden.size(1) for call in self._calls]
+        replayed = zip(self._calls, embeddings.split(lengths, dim=1), strict=True)
 
         def forward_embedding(*_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            call, part = next(replayed)
+            encoder.layers = nn.ModuleList(self._layers_for_rerun(call))
             if resume_at is not None:
-                utils.set_rng_state(self._rng_state)
-            return embeddings, embeddings
+                utils.set_rng_state(call.rng_state)
+            return part, part
 
         had_own = vars(encoder).get("forward_embedding")
         noised = [module for module in self._model.modules() if _adds_quantization_noise(module)]
@@ -200,7 +249,6 @@ class EncoderTap:
             for module in noised:
                 module.training = False
             encoder.forward_embedding = forward_embedding
-            encoder.layers = nn.ModuleList(self._layers_for_rerun())
             yield
         finally:
             for module in noised:
@@ -213,12 +261,12 @@ class EncoderTap:
                 # Else the next pass would meet the masks of this one again.
                 utils.set_rng_state(resume_at)
 
-    def _layers_for_rerun(self) -> list[nn.Module]:
+    def _layers_for_rerun(self, call: _Call) -> list[nn.Module]:
         if not self._ascending:
-            return self._layers
+            return call.layers
         return [
             _NonReentrant(layer) if hasattr(layer, "precheckpoint_forward") else layer
-            for layer in self._layers
+            for layer in call.layers
         ]
 
     @contextmanager
@@ -239,7 +287,7 @@ class EncoderTap:
                 parameter.requires_grad_(True)
 
     def rerun(self, embeddings: Tensor) -> Tensor:
-        """The logits of the recorded call, had its embeddings been these.
+        """The logits of the recorded pass, had its embeddings been these.
 
         Args:
             embeddings: ``B x T x D``.
@@ -247,6 +295,11 @@ class EncoderTap:
         Returns:
             Logits in the shape of :attr:`logits`.
         """
-        args, kwargs, _ = self._calls[0]
         with self.replaying(embeddings):
-            return self._model(*args, **kwargs)[0]
+            return self._combine(
+                [self._model(*call.args, **call.kwargs)[0] for call in self._calls]
+            )
+
+
+def _side_by_side(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)

@@ -135,7 +135,7 @@ def test_layerdrop_keeps_the_sub_network_even_with_independent_dropout() -> None
     for _ in range(5):
         tap, logits = recorded(model, sample, dropout="independent")
         assert torch.equal(tap.rerun(tap.embeddings), logits)
-        seen.add(tuple(id(layer) for layer in tap._layers))
+        seen.add(tuple(id(layer) for layer in tap._calls[0].layers))
     assert len(seen) > 1
 
 

@@ -1,3 +1,7 @@
 """What ``--criterion`` gains: importing this package registers the ALUM criteria."""
 
-from alum_fairseq.criterions import alum_mlm, alum_sentence_prediction  # noqa: F401
+from alum_fairseq.criterions import (  # noqa: F401
+    alum_mlm,
+    alum_sentence_prediction,
+    alum_sentence_ranking,
+)

@@ -14,7 +14,7 @@ from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, Meter, Meter
 from torch import Tensor, nn
 
 from alum_fairseq.config import AlumConfig, AlumSettings, Stage
-from alum_fairseq.encoder_tap import EncoderTap
+from alum_fairseq.encoder_tap import EncoderTap, the_only_output
 from alum_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ LOW_GAIN_MEASUREMENTS = 20
 
 
 class AlumCriterion:
-    """Mixin that adds ALUM to a fairseq criterion which calls the model once a batch.
+    """Mixin that adds ALUM to a fairseq criterion.
 
     Put it before the criterion among the bases. The criterion itself is not changed: its forward
     pass is the clean pass, and its metrics keep their names and values. What is optimised is
@@ -72,6 +72,10 @@ class AlumCriterion:
         """Whether the model's output is a number (regression), not a distribution."""
         return False
 
+    def combine(self, outputs: list[Tensor]) -> Tensor:
+        """The logits of a prediction, of what the model returned in the calls for one batch."""
+        return the_only_output(outputs)
+
     def prediction_weights(self, sample: dict[str, Any], logits: Tensor) -> Tensor | None:
         """Weights of the predictions in the divergence, where not all of them count."""
         return None
@@ -94,7 +98,7 @@ class AlumCriterion:
             output = self._forward_with_adversary(model, sample, reduce, alpha)
         else:
             output = super().forward(model, sample, reduce)
-            output[2].update(_sums(sample["target"].device))
+            output[2].update(_sums(output[0].device))
         if training and not self._told_updates:
             self.num_updates += 1
         return output
@@ -103,7 +107,7 @@ class AlumCriterion:
         self, model: nn.Module, sample: dict[str, Any], reduce: bool, alpha: float
     ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
         training = model.training
-        tap = EncoderTap(model, self.alum.layer, self.alum.dropout)
+        tap = EncoderTap(model, self.alum.layer, self.alum.dropout, self.combine)
         with tap.recording():
             loss, sample_size, logging_output = super().forward(model, sample, reduce)
         attacked = dict(logging_output)
@@ -127,7 +131,7 @@ class AlumCriterion:
                     attacked = super().forward(model, sample, reduce)[2]
         if not training:
             logging_output |= {_UNDER_ATTACK + key: value for key, value in attacked.items()}
-        logging_output.update(_sums(sample["target"].device, _alum_attempts=1, **sums))
+        logging_output.update(_sums(loss.device, _alum_attempts=1, **sums))
         return loss, sample_size, logging_output
 
     def _attack(

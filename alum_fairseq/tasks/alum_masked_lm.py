@@ -10,11 +10,11 @@ from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from omegaconf import II
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.tasks.update_number import PassesUpdateNumber
+from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig
 
 
 @dataclass
-class AlumMaskedLMConfig(MaskedLMConfig):
+class AlumMaskedLMConfig(AlumTaskConfig, MaskedLMConfig):
     """Options of ``masked_lm``."""
 
     # No option of its own, but what --bpe and its options resolve to. Were it named `bpe`,
@@ -23,7 +23,7 @@ class AlumMaskedLMConfig(MaskedLMConfig):
 
 
 @register_task("alum_masked_lm", dataclass=AlumMaskedLMConfig)
-class AlumMaskedLMTask(PassesUpdateNumber, MaskedLMTask):
+class AlumMaskedLMTask(AlumTask, MaskedLMTask):
     """``masked_lm``, whose criterion can follow a schedule, and whose whole-word masking works."""
 
     @property

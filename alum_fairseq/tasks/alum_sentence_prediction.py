@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
-from alum_fairseq.tasks.update_number import PassesUpdateNumber
+from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig
 
 
 @dataclass
-class AlumSentencePredictionTaskConfig(SentencePredictionConfig):
+class AlumSentencePredictionTaskConfig(AlumTaskConfig, SentencePredictionConfig):
     """Options of ``sentence_prediction``."""
 
 
 @register_task("alum_sentence_prediction", dataclass=AlumSentencePredictionTaskConfig)
-class AlumSentencePredictionTask(PassesUpdateNumber, SentencePredictionTask):
+class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
     """``sentence_prediction``, whose criterion can follow a schedule."""

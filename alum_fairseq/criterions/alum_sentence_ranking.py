@@ -1,0 +1,60 @@
+"""``--criterion alum_sentence_ranking``: multiple choice with ALUM."""
+
+# No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.sentence_ranking import SentenceRankingCriterion
+from fairseq.dataclass import FairseqDataclass
+from omegaconf import II
+from torch import Tensor
+
+from alum_fairseq.config import AlumConfig
+from alum_fairseq.criterions.alum_criterion import AlumCriterion
+
+
+@dataclass
+class SentenceRankingConfig(FairseqDataclass):
+    """Options of fairseq's ``sentence_ranking``, which has them as arguments of a parser."""
+
+    ranking_head_name: str = field(
+        default="sentence_classification_head",
+        metadata={"help": "name of the ranking head to use"},
+    )
+    save_predictions: Optional[str] = field(
+        default=None, metadata={"help": "file to save predictions to"}
+    )
+    num_classes: int = II("task.num_classes")
+
+
+@dataclass
+class AlumSentenceRankingConfig(AlumConfig, SentenceRankingConfig):
+    """Options of ``sentence_ranking``, and ALUM's."""
+
+
+class _Ranking(SentenceRankingCriterion):
+    """``sentence_ranking``, built from a dataclass as fairseq's newer criteria are."""
+
+    def __init__(self, cfg: AlumSentenceRankingConfig, task: Any) -> None:
+        super().__init__(task, cfg.ranking_head_name, cfg.save_predictions, cfg.num_classes)
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        super(SentenceRankingCriterion, cls).add_args(parser)  # the dataclass's
+
+
+@register_criterion("alum_sentence_ranking", dataclass=AlumSentenceRankingConfig)
+class AlumSentenceRanking(AlumCriterion, _Ranking):
+    """``sentence_ranking`` plus the divergence of the distributions over the candidates.
+
+    All candidates of an example are perturbed together: what is attacked is the choice.
+    """
+
+    stage = "finetuning"
+
+    def combine(self, outputs: list[Tensor]) -> Tensor:
+        """``B x C`` of the scores of C candidates, each ``B x 1``."""
+        return torch.cat(outputs, dim=1)

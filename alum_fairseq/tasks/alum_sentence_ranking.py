@@ -1,0 +1,100 @@
+"""``--task alum_sentence_ranking``: multiple choice, with a schedule for the adversary."""
+
+# No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.sentence_ranking import SentenceRankingTask
+from omegaconf import II, MISSING, OmegaConf, open_dict
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_file
+from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig
+
+SHORTEN_METHOD_CHOICES = ChoiceEnum(["none", "truncate", "random_crop"])
+
+
+@dataclass
+class AlumSentenceRankingTaskConfig(AlumTaskConfig):
+    """Options of fairseq's ``sentence_ranking``, which has them as arguments of a parser."""
+
+    data: str = field(default=MISSING, metadata={"help": "path to data directory"})
+    num_classes: int = field(default=-1, metadata={"help": "number of candidates to choose from"})
+    init_token: Optional[int] = field(
+        default=None, metadata={"help": "add token at the beginning of each batch item"}
+    )
+    separator_token: Optional[int] = field(
+        default=None, metadata={"help": "add separator token between inputs"}
+    )
+    no_shuffle: bool = field(default=False, metadata={"help": "keep the order of the data"})
+    shorten_method: SHORTEN_METHOD_CHOICES = field(
+        default="none",
+        metadata={"help": "if not none, shorten sequences that exceed --max-positions"},
+    )
+    shorten_data_split_list: str = field(
+        default="",
+        metadata={
+            "help": "comma-separated list of dataset splits to apply shortening to, "
+            'e.g., "train,valid" (default: all dataset splits)'
+        },
+    )
+    max_option_length: Optional[int] = field(
+        default=None, metadata={"help": "max length for each candidate"}
+    )
+    max_positions: int = field(default=512, metadata={"help": "max tokens per example"})
+
+    ranking_head_name: str = II("criterion.ranking_head_name")
+    seed: int = II("common.seed")
+    dataset_impl: Optional[str] = II("dataset.dataset_impl")
+
+
+class _SentenceRanking(SentenceRankingTask):
+    """``sentence_ranking``, built from a dataclass as fairseq's newer tasks are."""
+
+    def __init__(self, cfg: AlumSentenceRankingTaskConfig, dictionary: Any) -> None:
+        super().__init__(cfg, dictionary)
+        self.cfg = cfg  # what the older ones keep as `args`
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        super(SentenceRankingTask, cls).add_args(parser)  # the dataclass's
+
+    @classmethod
+    def setup_task(cls, cfg: AlumSentenceRankingTaskConfig, **kwargs: Any) -> FairseqTask:
+        if cfg.num_classes < 2:
+            raise UsageError(
+                f"--num-classes is {cfg.num_classes}: give the number of candidates, 2 or more"
+            )
+        data = Path(cfg.data)
+        dictionary = cls.load_dictionary(cfg, str(existing_file(data / "input0" / "dict.txt")))
+        candidates = sum(path.is_dir() for path in data.glob("input[1-9]*"))
+        if candidates != cfg.num_classes:
+            raise UsageError(
+                f"--num-classes is {cfg.num_classes}, but {data} has {candidates} candidates "
+                "(the folders input1, input2, ...)"
+            )
+        return cls(cfg, dictionary)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        with open_dict(cfg) if OmegaConf.is_config(cfg) else contextlib.nullcontext():
+            cfg.max_positions = self.cfg.max_positions
+            cfg.ranking_head_name = self.cfg.ranking_head_name
+        return super().build_model(cfg, from_checkpoint)
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        return FairseqTask.build_criterion(self, cfg, from_checkpoint)
+
+
+@register_task("alum_sentence_ranking", dataclass=AlumSentenceRankingTaskConfig)
+class AlumSentenceRankingTask(AlumTask, _SentenceRanking):
+    """``sentence_ranking`` for the criterion ``alum_sentence_ranking``.
+
+    fairseq's own takes no criterion but its own, and its options are invisible to
+    ``fairseq-hydra-train``. Reads the same data: ``input0`` is the context, ``input1`` to
+    ``inputN`` are the candidates, ``label/SPLIT.label`` holds the index of the right one.
+    """
