@@ -22,4 +22,4 @@ except ImportError as _error:
 else:
     compat.apply()
     show_usage_errors_in_one_line()
-    from alum_fairseq import criterions, subwords, tasks  # noqa: F401
+    from alum_fairseq import criterions, models, subwords, tasks  # noqa: F401

@@ -6,15 +6,23 @@ import logging
 import pickle
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq import tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_args_by_name
+from fairseq.tasks import FairseqTask
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file
+
+# How torch says that a pickle asks for a class or a function that is none of plain data.
+_UNSAFE = re.compile(r"Unsupported (global|class)|not an allowed global|call reduce|build instance")
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -32,7 +40,7 @@ def load_state(path: Path) -> dict[str, Any]:
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
         )
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if _UNSAFE.search(str(error)):
             raise UsageError(
                 f"{path} holds objects other than weights, whose loading could run code: it is "
                 "not loaded"
@@ -45,8 +53,63 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig:
+    """fairseq's configuration that a checkpoint was trained by.
+
+    Args:
+        state: what :func:`load_state` read.
+        path: where it came from, for the message.
+        overrides: values for options of these names, wherever in the configuration they are.
+
+    Raises:
+        UsageError: there is none, or it is not one of this fairseq.
+    """
+    try:
+        if state.get("args") is not None:
+            arguments = Namespace(**{**vars(state["args"]), **overrides})
+            return convert_namespace_to_omegaconf(arguments)
+        if state.get("cfg") is not None:
+            cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+            overwrite_args_by_name(cfg, overrides)
+            return cfg
+    except Exception as error:  # strangers' values, anywhere inside fairseq, hydra and omegaconf
+        raise UsageError(f"{path}: its options are not those of this fairseq: {error}") from None
+    raise UsageError(f"{path} is no checkpoint of fairseq: it has neither 'cfg' nor 'args'")
+
+
+def load_model(path: Path, **overrides: Any) -> tuple[nn.Module, FairseqTask, DictConfig]:
+    """Build the model of a checkpoint, by the checkpoint's own options, and load its weights.
+
+    What fairseq's ``load_model_ensemble_and_task`` does, with everything checked on the way.
+
+    Args:
+        path: the checkpoint.
+        overrides: options that differ from the checkpoint's, such as ``data``.
+
+    Returns:
+        The model, in evaluation mode on the CPU, the task and the configuration.
+
+    Raises:
+        UsageError: the checkpoint cannot be read, or does not fit what is beside it.
+    """
+    state = load_state(path)
+    cfg = config_of(state, path, **overrides)
+    try:
+        task = tasks.setup_task(cfg.task, from_checkpoint=True)
+        model = task.build_model(cfg.model, from_checkpoint=True)
+    except UsageError:
+        raise
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} needs {error.filename}, which does not exist") from None
+    except Exception as error:  # strangers' values again
+        raise UsageError(f"{path}: its model cannot be built: {error}") from None
+    check_fits(state, model, path)
+    model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
+    return model.eval(), task, cfg
+
+
 def check_fits(state: dict[str, Any], model: nn.Module, path: Path) -> None:
-    """Make sure that fairseq can load a checkpoint into a model.
+    """Make sure that the weights of a checkpoint are those of a model.
 
     Args:
         state: what :func:`load_state` read.
@@ -54,13 +117,8 @@ def check_fits(state: dict[str, Any], model: nn.Module, path: Path) -> None:
         path: where the state came from, for the message.
 
     Raises:
-        UsageError: it cannot; the message names what differs, and the remedy.
+        UsageError: they are not; the message names what differs, and the remedy.
     """
-    if "optimizer_history" not in state or "extra_state" not in state:
-        raise UsageError(
-            f"{path} holds weights but no 'optimizer_history' and 'extra_state': fairseq cannot "
-            "start from it. alum-convert from-hf writes checkpoints that it can start from"
-        )
     found = upgraded_weights(state, model)
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     for check in (_check_vocabulary, _check_depth, _check_positions, _check_width):
@@ -77,6 +135,21 @@ def check_fits(state: dict[str, Any], model: nn.Module, path: Path) -> None:
         raise UsageError(
             f"{path} does not fit the model: {min(problems)}{more}. Choose the --arch and the "
             "options of the model that it was trained with"
+        )
+
+
+def check_resumable(state: dict[str, Any], path: Path) -> None:
+    """Make sure that fairseq can start training from a checkpoint.
+
+    Raises:
+        UsageError: it lacks what fairseq reads beside the weights.
+    """
+    history = state.get("optimizer_history")
+    if not history or "lr_scheduler_state" not in history[-1] or not state.get("extra_state"):
+        raise UsageError(
+            f"{path} has weights, but not the 'optimizer_history' and 'extra_state' that fairseq "
+            "needs to start training from it: take a checkpoint that fairseq-train or alum-convert "
+            "wrote"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -61,6 +62,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
     Wrong usage is one line on standard error; any other exception is shown whole.
     """
     program = os.path.basename(sys.argv[0])
+    logging.getLogger("fairseq").setLevel(logging.WARNING)  # it reports every file that it opens
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -77,6 +79,16 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
     return DONE
 
 
+def _hidden() -> bool:
+    """Whether nobody looks: progress is for a terminal, unless the environment asks for it."""
+    return not sys.stderr.isatty() and "ALUM_PROGRESS" not in os.environ
+
+
+def counter(what: str, unit: str, total: int | None = None) -> tqdm:
+    """A bar on standard error that is told by ``update(n)`` how far it is."""
+    return tqdm(desc=what, unit=f" {unit}", total=total, file=sys.stderr, disable=_hidden())
+
+
 def progress(items: Iterable[Any], what: str, total: int | None = None, **options: Any) -> Iterator:
     """The items, with a bar on standard error that says how far it is and how long it takes."""
     return iter(
@@ -85,7 +97,7 @@ def progress(items: Iterable[Any], what: str, total: int | None = None, **option
             desc=what,
             total=total,
             file=sys.stderr,
-            disable=not sys.stderr.isatty() and "ALUM_PROGRESS" not in os.environ,
+            disable=_hidden(),
             **options,
         )
     )

@@ -67,6 +67,7 @@ def _which() -> str:
 def apply() -> None:
     """Apply every fix. Safe to call more than once."""
     load_checkpoints_with_namespace()
+    load_checkpoints_with_numpy_numbers()
     restore_numpy_long()
     stop_loaders_at_exit()
     silence_chatter()
@@ -83,6 +84,20 @@ def load_checkpoints_with_namespace() -> None:
     allow = getattr(torch.serialization, "add_safe_globals", None)
     if allow is not None:  # torch 2.4 and later
         allow([argparse.Namespace])
+
+
+def load_checkpoints_with_numpy_numbers() -> None:
+    """Let checkpoints load whose best metric is a number of numpy, as F1, MCC and correlation are.
+
+    fairseq saves the value of ``--best-checkpoint-metric`` as it is; with torch 2.6 and later
+    neither resuming nor ``from_pretrained`` could read it. What is allowed is a plain number of 8
+    bytes. Can go when fairseq saves it as a float.
+    """
+    allow = getattr(torch.serialization, "add_safe_globals", None)
+    if allow is not None:  # torch 2.4 and later
+        scalar = np.float64().__reduce__()[0]
+        names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # numpy 1, 2
+        allow([np.dtype, type(np.dtype(np.float64)), *((scalar, name) for name in names)])
 
 
 def restore_numpy_long() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -24,6 +25,12 @@ def test_a_checkpoint_with_a_namespace_loads(tmp_path: Path) -> None:
     loaded = torch.load(path)
     assert loaded["args"].arch == "roberta"
     assert torch.equal(loaded["model"]["w"], torch.ones(2))
+
+
+def test_a_checkpoint_with_a_metric_of_numpy_loads(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"best": np.float64(0.5)}, path)
+    assert torch.load(path)["best"] == 0.5
 
 
 class Payload:

@@ -272,7 +272,10 @@ def test_table_says_that_one_seed_is_not_evidence():
         "perplexity": 100.0,
         "perplexity_under_attack": 200.0,
         "gain": 50.0,
-        "accuracies": [60.0],
+        "finetuned": {
+            way: {"accuracies": [60.0], "accuracies_under_attack": [41.0]}
+            for way in (report.PLAIN, report.ALUM)
+        },
         "time_ratio": 1.0,
     }
     results = {
@@ -287,9 +290,9 @@ def test_table_says_that_one_seed_is_not_evidence():
     }
     assert "2.00" in report.table(results)
     assert "one seed is not evidence" in report.explanation(results)
-    for model in results["models"].values():
-        model["accuracies"] = [60.0, 62.0]
-    assert "61.0 (60.0..62.0)" in report.table(results)
+    for way in one["finetuned"].values():
+        way["accuracies"] = [60.0, 62.0]
+    assert report.finetuning_table(results).count("61.0 (60.0..62.0)") == 4
     assert "not evidence" in report.explanation(results)
 
 
@@ -309,6 +312,8 @@ def test_from_beginning_to_end_and_again(tmp_path):
         assert model["perplexity_under_attack"] > 1
         assert model["gain"] > 1
         assert len(model["curve"]) >= 10
+        for way in model["finetuned"].values():
+            assert way["accuracies"][0] >= way["accuracies_under_attack"][0] >= 0
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
 
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +12,24 @@ import pytest
 import torch
 import yaml
 from conftest import PLUGIN, ROOT, run_tool
-from fairseq import optim, options, tasks
+from fairseq import optim
 from fairseq.criterions.masked_lm import MaskedLmLoss
 from fairseq.data import Dictionary, data_utils
-from fairseq.dataclass.initialize import add_defaults, hydra_init
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.roberta import RobertaModel
-from fairseq.models.roberta import model as roberta
 from fairseq.optim import lr_scheduler
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from recipes import (
+    composed,
+    config_of,
+    logged,
+    make_stand_in,
+    no_weights,
+    options_of,
+    parsed,
+    run_script,
+    set_up_task,
+    settings_of,
+)
 
 from alum_fairseq.config import AlumSettings
 
@@ -37,51 +41,13 @@ CONFIGS = RECIPES / "config"
 GPT2_BPE = ROOT.parent / "shared" / "data" / "gpt2_bpe"
 NAMES = ("from_scratch_small", "from_scratch_base", "continual_base", "continual_large")
 LARGE = NAMES[1:]
-# What a run is configured by, less where it reads and writes.
-GROUPS = (
-    *("task", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset"),
-    *("common", "checkpoint", "distributed_training"),
-)
-PLACES = {"data", "save_dir", "user_dir", "finetune_from_model"}
-
 # As many updates as a test can wait for, and a smaller model.
 SHORT = {"max_update": 6, "total_num_update": 6, "warmup_updates": 2, "alum_start_update": 3}
 TINY = {"encoder_layers": 1, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 32}
 
 
-def run_recipe(
-    name: str, *arguments: Any, check: bool = True, tools: Path | None = None, **settings: Any
-) -> subprocess.CompletedProcess[str]:
-    """Run a shell recipe from the root of the clone, in this Python's environment.
-
-    Commands in the folder ``tools`` are found before all others; settings become variables.
-    """
-    folders = [tools] if tools else []
-    path = os.pathsep.join(
-        [*map(str, folders), str(Path(sys.executable).parent), os.environ["PATH"]]
-    )
-    variables = {"PATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORKERS": "2"}
-    done = subprocess.run(
-        ["bash", str(RECIPES / f"{name}.sh"), *map(str, arguments)],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **variables, **{key: str(value) for key, value in settings.items()}},
-    )
-    if check and done.returncode:
-        pytest.fail(f"{name}\n{done.stdout[-4000:]}", pytrace=False)
-    return done
-
-
-def logged(output: str, kind: str) -> list[dict[str, Any]]:
-    """The lines of the JSON log, whether fairseq or hydra set the logging up."""
-    found = re.findall(rf"\b{kind}\b[^{{\n]*(\{{\"epoch.*\}})$", output, flags=re.MULTILINE)
-    return [json.loads(line) for line in found]
-
-
-def options_of(values: dict[str, Any]) -> list[str]:
-    return [word for key, value in values.items() for word in (f"--{key}".replace("_", "-"), value)]
+def run_recipe(name: str, *arguments: Any, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return run_script(RECIPES / f"{name}.sh", *arguments, **settings)
 
 
 def overrides_of(values: dict[str, Any]) -> list[str]:
@@ -139,21 +105,6 @@ def by_hydra(data: Path, text: Path) -> tuple[Path, str]:
         cwd=text,
     ).stdout
     return text / "hydra" / "checkpoint_last.pt", output
-
-
-def config_of(checkpoint: Path) -> DictConfig:
-    return OmegaConf.create(torch.load(checkpoint)["cfg"], flags={"allow_objects": True})
-
-
-def settings_of(cfg: DictConfig) -> dict[str, Any]:
-    """What must be equal between two recipes that are said to be the same."""
-    found = OmegaConf.to_container(
-        OmegaConf.masked_copy(cfg, list(GROUPS)), resolve=True, enum_to_str=True
-    )
-    for group in found.values():
-        for key in PLACES & set(group):
-            del group[key]
-    return found
 
 
 # Preparation
@@ -360,11 +311,7 @@ def large_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a fairseq-train that prints its arguments."""
-    folder = tmp_path_factory.mktemp("bin")
-    script = folder / "fairseq-train"
-    script.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
-    script.chmod(0o755)
-    return folder
+    return make_stand_in(tmp_path_factory.mktemp("bin"))
 
 
 def shell_command(name: str, data: Path, stand_in: Path, *more: str, **settings: Any) -> list[str]:
@@ -376,23 +323,14 @@ def shell_command(name: str, data: Path, stand_in: Path, *more: str, **settings:
 
 
 def shell_config(name: str, data: Path, stand_in: Path, *more: str, **settings: Any) -> DictConfig:
-    command = shell_command(name, data, stand_in, *more, **settings)
-    command[command.index("--user-dir") + 1] = str(PLUGIN)
-    args = options.parse_args_and_arch(options.get_training_parser(), command)
-    return convert_namespace_to_omegaconf(args)
+    return parsed(shell_command(name, data, stand_in, *more, **settings))
 
 
 def yaml_config(name: str, data: Path, *more: str) -> DictConfig:
     """What fairseq-hydra-train makes of a YAML recipe."""
-    overrides = [f"task.data={data}", f"common.user_dir={PLUGIN}", *more]
-    if name.startswith("continual"):
-        overrides.append(f"checkpoint.finetune_from_model={data / 'model.pt'}")
-    GlobalHydra.instance().clear()
-    hydra_init(name)
-    with initialize_config_dir(str(CONFIGS)):
-        cfg = compose(name, overrides=overrides)
-    add_defaults(cfg)
-    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    restore = f"checkpoint.finetune_from_model={data / 'model.pt'}"
+    more = (*more, restore) if name.startswith("continual") else more
+    return composed(CONFIGS, name, f"task.data={data}", *more)
 
 
 @pytest.fixture(params=["shell", "yaml"])
@@ -403,28 +341,20 @@ def config(request: pytest.FixtureRequest, large_data: Path, stand_in: Path) -> 
     return lambda name: yaml_config(name, large_data)
 
 
-@pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Build models without memory for their weights, hence without initialising them."""
-    monkeypatch.setattr(roberta, "init_bert_params", lambda module: None)
-    with torch.device("meta"):
-        yield
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_shell_and_yaml_agree(name: str, large_data: Path, stand_in: Path) -> None:
     shell, hydra = shell_config(name, large_data, stand_in), yaml_config(name, large_data)
     assert settings_of(shell) == settings_of(hydra)
 
 
-@pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize("name", LARGE)
 def test_large_is_built_with_the_papers_numbers(name: str, config: Any) -> None:
     cfg = config(name)
-    task = tasks.setup_task(cfg.task)
+    task = set_up_task(cfg)
     assert len(task.source_dictionary) == 50_265
-    model = task.build_model(cfg.model)
-    criterion = task.build_criterion(cfg.criterion)
+    with no_weights():
+        model = task.build_model(cfg.model)
+        criterion = task.build_criterion(cfg.criterion)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = optim.build_optimizer(cfg.optimizer, parameters)
     schedule = lr_scheduler.build_lr_scheduler(cfg.lr_scheduler, optimizer)

@@ -12,7 +12,7 @@ from fairseq.file_io import PathManager
 from omegaconf import II
 from torch import distributed
 
-from alum_fairseq.checkpoints import check_fits, load_state
+from alum_fairseq.checkpoints import check_fits, check_resumable, load_state
 from alum_fairseq.encoder_tap import check_layer
 from alum_fairseq.errors import UsageError
 
@@ -26,7 +26,8 @@ class AlumTaskConfig(FairseqDataclass):
     alum_save_dir: str = II("checkpoint.save_dir")
     alum_restore_file: str = II("checkpoint.restore_file")
     alum_finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
-    alum_reset_optimizer: bool = II("checkpoint.reset_optimizer")
+    # Not bool: fairseq-train would make bool("${...}") of it.
+    alum_reset_optimizer: Any = II("checkpoint.reset_optimizer")  # noqa: RUF009
 
 
 class AlumTask:
@@ -59,6 +60,7 @@ class AlumTask:
         if path is None or not _reads_checkpoints():
             return
         state = load_state(path)
+        check_resumable(state, path)
         check_fits(state, model, path)
         fresh = self.cfg.alum_finetune_from_model is not None and path == Path(
             self.cfg.alum_finetune_from_model

@@ -72,8 +72,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="bash scripts/demo.sh",
         description="Pre-trains a small RoBERTa twice, plainly and with ALUM, on the docstrings of "
         "the installed Python packages, with fairseq's own command-line tools; attacks both, "
-        "fine-tunes both, and shows the results as a table and a picture. Needs no network "
-        "after set-up. Interrupted, it goes on where it stopped; finished, it says so.",
+        "fine-tunes both in both ways, and shows the results as tables and a picture. Needs no "
+        "network after set-up. Interrupted, it goes on where it stopped; finished, it says so.",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "demo-output", metavar="DIR",

@@ -11,11 +11,11 @@ _COLORS = {PLAIN: "#5b6770", ALUM: "#c8553d"}
 
 
 def table(results: dict[str, Any]) -> str:
-    """The closing table, and what its columns mean."""
+    """Pre-training: what the two models know, and how easily they are misled."""
     models = results["models"]
     rows = [
-        ["", "perplexity", "... under", "perplexity", "gain of", "accuracy", "training"],
-        ["pre-training", "clean", "attack", "ratio", "the attack", "(%)", "time"],
+        ["", "perplexity", "... under", "perplexity", "gain of", "training"],
+        ["pre-training", "clean", "attack", "ratio", "the attack", "time"],
     ]
     for name in (PLAIN, ALUM):
         one = models[name]
@@ -26,10 +26,26 @@ def table(results: dict[str, Any]) -> str:
                 f"{one['perplexity_under_attack']:.1f}",
                 f"{one['perplexity_under_attack'] / one['perplexity']:.2f}",
                 f"{one['gain']:.0f}" if one["gain"] >= 10 else f"{one['gain']:.2g}",
-                _accuracy(one["accuracies"]),
                 "-" if one["time_ratio"] is None else f"{one['time_ratio']:.1f}x",
             ]
         )
+    return _aligned(rows)
+
+
+def finetuning_table(results: dict[str, Any]) -> str:
+    """Fine-tuning: either model in either way."""
+    rows = [["", "", "accuracy", "... under"], ["pre-training", "fine-tuning", "(%)", "attack (%)"]]
+    for name in (PLAIN, ALUM):
+        for way in (PLAIN, ALUM):
+            one = results["models"][name]["finetuned"][way]
+            rows.append(
+                [name, way, *map(_accuracy, (one["accuracies"], one["accuracies_under_attack"]))]
+            )
+    return _aligned(rows)
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Columns, the first two rows of which are the head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  "
@@ -51,7 +67,7 @@ def _accuracy(values: list[float]) -> str:
 
 def explanation(results: dict[str, Any]) -> str:
     """What the reader of the table is looking at."""
-    seeds = len(results["models"][PLAIN]["accuracies"])
+    seeds = len(results["models"][PLAIN]["finetuned"][PLAIN]["accuracies"])
     evidence = (
         "one fine-tuning of each: one seed is not evidence."
         if seeds == 1
@@ -63,7 +79,8 @@ def explanation(results: dict[str, Any]) -> str:
               frequency alone: {results["unigram_perplexity"]:.0f}); the same masks for both models.
   attack:     the embeddings of every batch are moved, by at most 0.3 of their root mean square a
               coordinate, in the direction that changes the predictions most; three steps, and
-              stronger than what ALUM was trained with; the same attack for both models.
+              stronger than what ALUM was trained with; the same attack for both models. On
+              fine-tuned models: one step of at most 0.1, as in ALUM fine-tuning.
   gain:       the divergence that the attack causes / that of a random direction of the same norm.
               Around 1 an "attack" is noise; far above 1 it is an adversary.
   accuracy:   which of {len(results["classes"])} packages does a paragraph come from, on \
@@ -94,8 +111,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         figure, (curves, bars, accuracy) = plt.subplots(
             1,
             3,
-            figsize=(13, 4.4),
-            gridspec_kw={"width_ratios": [2.1, 1.5, 1]},
+            figsize=(14, 4.4),
+            gridspec_kw={"width_ratios": [1.9, 1.3, 1.6]},
             layout="constrained",
         )
         for name in (PLAIN, ALUM):
@@ -131,18 +148,29 @@ def draw(results: dict[str, Any], path: Path) -> None:
         bars.margins(y=0.3)
         bars.legend(loc="upper left", ncols=2)
 
-        for number, name in enumerate((PLAIN, ALUM)):
-            values = models[name]["accuracies"]
-            drawn = accuracy.bar(number, fmean(values), 0.6, color=_COLORS[name])
-            accuracy.plot([number] * len(values), values, "o", ms=4, color="black", mfc="white")
-            accuracy.bar_label(drawn, fmt="%.1f", label_type="center", color="white")
+        ways = [(name, way) for name in (PLAIN, ALUM) for way in (PLAIN, ALUM)]
+        for number, (name, way) in enumerate(ways):
+            one = models[name]["finetuned"][way]
+            for place, key, hatch in (
+                (number - 0.2, "accuracies", ""),
+                (number + 0.2, "accuracies_under_attack", "///"),
+            ):
+                values = one[key]
+                drawn = accuracy.bar(
+                    place, fmean(values), 0.37, color=_COLORS[way], edgecolor="white", hatch=hatch
+                )
+                accuracy.plot([place] * len(values), values, "o", ms=4, color="black", mfc="white")
+                accuracy.bar_label(drawn, fmt="%.0f", padding=5)
         accuracy.axhline(results["chance"], color="0.4", lw=1, ls=":")
-        accuracy.set_xticks([0, 1], [PLAIN, ALUM])
+        accuracy.set_xticks(range(4), [f"{name}\n{way}" for name, way in ways])
         accuracy.tick_params(axis="x", length=0)
-        accuracy.set_ylim(0, 100)
+        accuracy.set_ylim(bottom=0)
+        accuracy.margins(y=0.15)
         accuracy.set_ylabel("test accuracy: which package? (%)")
-        accuracy.set_xlabel("circles: seeds; dotted: chance")
-        accuracy.set_title("Fine-tuning")
+        accuracy.set_xlabel(
+            "pre-training, fine-tuning (hatched: under attack;\ncircles: seeds; dotted: chance)"
+        )
+        accuracy.set_title("Pre-training (above), fine-tuning (below)")
         aside = path.with_name("." + path.name)
         figure.savefig(aside, dpi=130, format="png")
         plt.close(figure)

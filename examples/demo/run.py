@@ -16,7 +16,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import corpus
@@ -67,7 +66,7 @@ class Demo:
             self.screen.say(f"\nAll done in {clock(time.monotonic() - began)} min. The result:\n")
         else:
             self.screen.say("Everything is done already. The result:\n")
-        self.screen.say(report.table(results))
+        self.screen.say(report.table(results) + "\n\n" + report.finetuning_table(results) + "\n")
         self.screen.say(report.explanation(results))
         self.screen.say("\n" + self.next_steps())
 
@@ -110,7 +109,7 @@ class Demo:
             raise DemoError("too little text was found: is this Python's library without sources?")
 
         self.screen.say("\ntraining a sentencepiece vocabulary ...")
-        model = folder / "sentencepiece.model"
+        model = folder / "sentencepiece.bpe.model"  # where alum-predict looks for it
         vocabulary.train_vocabulary(
             [text for file in texts["train"] for text in file], scale.vocabulary, model
         )
@@ -223,13 +222,17 @@ class Demo:
         self.data_key = [self.runner.key_of(job.name) for job in jobs]
 
     def train(self) -> None:
-        """Pre-train both models, attack both, fine-tune both."""
+        """Pre-train both models, attack both, fine-tune both in both ways."""
         jobs = []
         for name in (report.ALUM, report.PLAIN):  # the longer one first
             jobs.append(self._pretraining(name))
         for name in (report.PLAIN, report.ALUM):
             jobs.append(self._evaluation(name))
-            jobs += [self._finetuning(name, seed) for seed in range(1, self.scale.seeds + 1)]
+            jobs += [
+                self._finetuning(name, way, seed)
+                for way in (report.PLAIN, report.ALUM)
+                for seed in range(1, self.scale.seeds + 1)
+            ]
         self.worked |= self.runner.run(jobs)
 
     def _model(self, name: str) -> Path:
@@ -326,31 +329,44 @@ class Demo:
             result=result,
         )
 
-    def _finetuning(self, name: str, seed: int) -> Job:
-        """fairseq's own fine-tuning, from either model."""
+    def _finetuning(self, name: str, way: str, seed: int) -> Job:
+        """Fine-tuning from either model, in either way."""
         facts = self.ledger.facts("text")
         batch = 16
         updates = math.ceil(facts["train_examples"] / batch) * self.scale.epochs
-        folder = self.output / "models" / f"{name.lower()}-packages-{seed}"
-        command = self._finetuning_command("packages", name, folder, seed, updates, batch)
+        folder = self.output / "models" / f"{name.lower()}-packages-{way.lower()}-{seed}"
+        command = self._finetuning_command("packages", name, way, folder, seed, updates, batch)
+
+        def result(log: Path) -> str:
+            stats = _last(log, "test")
+            return (
+                f"accuracy {stats['test_accuracy']}% clean, {stats['test_adv_accuracy']}% under "
+                "attack"
+            )
+
         return Job(
-            f"finetuning-{name.lower()}-{seed}",
-            f"fine-tuning, {name}, seed {seed}",
+            self._finetuning_name(name, way, seed),
+            f"fine-tuning the {name} model, {way}, seed {seed}",
             tuple(command),
             after=(f"pretraining-{name.lower()}",),
             folder=folder,
             updates=updates,
-            depends=self._depends(plugin=False),
-            result=lambda log: f"accuracy {_last(log, 'test')['test_accuracy']}%",
+            depends=self._depends(plugin=True),
+            result=result,
         )
 
+    def _finetuning_name(self, name: str, way: str, seed: int) -> str:
+        return f"finetuning-{name.lower()}-{way.lower()}-{seed}"
+
     def _finetuning_command(
-        self, task: str, name: str, folder: Path, seed: int, updates: int, batch: int
+        self, task: str, name: str, way: str, folder: Path, seed: int, updates: int, batch: int
     ) -> list[str]:
+        """The same command for both ways, but for alpha; the same attack in validation."""
         classes = len(self.ledger.facts("text")["classes"]) if task == "packages" else 2
         return [
             "fairseq-train", str(self.output / "data" / task), "--user-dir", "alum_fairseq",
-            "--task", "sentence_prediction", "--criterion", "sentence_prediction",
+            "--task", "alum_sentence_prediction", "--criterion", "alum_sentence_prediction",
+            *(["--alum-alpha", "0"] if way == report.PLAIN else []), "--alum-validate",
             "--num-classes", str(classes),
             "--classification-head-name", HEAD if task == "packages" else task,
             "--init-token", "0", "--separator-token", "2",
@@ -383,10 +399,9 @@ class Demo:
                 "perplexity": float(attack["test_ppl"]),
                 "perplexity_under_attack": float(attack["test_adv_ppl"]),
                 "gain": float(attack["test_adv_gain"]),
-                "accuracies": [
-                    float(_last(self._finetuning_log(name, seed), "test")["test_accuracy"])
-                    for seed in range(1, self.scale.seeds + 1)
-                ],
+                "finetuned": {
+                    way: self._finetuned(name, way) for way in (report.PLAIN, report.ALUM)
+                },
                 "seconds": seconds,
                 "curve": [
                     (int(stats["valid_num_updates"]), float(stats["valid_ppl"]))
@@ -394,7 +409,6 @@ class Demo:
                 ],
             }
         for one in models.values():
-            one["mean_accuracy"] = fmean(one["accuracies"])
             one["time_ratio"] = (
                 one["seconds"] / models[report.PLAIN]["seconds"]
                 if models[report.PLAIN]["seconds"] >= 5  # logged in whole seconds
@@ -410,20 +424,36 @@ class Demo:
             "models": models,
         }
 
-    def _finetuning_log(self, name: str, seed: int) -> Path:
-        return self.runner.log_of(f"finetuning-{name.lower()}-{seed}")
+    def _finetuned(self, name: str, way: str) -> dict[str, list[float]]:
+        """Accuracies of a way of fine-tuning: a number for every seed."""
+        logs = [
+            self.runner.log_of(self._finetuning_name(name, way, seed))
+            for seed in range(1, self.scale.seeds + 1)
+        ]
+        found = [_last(log, "test") for log in logs]
+        return {
+            "accuracies": [float(stats["test_accuracy"]) for stats in found],
+            "accuracies_under_attack": [float(stats["test_adv_accuracy"]) for stats in found],
+        }
 
     def next_steps(self) -> str:
         """Where to go from here."""
         output = self.output
         pairs = self._finetuning_command(
-            "pairs", report.ALUM, output / "models" / "alum-pairs", SEED, 1000, 16
+            "pairs", report.ALUM, report.ALUM, output / "models" / "alum-pairs", SEED, 1000, 16
         )
+        predict = [
+            *("alum-predict", "--path", f"{output}/models/alum-packages-alum-1/checkpoint_best.pt"),
+            *("--data", str(output / "data" / "packages"), "--vocabulary", str(output / "text")),
+        ]
         return f"""\
 The picture: {output / "demo.png"}    The numbers: {output / "results.json"}
 The models:  {output / "models"}    What the tools printed: {output / "logs"}
 
-What to try next:
+What to try next (in the environment: . .venv/bin/activate):
+  - Ask a model about a text of your own:
+    echo 'The eigenvalues of a symmetric matrix, in ascending order.' |
+{shown(predict)}
   - Longer pre-training, more seeds; the numbers above need both:
     bash scripts/demo.sh --updates {10 * self.scale.updates} --seeds 5 --output demo-output-long
   - The paper's numbers to the letter: what does ALUM change when its perturbation is too small?

@@ -1,0 +1,221 @@
+"""``alum-predict``: a fine-tuned checkpoint reads text, and writes labels and probabilities."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from alum_fairseq import cli
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import whole_file
+from alum_fairseq.predict.predictor import MAX_TOKENS, Prediction, Predictor
+from alum_fairseq.predict.scores import check_answer, scores
+from alum_fairseq.prepare.record import RECORD, DataRecord
+from alum_fairseq.tables import (
+    STDIN,
+    Row,
+    TableFormat,
+    add_table_options,
+    read_rows,
+    shown,
+    table_format,
+)
+
+_DESCRIPTION = """\
+Predicts labels and probabilities with a fine-tuned checkpoint.
+
+  echo 'A gripping film.' | alum-predict --path finetuned/checkpoint_best.pt
+  alum-predict --path finetuned/checkpoint_best.pt --input test.tsv --columns sentence \\
+      --label label --output predictions.tsv
+"""
+_EPILOG = """\
+Without --columns, an example is a line of standard input, with a tab between its texts; a file has
+its texts in the columns that alum-prepare made the training data of. With --label, the
+predictions are scored, on standard error.
+"""
+
+OUTPUTS = ("tsv", "jsonl")
+_CHUNK = 4096  # examples that are sorted by length among themselves
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return cli.run(_main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    arguments = _parser().parse_args(argv)
+    if arguments.max_tokens < 1:
+        raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
+    on_gpu = torch.cuda.is_available() and not arguments.cpu
+    if arguments.fp16 and not on_gpu:
+        raise UsageError("--fp16 needs a GPU")
+    predictor = Predictor.load(
+        arguments.path,
+        arguments.data,
+        arguments.vocabulary,
+        arguments.head,
+        arguments.labels,
+        "cuda" if on_gpu else "cpu",
+    )
+    if arguments.fp16:
+        predictor.model.half()
+    rows = _rows(arguments, predictor)
+    with _output(arguments.output) as file:
+        predicted = _write(rows, predictor, file, arguments)
+    if predictor.truncated:
+        cli.say(
+            f"{predictor.truncated:,} of {predicted:,} examples were too long for the model, and "
+            "were read without their ends"
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser("alum-predict", _DESCRIPTION, _EPILOG)
+    model = parser.add_argument_group("the model")
+    model.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
+    model.add_argument(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="folder that it was fine-tuned on (default: the one that the checkpoint names)",
+    )
+    model.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="DIR",
+        help="the model's dict.txt, and the files of its BPE (default: DATA/vocabulary)",
+    )
+    model.add_argument(
+        "--head", metavar="NAME", help="classification head (default: the one that was trained)"
+    )
+    model.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="the classes in their order (default: the data's)",
+    )
+    parser.add_argument_group("the text").add_argument(
+        "--input",
+        type=Path,
+        default=STDIN,
+        metavar="FILE",
+        help="TSV, CSV or JSON-lines (default: standard input)",
+    )
+    add_table_options(parser)
+    out = parser.add_argument_group("what is written")
+    out.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to (default: standard output)"
+    )
+    out.add_argument(
+        "--output-format",
+        choices=OUTPUTS,
+        help="default: what the suffix of --output says, else tsv",
+    )
+    out.add_argument("--keep-input", action="store_true", help="write the texts as well")
+    how = parser.add_argument_group("how it is computed")
+    how.add_argument(
+        "--max-tokens",
+        type=int,
+        default=MAX_TOKENS,
+        metavar="N",
+        help=f"most tokens of a batch (default: {MAX_TOKENS})",
+    )
+    how.add_argument("--cpu", action="store_true", help="on the CPU, even if there is a GPU")
+    how.add_argument("--fp16", action="store_true", help="in half precision, on a GPU")
+    return parser
+
+
+def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
+    """The examples, each checked against the model."""
+    path, table = arguments.input, table_format(arguments)
+    columns = arguments.columns or _usual_columns(arguments, predictor)
+    predictor.check_inputs(len(columns))
+    if path == STDIN and table.kind is None:
+        table = TableFormat("tsv", table.header)
+    for row in read_rows(path, table, columns, arguments.label):
+        if row.label is not None:
+            check_answer(row.label, predictor.labels, f"{shown(path)}:{row.line}")
+        yield row
+
+
+def _usual_columns(arguments: argparse.Namespace, predictor: Predictor) -> Sequence[str]:
+    """Of a file those of the training data; of standard input all."""
+    if arguments.input != STDIN:
+        if predictor.data is None or not (predictor.data / RECORD).is_file():
+            raise UsageError(f"give --columns, the columns of {arguments.input} with the texts")
+        return DataRecord.load(predictor.data).columns
+    if arguments.label is not None:
+        raise UsageError("--label needs --columns, the columns with the texts")
+    return [str(i + 1) for i in range(predictor.inputs or 1)]
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[IO[str]]:
+    if path is None:
+        yield sys.stdout
+        return
+    with whole_file(path) as aside, aside.open("w", encoding="utf-8") as file:
+        yield file
+
+
+def _write(
+    rows: Iterator[Row], predictor: Predictor, file: IO[str], arguments: argparse.Namespace
+) -> int:
+    """Predict and write, a chunk at a time; returns how many."""
+    suffix = "" if arguments.output is None else arguments.output.suffix
+    as_json = (arguments.output_format or suffix.lstrip(".")) == "jsonl"
+    answered: list[tuple[Prediction, str]] = []
+    count = 0
+    with cli.counter("predicting", "examples") as counter:
+        while chunk := list(islice(rows, _CHUNK)):
+            predictions = predictor.predict([row.texts for row in chunk], arguments.max_tokens)
+            if not count and not as_json:
+                file.write(_header(predictor, arguments.keep_input) + "\n")
+            for row, prediction in zip(chunk, predictions, strict=True):
+                texts = row.texts if arguments.keep_input else ()
+                line = _as_json if as_json else _as_tsv
+                file.write(line(texts, prediction) + "\n")
+                if row.label is not None:
+                    answered.append((prediction, row.label))
+            count += len(chunk)
+            counter.update(len(chunk))
+    if answered:
+        found = scores(*zip(*answered, strict=True))
+        shown_scores = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        cli.say(f"{len(answered):,} examples: {shown_scores}")
+    return count
+
+
+def _header(predictor: Predictor, with_texts: bool) -> str:
+    texts = [f"text{i + 1}" for i in range(predictor.inputs or 1)] if with_texts else []
+    if predictor.labels is None:
+        return "\t".join([*texts, "value"])
+    return "\t".join([*texts, "label", *(f"p({label})" for label in predictor.labels)])
+
+
+def _as_tsv(texts: Sequence[str], prediction: Prediction) -> str:
+    fields = [" ".join(text.split()) for text in texts]
+    if prediction.label is None:
+        fields.append(f"{prediction.value:.6g}")
+    else:
+        fields.append(prediction.label)
+        fields += [f"{probability:.6f}" for probability in prediction.probabilities.values()]
+    return "\t".join(fields)
+
+
+def _as_json(texts: Sequence[str], prediction: Prediction) -> str:
+    found = {"texts": list(texts)} if texts else {}
+    if prediction.label is None:
+        found["value"] = prediction.value
+    else:
+        found |= {"label": prediction.label, "probabilities": prediction.probabilities}
+    return json.dumps(found, ensure_ascii=False)

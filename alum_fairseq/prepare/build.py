@@ -1,0 +1,279 @@
+"""From a plan to the folder that fairseq reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
+from fairseq.data import Dictionary
+
+from alum_fairseq import cli
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import whole_folder
+from alum_fairseq.prepare.encode import ExampleEncoder, encode_all
+from alum_fairseq.prepare.labels import as_number, in_order, label_dictionary
+from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
+from alum_fairseq.prepare.record import DataRecord, SplitRecord
+from alum_fairseq.tables import Row, has_header, read_rows, shown
+from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
+
+# Where the vocabulary is copied to, for whoever predicts.
+VOCABULARY = "vocabulary"
+
+# A process is worth its start for so many lines of symbols.
+_LINES_A_WORKER = 20_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split as it was read.
+
+    Attributes:
+        rows: its examples, each with the file that it is from; all of them have labels, or none.
+        dropped: the number of rows that were left out.
+    """
+
+    rows: list[tuple[Path, Row]]
+    dropped: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the rows have labels."""
+        return self.rows[0][1].label is not None
+
+
+def prepare(
+    plan: Plan, vocabulary: Vocabulary, output: Path, max_positions: int, workers: int
+) -> DataRecord:
+    """Make the folder that fairseq's task reads; it comes into being whole, or not at all.
+
+    Raises:
+        UsageError: the folder exists, or something is wrong with the tables.
+    """
+    with whole_folder(output) as folder:
+        ExampleEncoder(vocabulary, max_positions)  # complains before the long reading
+        splits = {name: read_split(name, source, plan) for name, source in plan.sources.items()}
+        labels = None if plan.kind == "regression" else classes(plan, splits)
+        for split in splits.values():
+            _check_labels(split, labels)
+        vocabulary.copy_to(folder / VOCABULARY)
+        _write_labels(folder / "label", plan, splits, labels)
+        record = _record(plan, vocabulary, labels, max_positions)
+        for name, split in splits.items():
+            truncated, unknown = _write_texts(folder, name, split, record, vocabulary, workers)
+            record.splits[name] = SplitRecord(
+                [shown(file) for file in plan.sources[name].files],
+                len(split.rows),
+                truncated,
+                split.dropped,
+                unknown,
+                split.labelled,
+                _counts(split, labels) if labels and split.labelled else {},
+            )
+        record.save(folder)
+    return record
+
+
+def read_split(name: str, source: Source, plan: Plan) -> Split:
+    """Read the tables of a split.
+
+    Raises:
+        UsageError: a row is not as it should be, or there is none.
+    """
+    malformed: list[int] = []
+    is_test = name.startswith(TEST)
+    rows = [
+        (file, row)
+        for file in source.files
+        for row in read_rows(
+            file,
+            source.table,
+            source.columns,
+            source.label,
+            label_optional=is_test,
+            skip=malformed.append if plan.skip_malformed else None,
+        )
+    ]
+    files = " and ".join(map(shown, source.files))
+    if not rows:
+        raise UsageError(f"{files}: there are no rows")
+    labels = {row.label for _, row in rows}
+    if is_test and labels <= {None, plan.no_label}:
+        unlabelled = [(file, Row(row.line, row.texts, None)) for file, row in rows]
+        return Split(unlabelled, len(malformed))
+    agreed = [(file, row) for file, row in rows if row.label is None or row.label != plan.no_label]
+    for file, row in agreed:
+        if row.label is None:
+            raise UsageError(f"{shown(file)}:{row.line}: the label is empty, but others are not")
+    if not agreed:
+        raise UsageError(f"{files}: no row has a label other than {plan.no_label}")
+    return Split(agreed, len(malformed) + len(rows) - len(agreed))
+
+
+def classes(plan: Plan, splits: dict[str, Split]) -> list[str]:
+    """The classes in their order.
+
+    Raises:
+        UsageError: they cannot be those that were meant.
+    """
+    train, source = splits[TRAIN].rows, plan.sources[TRAIN]
+    counts = Counter(row.label for _, row in train)
+    if plan.labels is None:
+        _refuse_hidden_header(source, train, counts)
+    labels = list(plan.labels or in_order(counts))
+    if plan.kind == "choices" and len(labels) != len(source.columns) - 1:
+        raise UsageError(
+            f"there are {len(source.columns) - 1} choices, but {len(labels)} labels "
+            f"({_listed(labels)}): give --labels, in the order of the choices"
+        )
+    if len(labels) < 2:
+        raise UsageError(
+            f"every row of {shown(train[0][0])} has the label {labels[0]} (column {source.label}): "
+            "there is nothing to learn; give --regression if labels are numbers"
+        )
+    for label in set(labels) - set(counts):
+        cli.say(f"no row of {shown(train[0][0])} has the label {label}")
+    return labels
+
+
+def _refuse_hidden_header(
+    source: Source, rows: list[tuple[Path, Row]], counts: Counter[str | None]
+) -> None:
+    """Suspect a first row whose label is the only one that does not recur.
+
+    Unless --header or --no-header was given.
+    """
+    file, first = rows[0]
+    headless = source.table.kind_of(file) != "jsonl" and not has_header(
+        source.table, [*source.columns, str(source.label)]
+    )
+    alone = [label for label, count in counts.items() if count == 1] == [first.label]
+    if source.table.header is None and headless and alone and len(counts) > 1:
+        raise UsageError(
+            f"{shown(file)}:{first.line}: no other row has the label {first.label!r}: give "
+            "--header if this line holds the columns' names, else --no-header"
+        )
+
+
+def _check_labels(split: Split, labels: list[str] | None) -> None:
+    """Make sure that every label is a class, or a number."""
+    known = set(labels or ())
+    for file, row in split.rows if split.labelled else ():
+        where = f"{shown(file)}:{row.line}"
+        if labels is None:
+            as_number(str(row.label), where)
+        elif row.label not in known:
+            raise UsageError(
+                f"{where}: the label {row.label!r} is none of the classes ({_listed(labels)})"
+            )
+
+
+def _record(
+    plan: Plan, vocabulary: Vocabulary, labels: list[str] | None, max_positions: int
+) -> DataRecord:
+    source = plan.sources[TRAIN]
+    kind = source.table.kind_of(source.files[0])
+    return DataRecord(
+        kind=plan.kind,
+        inputs=len(source.columns),
+        labels=labels,
+        columns=list(source.columns),
+        label_column=str(source.label),
+        format=kind,
+        header=kind != "jsonl" and has_header(source.table, [*source.columns, str(source.label)]),
+        max_positions=max_positions,
+        bpe=vocabulary.bpe,
+        scale=plan.scale,
+        task=plan.task,
+    )
+
+
+def _write_labels(
+    folder: Path, plan: Plan, splits: dict[str, Split], labels: list[str] | None
+) -> None:
+    """Write ``label/``: symbols and their dictionary for classes, else a number a line."""
+    folder.mkdir()
+    labelled = {name: split for name, split in splits.items() if split.labelled}
+    if plan.kind == "classification":
+        counts = _counts(splits[TRAIN], labels)
+        dictionary = label_dictionary(labels, list(counts.values()))
+        dictionary.save(str(folder / DICTIONARY))
+        symbols = dict(zip(labels, dictionary.symbols[dictionary.nspecial :], strict=True))
+    elif plan.kind == "choices":
+        symbols = {label: str(i) for i, label in enumerate(labels)}
+    for name, split in labelled.items():
+        found = [str(row.label) for _, row in split.rows]
+        if plan.kind == "regression":
+            lines = [repr(float(label) / plan.scale) for label in found]
+        else:
+            lines = [symbols[label] for label in found]
+        file = folder / f"{name}.label"
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if plan.kind == "classification":
+            _binarize(file, folder / name, dictionary, 1)
+            file.unlink()
+
+
+def _write_texts(
+    folder: Path,
+    name: str,
+    split: Split,
+    record: DataRecord,
+    vocabulary: Vocabulary,
+    workers: int,
+) -> tuple[int, int]:
+    """Write ``input0/``, ``input1/``, ... of a split.
+
+    Returns:
+        The number of truncated examples, and that of unknown symbols.
+    """
+    folders = [folder / f"input{i}" for i in range(record.inputs)]
+    for each in folders:
+        each.mkdir(exist_ok=True)
+        (each / DICTIONARY).write_bytes((vocabulary.folder / DICTIONARY).read_bytes())
+    files = [each / f"{name}.txt" for each in folders]
+    examples = encode_all(
+        [row.texts for _, row in split.rows],
+        vocabulary,
+        record.max_positions,
+        record.kind == "choices",
+        workers,
+    )
+    truncated = unknown = 0
+    with ExitStack() as stack:
+        streams = [stack.enter_context(file.open("w", encoding="utf-8")) for file in files]
+        for example in cli.progress(examples, f"encoding {name}", len(split.rows)):
+            truncated += example.truncated
+            unknown += example.unknown
+            for stream, text in zip(streams, example.texts, strict=True):
+                stream.write(text + "\n")
+    for each, file in zip(folders, files, strict=True):
+        _binarize(file, each / name, vocabulary.dictionary, workers)
+        file.unlink()
+    return truncated, unknown
+
+
+def _binarize(text: Path, prefix: Path, dictionary: Dictionary, workers: int) -> None:
+    """What ``fairseq-preprocess --srcdict`` does with a file, by the same code, without its log."""
+    with text.open("rb") as stream:
+        lines = sum(1 for _ in stream)
+    FileBinarizer.multiprocess_dataset(
+        str(text),
+        "mmap",
+        VocabularyDatasetBinarizer(dictionary),
+        str(prefix),
+        vocab_size=len(dictionary),
+        num_workers=min(workers, 1 + lines // _LINES_A_WORKER),
+    )
+
+
+def _counts(split: Split, labels: list[str]) -> dict[str, int]:
+    counts = Counter(row.label for _, row in split.rows)
+    return {label: counts[label] for label in labels}
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")

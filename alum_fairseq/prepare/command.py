@@ -1,0 +1,196 @@
+"""``alum-prepare``: tables of texts and labels become data that fairseq fine-tunes on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from alum_fairseq import cli
+from alum_fairseq.errors import UsageError
+from alum_fairseq.prepare.build import prepare
+from alum_fairseq.prepare.datasets import KNOWN_TASKS, known_task, plan_of
+from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source, split_names
+from alum_fairseq.prepare.record import DataRecord
+from alum_fairseq.tables import add_table_options, table_format
+from alum_fairseq.vocabulary import Vocabulary
+
+_DESCRIPTION = """\
+Makes the data that fairseq's sentence_prediction (and sentence_ranking) fine-tunes on.
+
+  alum-prepare --train train.tsv --valid dev.tsv --test test.tsv --columns sentence --label label \\
+      --vocabulary DIR --output DATA
+  alum-prepare --task SST-2 --input glue/SST-2 --vocabulary DIR --output DATA
+"""
+_EPILOG = f"""\
+Known data sets (--task): {", ".join(KNOWN_TASKS)}.
+What was done is recorded in DATA/alum-prepare.json.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return cli.run(_main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    arguments = _parser().parse_args(argv)
+    if arguments.workers < 1:
+        raise UsageError(f"--workers is {arguments.workers}: it must be 1 or more")
+    plan = _known_plan(arguments) if arguments.task else _own_plan(arguments)
+    record = prepare(
+        plan,
+        Vocabulary.load(arguments.vocabulary),
+        arguments.output,
+        arguments.max_positions,
+        arguments.workers,
+    )
+    print(summary(record))
+    print(f"\nwrote {arguments.output}; the options of fairseq-train that belong to it:\n")
+    print("  " + shlex.join([str(arguments.output), *record.train_options()]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser("alum-prepare", _DESCRIPTION, _EPILOG)
+    own = parser.add_argument_group("your own tables")
+    own.add_argument("--train", type=Path, metavar="FILE", help="training set; -: standard input")
+    for name, what in ((VALID, "validation sets"), (TEST, "test sets; labels may be missing")):
+        own.add_argument(
+            f"--{name}",
+            type=Path,
+            nargs="+",
+            default=[],
+            metavar="FILE",
+            help=f"{what}: fairseq's {name}, {name}1, ...",
+        )
+    own.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="the classes in their order (default: the training set's, sorted)",
+    )
+    own.add_argument("--regression", action="store_true", help="labels are numbers")
+    own.add_argument(
+        "--scale",
+        type=float,
+        metavar="NUMBER",
+        help="divide the labels of a regression by it (default: 1)",
+    )
+    own.add_argument(
+        "--choices",
+        nargs="+",
+        metavar="COLUMN",
+        help="multiple choice: columns of the candidates; the text of --columns is their context, "
+        "the label says which of them is right",
+    )
+    add_table_options(parser)
+    known = parser.add_argument_group("a known data set")
+    known.add_argument("--task", metavar="NAME", help="one of those listed below")
+    known.add_argument(
+        "--input", type=Path, metavar="DIR", help="folder with the files as they were published"
+    )
+    out = parser.add_argument_group("what is made")
+    out.add_argument(
+        "--vocabulary",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the model's dict.txt, and the files of its BPE",
+    )
+    out.add_argument("--output", type=Path, required=True, metavar="DATA", help="a new folder")
+    out.add_argument(
+        "--max-positions",
+        type=int,
+        default=512,
+        metavar="N",
+        help="most tokens of an example, special ones included: of longer ones the longest text "
+        "loses its end (default: 512)",
+    )
+    out.add_argument(
+        "--workers", type=int, default=_cores(), metavar="N", help="processes (default: all cores)"
+    )
+    return parser
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _known_plan(arguments: argparse.Namespace) -> Plan:
+    task = known_task(arguments.task)
+    parser = _parser()
+    for option in (
+        *("train", "valid", "test", "labels", "regression", "scale", "choices"),
+        *("columns", "label", "format", "header"),
+    ):
+        if getattr(arguments, option) != parser.get_default(option):
+            raise UsageError(f"--task {task.name} knows the layout: leave out --{option}")
+    if arguments.input is None:
+        raise UsageError(f"--task {task.name} needs --input, the folder of its files")
+    plan, missing = plan_of(task, arguments.input)
+    for split in missing:
+        cli.say(f"no {split}: {arguments.input} has no {' and '.join(task.files[split])}")
+    return plan
+
+
+def _own_plan(arguments: argparse.Namespace) -> Plan:
+    for option in ("train", "columns", "label"):
+        if getattr(arguments, option) is None:
+            raise UsageError(f"give --{option}, or --task and --input for a known data set")
+    if arguments.input is not None:
+        raise UsageError("--input goes with --task: name your own tables by --train, ...")
+    columns = tuple(arguments.columns)
+    table = table_format(arguments)
+    files = {TRAIN: arguments.train}
+    for kind in (VALID, TEST):
+        paths = getattr(arguments, kind)
+        files |= zip(split_names(kind, len(paths)), paths, strict=True)
+    kind = _kind(arguments, columns)
+    columns += tuple(arguments.choices or ())
+    return Plan(
+        kind,
+        {split: Source((file,), table, columns, arguments.label) for split, file in files.items()},
+        tuple(arguments.labels) if arguments.labels else None,
+        1.0 if arguments.scale is None else arguments.scale,
+    )
+
+
+def _kind(arguments: argparse.Namespace, columns: tuple[str, ...]) -> str:
+    """What is to be predicted, by the options; those that do not go together are refused."""
+    if arguments.regression and (arguments.choices or arguments.labels):
+        other = "--choices" if arguments.choices else "--labels"
+        raise UsageError(f"--regression and {other} exclude each other")
+    if arguments.scale is not None:
+        if not arguments.regression:
+            raise UsageError("--scale goes with --regression")
+        if not 0 < arguments.scale < float("inf"):
+            raise UsageError(f"--scale is {arguments.scale}: it must be above 0")
+    if arguments.labels and len(set(arguments.labels)) != len(arguments.labels):
+        raise UsageError(f"--labels {' '.join(arguments.labels)}: one of them comes twice")
+    if arguments.choices:
+        if len(columns) != 1 or len(arguments.choices) < 2:
+            raise UsageError("--choices needs two or more columns, and --columns one, the context")
+        return "choices"
+    if len(columns) > 2:
+        raise UsageError(f"--columns names {len(columns)} columns: fairseq reads one text, or two")
+    return "regression" if arguments.regression else "classification"
+
+
+def summary(record: DataRecord) -> str:
+    """A table of what was prepared, in plain text."""
+    rows = [("split", "rows", "truncated", "left out", "unknown tokens", "labels")]
+    for name, split in record.splits.items():
+        counts = ", ".join(f"{label}: {count}" for label, count in split.label_counts.items())
+        if len(split.label_counts) > 10:
+            counts = f"{len(split.label_counts)} classes"
+        numbers = (split.rows, split.truncated, split.dropped, split.unknown)
+        rows.append((name, *map(str, numbers), (counts or "numbers") if split.labelled else "none"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in (0, len(row) - 1) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

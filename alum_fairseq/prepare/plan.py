@@ -1,0 +1,56 @@
+"""What is to be prepared: where every split comes from, and what its columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from alum_fairseq.tables import TableFormat
+
+TRAIN, VALID, TEST = "train", "valid", "test"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a split comes from.
+
+    Attributes:
+        files: its tables, one after the other.
+        table: how they are divided.
+        columns: the columns of the texts.
+        label: the column of the label; None where there is none.
+    """
+
+    files: tuple[Path, ...]
+    table: TableFormat
+    columns: tuple[str, ...]
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared.
+
+    Attributes:
+        kind: as in :class:`alum_fairseq.prepare.record.DataRecord`.
+        sources: by split, ``train`` among them.
+        labels: the classes in their order; None: those of the training set.
+        scale: what the labels of a regression are divided by.
+        task: the name of a known data set, or None.
+        no_label: what stands for a label that the authors could not settle; such rows are dropped.
+        skip_malformed: whether rows with too few or too many fields are dropped.
+    """
+
+    kind: str
+    sources: Mapping[str, Source]
+    labels: tuple[str, ...] | None = None
+    scale: float = 1.0
+    task: str | None = None
+    no_label: str | None = None
+    skip_malformed: bool = False
+
+
+def split_names(first: str, count: int) -> list[str]:
+    """fairseq's names of several splits of a kind: ``test``, ``test1``, ``test2``, ..."""
+    return [first if i == 0 else f"{first}{i}" for i in range(count)]

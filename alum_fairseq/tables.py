@@ -1,0 +1,335 @@
+"""Rows of text and labels from TSV, CSV and JSON-lines, with the place of every bad one."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_file
+
+KINDS = ("tsv", "csv", "jsonl")
+STDIN = Path("-")
+
+_SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How a file is divided into fields.
+
+    Attributes:
+        kind: ``tsv`` (a tab always separates, quotation marks are text, as in GLUE), ``csv``
+            (fields may stand in double quotes), ``jsonl`` (an object a line), or None: what the
+            file's suffix says.
+        header: whether the first line holds the names of the columns; None: if any column is
+            asked for by name. JSON-lines have none.
+    """
+
+    kind: str | None = None
+    header: bool | None = None
+
+    def kind_of(self, path: Path) -> str:
+        """The kind of a file.
+
+        Raises:
+            UsageError: neither the format nor the suffix says it.
+        """
+        kind = self.kind or _SUFFIXES.get(path.suffix.lower())
+        if kind is None:
+            raise UsageError(
+                f"{shown(path)}: it cannot be seen what the file is: give --format "
+                f"{{{','.join(KINDS)}}}"
+            )
+        return kind
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example.
+
+    Attributes:
+        line: the line of the file that it begins at, from 1.
+        texts: the text columns, without the blanks around them.
+        label: the label column, likewise; None where there is none.
+    """
+
+    line: int
+    texts: tuple[str, ...]
+    label: str | None
+
+
+def read_rows(
+    path: Path,
+    table: TableFormat,
+    columns: Sequence[str],
+    label: str | None = None,
+    *,
+    label_optional: bool = False,
+    skip: Callable[[int], None] | None = None,
+) -> Iterator[Row]:
+    """Read a file row by row.
+
+    Args:
+        path: a file in UTF-8 (with or without a byte order mark), or :data:`STDIN`.
+        table: how it is divided.
+        columns: what the texts are in: names, or numbers from 1. In JSON-lines always keys.
+        label: what the label is in, or None.
+        label_optional: take a label column that is absent, or an empty label, as no label.
+        skip: called with the line of a row that has too few or too many fields, which is then left
+            out; without it such a row is an error.
+
+    Raises:
+        UsageError: a row is not as it should be; the message begins with ``file:line``.
+    """
+    kind = table.kind_of(path)
+    wanted = [*columns, *([] if label is None else [label])]
+    if kind == "jsonl":
+        _refuse_header(table)
+        records = _objects(path, columns, label, label_optional)
+    else:
+        optional = label if label_optional else None
+        records = _fields(path, kind, table.header, wanted, optional, skip)
+    for line, values in records:
+        *texts, found = values if label is not None else [*values, None]
+        found = None if found is None else found.strip()
+        if label is not None and not found and not label_optional:
+            raise UsageError(f"{shown(path)}:{line}: the label (column {label}) is empty")
+        yield Row(line, tuple(text.strip() for text in texts), found or None)
+
+
+def has_header(table: TableFormat, columns: Sequence[str]) -> bool:
+    """Whether the first line of a TSV or CSV holds names, when these columns are asked for.
+
+    Raises:
+        UsageError: a column is asked for by name where there are no names, or by the number 0.
+    """
+    for column in columns:
+        if column.isdecimal() and int(column) == 0:
+            raise UsageError("there is no column 0: columns count from 1")
+    names = [column for column in columns if not column.isdecimal()]
+    if names and table.header is False:
+        raise UsageError(
+            f"column {names[0]} is a name, but --no-header says that the file has no names: "
+            "give the number of the column, from 1"
+        )
+    return bool(names) if table.header is None else table.header
+
+
+def shown(path: Path) -> str:
+    """The path as messages name it."""
+    return "standard input" if path == STDIN else str(path)
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options by which tables are read; the same in every command."""
+    group = parser.add_argument_group("how tables are read")
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns of the texts: names, or numbers from 1 (in JSON-lines: keys)",
+    )
+    group.add_argument("--label", metavar="COLUMN", help="column of the label, likewise")
+    group.add_argument(
+        "--format", choices=KINDS, help="what the files are (default: what their suffix says)"
+    )
+    header = group.add_mutually_exclusive_group()
+    header.add_argument(
+        "--header",
+        action="store_true",
+        default=None,
+        help="the first line is no example but the columns' names (default: if one is asked for by "
+        "name)",
+    )
+    header.add_argument(
+        "--no-header",
+        dest="header",
+        action="store_false",
+        default=None,
+        help="the first line is an example",
+    )
+
+
+def table_format(arguments: argparse.Namespace) -> TableFormat:
+    """What the options of :func:`add_table_options` say."""
+    return TableFormat(arguments.format, arguments.header)
+
+
+def _fields(
+    path: Path,
+    kind: str,
+    header: bool | None,
+    wanted: list[str],
+    optional: str | None,
+    skip: Callable[[int], None] | None,
+) -> Iterator[tuple[int, list[str | None]]]:
+    """The wanted fields of every row of a TSV or CSV; None where the optional column is absent."""
+    named = has_header(TableFormat(kind, header), wanted)
+    split = _split_csv if kind == "csv" else _split_tsv
+    with _opened(path) as stream:
+        rows = _without_blank_lines(path, split(path, _decoded(path, stream)))
+        first = next(rows, None)
+        if first is None:
+            return
+        names = [name.strip() for name in first[1]] if named else None
+        width = len(first[1])
+        places = [_place(path, column, names, width, column == optional) for column in wanted]
+        for line, fields in rows if named else chain([first], rows):
+            if len(fields) == width:
+                yield line, [None if place is None else fields[place] for place in places]
+            elif skip is not None:
+                skip(line)
+            else:
+                raise UsageError(
+                    f"{shown(path)}:{line}: {_count(len(fields), 'field')} where line {first[0]} "
+                    f"has {width}"
+                )
+
+
+def _place(
+    path: Path, column: str, names: list[str] | None, width: int, optional: bool
+) -> int | None:
+    """Where a column is, from 0; None where it is absent and optional."""
+    if column.isdecimal():
+        places = [int(column) - 1] if int(column) <= width else []
+        there_are = f"only {width}"
+    else:
+        places = [i for i, name in enumerate(names or []) if name == column]
+        there_are = f"but {', '.join(names or [])}"
+    if len(places) > 1:
+        raise UsageError(
+            f"{shown(path)}:1: {len(places)} columns are called {column}: give the number of one"
+        )
+    if not places and not optional:
+        raise UsageError(f"{shown(path)}:1: there is no column {column}, {there_are}")
+    return places[0] if places else None
+
+
+def _objects(
+    path: Path, columns: Sequence[str], label: str | None, label_optional: bool
+) -> Iterator[tuple[int, list[str | None]]]:
+    """The wanted values of every object of a JSON-lines file."""
+    with _opened(path) as stream:
+        lines = ((i, [line]) for i, line in enumerate(_decoded(path, stream), 1))
+        for number, [line] in _without_blank_lines(path, lines):
+            where = f"{shown(path)}:{number}"
+            try:
+                found = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise UsageError(f"{where}: this is no JSON: {error}") from None
+            if not isinstance(found, dict):
+                raise UsageError(f"{where}: a JSON object is expected, not {_brief(found)}")
+            values: list[str | None] = [_text(where, found, column) for column in columns]
+            if label is not None:
+                values.append(_label(where, found, label, label_optional))
+            yield number, values
+
+
+def _text(where: str, found: dict[str, Any], column: str) -> str:
+    if column not in found:
+        raise UsageError(f"{where}: there is no {column}: there are {', '.join(found)}")
+    value = found[column]
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: {column} must be a text, not {_brief(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{where}: {column} holds half a character ({_brief(value)})") from None
+    return value
+
+
+def _label(where: str, found: dict[str, Any], label: str, optional: bool) -> str | None:
+    value = found.get(label)
+    if value is None:
+        if optional:
+            return None
+        if label not in found:
+            raise UsageError(f"{where}: there is no {label}: there are {', '.join(found)}")
+    if isinstance(value, str):
+        return _text(where, found, label)
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise UsageError(f"{where}: {label} must be a text or a number, not {_brief(value)}")
+
+
+def _refuse_header(table: TableFormat) -> None:
+    if table.header is not None:
+        option = "--header" if table.header else "--no-header"
+        raise UsageError(f"{option} is for TSV and CSV: JSON-lines name their columns in each line")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if path == STDIN:
+        yield sys.stdin.buffer
+        return
+    if not path.is_fifo():  # such as the shell's <(command)
+        existing_file(path)
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    with stream:
+        yield stream
+
+
+def _decoded(path: Path, stream: BinaryIO) -> Iterator[str]:
+    """The lines, which end with a line feed and with nothing else that Unicode calls an end."""
+    for number, raw in enumerate(stream, 1):
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        try:
+            yield raw.decode()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{shown(path)}:{number}: the text is not in UTF-8: {error}") from None
+
+
+def _split_tsv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, 1):
+        yield number, line.removesuffix("\n").removesuffix("\r").split("\t")
+
+
+def _split_csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(2**31 - 1)  # whole documents
+    reader = csv.reader(lines, strict=True)
+    while True:
+        begins = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UsageError(f"{shown(path)}:{begins}: this is no CSV: {error}") from None
+        yield begins, fields
+
+
+def _without_blank_lines(
+    path: Path, rows: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows less the blank lines at the file's end; elsewhere one is a mistake."""
+    blank = None
+    for line, fields in rows:
+        if not any(field.strip() for field in fields) and len(fields) < 2:
+            blank = blank or line
+            continue
+        if blank is not None:
+            raise UsageError(f"{shown(path)}:{blank}: the line is empty")
+        yield line, fields
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
