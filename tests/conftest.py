@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -222,3 +224,24 @@ def trained_model(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     }
     run_tool("fairseq-train", mlm_data, *command_line(options))
     return folder / "checkpoint_last.pt"
+
+
+def in_two_processes(train: Callable[..., Any]) -> list[Any]:
+    """Call what trains once for each of two ranks, with the options that make them one run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def worker(rank: int) -> Any:
+        return train(
+            distributed_backend="gloo",
+            ddp_backend="legacy_ddp",
+            distributed_init_method=f"tcp://127.0.0.1:{port}",
+            distributed_no_spawn=True,
+            distributed_world_size=2,
+            nprocs_per_node=2,
+            distributed_rank=rank,
+        )
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(worker, (0, 1)))

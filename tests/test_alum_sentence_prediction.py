@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL_MODEL, Train, make_model, make_sample, make_task, run_tool
+from conftest import (
+    PLUGIN,
+    SMALL_MODEL,
+    Train,
+    in_two_processes,
+    json_log,
+    make_model,
+    make_sample,
+    make_task,
+    run_tool,
+)
 from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
     SentencePredictionCriterion,
@@ -110,42 +120,81 @@ def test_a_distributions_divergence_is_refused_for_regression() -> None:
         )
 
 
-def test_fine_tuning_a_checkpoint_with_a_schedule(
-    train: Train, mlm_data: Path, tmp_path: Path
-) -> None:
-    train("pretrained", max_update=2, disable_validation=True)
+@pytest.fixture(scope="module")
+def data(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Does a text have "the" among its first words? In fairseq's layout."""
+    folder = tmp_path_factory.mktemp("sentences")
     lines = (mlm_data.parent / "train").read_text().splitlines()
     texts = [line for line in lines if len(line.split()) > 10][:80]
     for name, column in {
         "input0": [" ".join(text.split()[:30]) for text in texts],
-        "label": ["yes" if "the" in text.split()[:5] else "no" for text in texts],
+        "label": ["1" if "the" in text.split()[:5] else "0" for text in texts],
     }.items():
-        (tmp_path / name).write_text("\n".join(column) + "\n")
+        (folder / name).write_text("\n".join(column) + "\n")
         dictionary = ("--srcdict", mlm_data / "dict.txt") if name == "input0" else ()
         run_tool(
             *("fairseq-preprocess", "--only-source", "--workers", 1, *dictionary),
-            *("--trainpref", tmp_path / name, "--validpref", tmp_path / name),
-            *("--destdir", tmp_path / "data" / name),
+            *("--trainpref", folder / name, "--validpref", folder / name),
+            *("--destdir", folder / "data" / name),
         )
+    return folder / "data"
+
+
+FINETUNING = {
+    "task": "alum_sentence_prediction",
+    "criterion": "alum_sentence_prediction",
+    "sample_break_mode": None,
+    "tokens_per_sample": None,
+    "max_positions": SMALL_MODEL["max-positions"],
+    "num_classes": 2,
+    "init_token": 0,
+    "alum_validate": True,
+}
+
+
+def test_fine_tuning_a_checkpoint_with_a_schedule(train: Train, data: Path, tmp_path: Path) -> None:
+    train("pretrained", max_update=2, disable_validation=True)
     output = train(
         "finetuned",
-        data=tmp_path / "data",
-        task="alum_sentence_prediction",
-        criterion="alum_sentence_prediction",
-        sample_break_mode=None,
-        tokens_per_sample=None,
-        max_positions=SMALL_MODEL["max-positions"],
-        num_classes=2,
-        init_token=0,
+        data=data,
+        **FINETUNING,
         restore_file=tmp_path / "pretrained/checkpoint_last.pt",
         reset_optimizer=True,
         reset_dataloader=True,
         reset_meters=True,
         alum_start_update=2,
-        alum_validate=True,
         best_checkpoint_metric="adv_accuracy",
         maximize_best_checkpoint_metric=True,
     ).stdout
     assert "adv_accuracy" in output
     assert output.count('"adv_loss"') == 2
     assert (tmp_path / "finetuned/checkpoint_best.pt").exists()
+
+
+# fairseq gathers what cannot be summed by way of a GPU's memory.
+WITHOUT_GPU = f"""\
+import sys
+import torch
+sys.path.insert(0, {str(PLUGIN.parent)!r})
+torch.cuda.ByteTensor = torch.ByteTensor
+torch.Tensor.pin_memory = lambda self, *_: self
+import alum_fairseq
+"""
+
+
+def test_metrics_of_predictions_on_two_ranks(train: Train, data: Path, tmp_path: Path) -> None:
+    """F1 and MCC are made of all predictions; fairseq's own criterion fails to add up lists."""
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin/__init__.py").write_text(WITHOUT_GPU)
+    options = {
+        **FINETUNING,
+        **{"data": data, "report_mcc": True, "report_acc_and_f1": True, "max_valid_steps": None},
+        **{"lr": 0, "max_update": 1, "required_batch_size_multiple": 1, "no_save": True},
+        **{"user_dir": tmp_path / "plugin", "batch_size_valid": 6},
+    }
+    alone = json_log(train("alone", **options).stdout, "valid")[-1]
+    first, _ = in_two_processes(lambda **rank: train("two", **options, **rank))
+    together = json_log(first.stdout, "valid")[-1]
+    for name in ("mcc", "f1", "acc_and_f1", "adv_mcc", "adv_f1", "accuracy", "loss"):
+        found, expected = (float(log[f"valid_{name}"]) for log in (together, alone))
+        assert found == pytest.approx(expected, abs=0.02), name

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sentencepiece
 import torch
-from conftest import PLUGIN, ROOT, SMALL_MODEL, Train, command_line, json_log, run_tool
+from conftest import (
+    PLUGIN,
+    ROOT,
+    SMALL_MODEL,
+    Train,
+    command_line,
+    in_two_processes,
+    json_log,
+    run_tool,
+)
 from fairseq import checkpoint_utils, tasks
 from fairseq.models.roberta import RobertaModel
 from omegaconf import OmegaConf
@@ -232,27 +239,12 @@ def test_restore_into_another_run_and_from_pretrained(train: Train, tmp_path: Pa
 
 
 def test_two_processes(train: Train, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def worker(rank: int) -> str:
-        return train(
-            "save",
-            max_update=3,
-            alum_validate=True,
-            alum_log_gain_interval=2,
-            distributed_backend="gloo",
-            ddp_backend="legacy_ddp",
-            distributed_init_method=f"tcp://127.0.0.1:{port}",
-            distributed_no_spawn=True,
-            distributed_world_size=2,
-            nprocs_per_node=2,
-            distributed_rank=rank,
-        ).stdout
-
-    with ThreadPoolExecutor() as pool:
-        first, _ = pool.map(worker, (0, 1))
+    first, _ = in_two_processes(
+        lambda **rank: train(
+            "save", max_update=3, alum_validate=True, alum_log_gain_interval=2, **rank
+        )
+    )
+    first = first.stdout
     updates = json_log(first, "train_inner")
     assert [update["bsz"] for update in updates] == ["16"] * 3
     assert all(float(update["adv_loss"]) > 0 for update in updates)

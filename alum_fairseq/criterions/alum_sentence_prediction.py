@@ -30,3 +30,10 @@ class AlumSentencePrediction(AlumCriterion, SentencePredictionCriterion):
     def predicts_numbers(cls, cfg: Any) -> bool:
         """Whether ``--regression-target`` was given."""
         return cfg.regression_target
+
+    def logging_outputs_can_be_summed(self) -> bool:
+        """Not in validation for F1, MCC and correlation, which are made of all predictions.
+
+        fairseq's own says that they can, and fails at the sum of lists on several GPUs.
+        """
+        return self.training or not self.keep_pred_and_targ

@@ -52,9 +52,6 @@ esac
 [ -f "$model" ] || fail "$model: there is no such file"
 gpus="${GPUS:-1}"
 case "$gpus" in *[!0-9]* | 0) fail "GPUS=$gpus: it must be a number, 1 or more" ;; esac
-# fairseq's F1, MCC and correlation do not add up over processes: it stops with a TypeError.
-[ "$metric" = accuracy ] || [ "$gpus" -eq 1 ] \
-    || fail "GPUS=$gpus: with $metric, which $task reports, fairseq validates on one GPU alone"
 batch="${BATCH:-$((sequences / gpus))}"
 case "$batch" in *[!0-9]*) fail "BATCH=$batch: it must be a number" ;; esac
 { [ "$batch" -gt 0 ] && [ "$((sequences % (gpus * batch)))" -eq 0 ]; } \
