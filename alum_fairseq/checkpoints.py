@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-import zipfile
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from fairseq.tasks import FairseqTask
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_file
 
 # How torch says that a pickle asks for a class or a function that is none of plain data.
@@ -28,7 +27,7 @@ _UNSAFE = re.compile(r"Unsupported (global|class)|not an allowed global|call red
 def load_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint into CPU memory: weights and plain values, never code.
 
-    Both of torch's formats are read; the newer one is mapped into memory, not copied.
+    Both of torch's formats are read.
 
     Raises:
         UsageError: the file is missing, cut short, no checkpoint of a model, or it holds
@@ -36,9 +35,9 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     existing_file(path)
     try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
-        )
+        # Not mapped into memory: fairseq writes checkpoint_last.pt in place, and to read a map of a
+        # file that becomes shorter kills the process.
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _UNSAFE.search(str(error)):
             raise UsageError(
@@ -73,7 +72,9 @@ def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig
             overwrite_args_by_name(cfg, overrides)
             return cfg
     except Exception as error:  # strangers' values, anywhere inside fairseq, hydra and omegaconf
-        raise UsageError(f"{path}: its options are not those of this fairseq: {error}") from None
+        raise UsageError(
+            f"{path}: its options are not those of this fairseq: {one_line(error)}"
+        ) from None
     raise UsageError(f"{path} is no checkpoint of fairseq: it has neither 'cfg' nor 'args'")
 
 
@@ -102,7 +103,7 @@ def load_model(path: Path, **overrides: Any) -> tuple[nn.Module, FairseqTask, Di
     except FileNotFoundError as error:
         raise UsageError(f"{path} needs {error.filename}, which does not exist") from None
     except Exception as error:  # strangers' values again
-        raise UsageError(f"{path}: its model cannot be built: {error}") from None
+        raise UsageError(f"{path}: its model cannot be built: {one_line(error)}") from None
     check_fits(state, model, path)
     model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
     return model.eval(), task, cfg

@@ -14,6 +14,12 @@ class UsageError(ValueError, RuntimeError):
     """
 
 
+def one_line(error: BaseException) -> str:
+    """The message of a library's error without its line breaks, cut to what can be read."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
 def show_usage_errors_in_one_line() -> None:
     """End a program by a :class:`UsageError` with its message alone, without a traceback.
 

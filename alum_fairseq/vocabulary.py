@@ -13,7 +13,7 @@ from fairseq.data import Dictionary
 from fairseq.data.encoders import build_bpe
 
 from alum_fairseq import subwords  # noqa: F401  (registers a BPE)
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_folder
 
 DICTIONARY = "dict.txt"
@@ -104,7 +104,7 @@ class Vocabulary:
             raise
         except Exception as error:  # each library has its own
             names = ", ".join(str(file) for file in self.files[1:])
-            raise UsageError(f"{names} cannot be read: {error}") from None
+            raise UsageError(f"{names} cannot be read: {one_line(error)}") from None
 
 
 class _Words:
@@ -124,4 +124,4 @@ def _load_dictionary(folder: Path) -> Dictionary:
     try:
         return Dictionary.load(str(path))
     except Exception as error:  # fairseq raises Exception, too
-        raise UsageError(f"{path} is no dictionary of fairseq: {error}") from None
+        raise UsageError(f"{path} is no dictionary of fairseq: {one_line(error)}") from None

@@ -77,6 +77,11 @@ install_tools() {
         step "installing build tools" python -m pip install "${BUILD_TOOLS[@]}"
         step "building fairseq (about 4 minutes the first time)" \
             python -m pip install --no-build-isolation "$FAIRSEQ"
+        # fairseq brings it along for speech, built for another torch; transformers fails over it.
+        if python -m pip show --quiet torchaudio && ! python -c 'import torchaudio'; then
+            step "removing a torchaudio that does not load" \
+                python -m pip uninstall --yes torchaudio
+        fi 2>/dev/null
     fi
     step "installing subword libraries, matplotlib and test tools" \
         python -m pip install "${TOOLS[@]}"

@@ -31,13 +31,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from alum_fairseq.checkpoints import load_state
 from alum_fairseq.convert.command import main
 from alum_fairseq.convert.sentencepiece_model import UNIGRAM, SentencepieceModel
+from alum_fairseq.data_record import DataRecord
 from alum_fairseq.errors import UsageError
-from alum_fairseq.prepare.record import DataRecord
 from alum_fairseq.vocabulary import Vocabulary
 
-# fairseq brings a torchaudio that does not load beside a torch for CPUs; transformers, which tries
-# to, takes that for an error of its own.
-sys.modules.setdefault("torchaudio", None)
 transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-4

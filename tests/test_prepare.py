@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alum_fairseq import UsageError
+from alum_fairseq.data_record import DataRecord
+from alum_fairseq.encoding import ExampleEncoder, shorten
 from alum_fairseq.prepare import encode
 from alum_fairseq.prepare.command import main
 from alum_fairseq.prepare.datasets import KNOWN_TASKS
-from alum_fairseq.prepare.encode import ExampleEncoder, shorten
 from alum_fairseq.prepare.labels import in_order
-from alum_fairseq.prepare.record import DataRecord
 from alum_fairseq.vocabulary import Vocabulary
 
 SHARED = ROOT.parent / "shared" / "data"

@@ -14,11 +14,11 @@ from typing import IO
 import torch
 
 from alum_fairseq import cli
+from alum_fairseq.data_record import RECORD, DataRecord
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
 from alum_fairseq.predict.predictor import MAX_TOKENS, Prediction, Predictor
 from alum_fairseq.predict.scores import check_answer, scores
-from alum_fairseq.prepare.record import RECORD, DataRecord
 from alum_fairseq.tables import (
     STDIN,
     Row,

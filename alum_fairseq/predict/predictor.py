@@ -14,9 +14,9 @@ from fairseq.data.data_utils import batch_by_size, collate_tokens
 from torch import Tensor, nn
 
 from alum_fairseq.checkpoints import config_of, load_model, load_state
+from alum_fairseq.data_record import RECORD, DataRecord
+from alum_fairseq.encoding import ExampleEncoder
 from alum_fairseq.errors import UsageError
-from alum_fairseq.prepare.encode import ExampleEncoder
-from alum_fairseq.prepare.record import RECORD, DataRecord
 from alum_fairseq.vocabulary import Vocabulary
 
 VOCABULARY = "vocabulary"  # alum-prepare puts it there

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import textwrap
 from pathlib import Path
 
 from alum_fairseq import cli
+from alum_fairseq.data_record import DataRecord
 from alum_fairseq.errors import UsageError
 from alum_fairseq.prepare.build import prepare
 from alum_fairseq.prepare.datasets import KNOWN_TASKS, known_task, plan_of
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source, split_names
-from alum_fairseq.prepare.record import DataRecord
 from alum_fairseq.tables import add_table_options, table_format
 from alum_fairseq.vocabulary import Vocabulary
 
@@ -23,8 +24,9 @@ Makes the data that fairseq's sentence_prediction (and sentence_ranking) fine-tu
       --vocabulary DIR --output DATA
   alum-prepare --task SST-2 --input glue/SST-2 --vocabulary DIR --output DATA
 """
+_KNOWN = textwrap.fill(f"Known data sets (--task): {', '.join(KNOWN_TASKS)}.", 98)
 _EPILOG = f"""\
-Known data sets (--task): {", ".join(KNOWN_TASKS)}.
+{_KNOWN}
 What was done is recorded in DATA/alum-prepare.json.
 """
 

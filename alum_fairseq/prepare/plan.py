@@ -33,7 +33,7 @@ class Plan:
     """What is to be prepared.
 
     Attributes:
-        kind: as in :class:`alum_fairseq.prepare.record.DataRecord`.
+        kind: as in :class:`alum_fairseq.data_record.DataRecord`.
         sources: by split, ``train`` among them.
         labels: the classes in their order; None: those of the training set.
         scale: what the labels of a regression are divided by.

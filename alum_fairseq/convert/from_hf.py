@@ -1,0 +1,166 @@
+"""``alum-convert from-hf``: a folder of transformers becomes a checkpoint of fairseq."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alum_fairseq.convert.architecture import Architecture, Config, command_line
+from alum_fairseq.convert.folder import Tensors, read_config
+from alum_fairseq.convert.read_tokenizer import (
+    Subwords,
+    order_of_symbols,
+    read_subwords,
+    write_dictionary,
+)
+from alum_fairseq.convert.weights import (
+    DEFAULT_HEAD,
+    HEADS,
+    number_of_labels,
+    to_fairseq,
+)
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_folder, whole_folder
+from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
+
+CHECKPOINT = "model.pt"
+LABELS = Path("label") / DICTIONARY
+
+
+def convert(source: Path, target: Path) -> tuple[list[str], str]:
+    """Convert a folder.
+
+    Args:
+        source: with ``config.json``, tensors and a tokenizer.
+        target: is made, with ``model.pt``, ``dict.txt``, the files of the subwords, and
+            ``label/dict.txt`` if there is a classification head.
+
+    Returns:
+        What was not carried over, or is otherwise worth knowing; and how to go on.
+
+    Raises:
+        UsageError: the folder is broken, or fairseq has no such model.
+    """
+    config = read_config(existing_folder(source))
+    architecture = Architecture.of_config(config)
+    subwords = read_subwords(source, config.values["model_type"])
+    tensors = Tensors.read(source)
+    rows = config.whole("vocab_size")
+    order = order_of_symbols(subwords, rows, _unknowns(tensors, subwords, rows))
+    model = to_fairseq(tensors, config, architecture, order, rows)
+    notes = [*(f"not carried over: {lost}" for lost in model.lost), *subwords.notes]
+    with whole_folder(target) as folder:
+        subwords.write(folder)
+        renamed = write_dictionary(subwords, order, folder / DICTIONARY)
+        if renamed:
+            notes.append(
+                f"{renamed} tokens cannot be symbols of fairseq (added later, or with a blank): "
+                f"their rows are kept, under the names madeupword... in {DICTIONARY}"
+            )
+        torch.save(_checkpoint(model.weights, config, architecture), folder / CHECKPOINT)
+        if f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in model.weights:
+            _write_labels(config, folder / LABELS)
+    return notes, _next_steps(Vocabulary.load(target), architecture, config, model.weights)
+
+
+def _unknowns(tensors: Tensors, subwords: Subwords, rows: int) -> frozenset[int]:
+    """Rows that ``to-hf`` added for what fairseq takes for ``<unk>``: its copies at the end."""
+    unknown, mask = subwords.special[3:]
+    name = next((n for n in tensors.left if n.endswith("word_embeddings.weight")), None)
+    if name is None or len(tensors.peek(name)) != rows or max(unknown, mask) >= rows:
+        return frozenset()  # to_fairseq says what is wrong
+    embeddings: Tensor = tensors.peek(name)
+    same = (embeddings == embeddings[unknown]).all(dim=1).nonzero().flatten().tolist()
+    copies = {i for i in same if i > mask}
+    return frozenset(copies if copies == set(range(mask + 1, rows)) else ())
+
+
+def _is_regression(config: Config) -> bool:
+    return config.values.get("problem_type") == "regression" or number_of_labels(config) == 1
+
+
+def _checkpoint(
+    weights: dict[str, Tensor], config: Config, architecture: Architecture
+) -> dict[str, Any]:
+    """What fairseq writes for a model that has not been trained yet."""
+    args = Namespace(
+        **architecture.options,
+        task="masked_lm",
+        criterion="masked_lm",
+        data=".",
+        tokens_per_sample=architecture.max_positions,
+        regression_target=_is_regression(config),
+    )
+    return {
+        "args": args,
+        "model": weights,
+        "optimizer_history": [
+            {
+                "criterion_name": "MaskedLmLoss",
+                "optimizer_name": "FairseqAdam",
+                "lr_scheduler_state": {},
+                "num_updates": 0,
+            }
+        ],
+        "extra_state": {
+            "train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True},
+            "val_loss": None,
+        },
+    }
+
+
+def _write_labels(config: Config, path: Path) -> None:
+    """The classes in their order, as the dictionary that fairseq's task reads."""
+    labels = label_names(config)
+    path.parent.mkdir()
+    path.write_text("".join(f"{label} 1\n" for label in labels), encoding="utf-8")
+
+
+def label_names(config: Config) -> list[str]:
+    """Names of the classes.
+
+    Raises:
+        UsageError: ``id2label`` is broken.
+    """
+    count = number_of_labels(config)
+    found = config.values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
+    labels = [found.get(str(i)) for i in range(count)]
+    if not all(isinstance(label, str) and label.strip() for label in labels):
+        raise UsageError(f"{config.path}: id2label does not name the classes from 0 to {count - 1}")
+    if len(set(labels)) < count:
+        raise UsageError(f"{config.path}: id2label names a class twice")
+    return labels
+
+
+def _next_steps(
+    vocabulary: Vocabulary,
+    architecture: Architecture,
+    config: Config,
+    weights: dict[str, Tensor],
+) -> str:
+    """Commands that use the result, ready to be pasted."""
+    checkpoint = vocabulary.folder / CHECKPOINT
+    arguments = [f'"{vocabulary.folder}"', 'user_dir="alum_fairseq"']
+    arguments += [f'{name}="{value}"' for name, value in vocabulary.options.items()]
+    options = " ".join(command_line(architecture.options))
+    lines = [
+        "In Python:",
+        "    from fairseq.models.roberta import RobertaModel",
+        f"    roberta = RobertaModel.from_pretrained({', '.join(arguments)}).eval()",
+        "To train on, with data that were made with this vocabulary "
+        f"(alum-prepare --vocabulary {vocabulary.folder}):",
+        f"    fairseq-train DATA --user-dir alum_fairseq --finetune-from-model {checkpoint} "
+        f"{options} --task ... --criterion ...",
+    ]
+    if any(name.startswith(HEADS) for name in weights):
+        kind = "--regression-target " if _is_regression(config) else ""
+        lines.append(
+            f"Its head goes on where --task sentence_prediction has {kind}--num-classes "
+            f"{number_of_labels(config)} and its labels in the order of "
+            f"{vocabulary.folder / LABELS}."
+        )
+    return "\n".join(lines)

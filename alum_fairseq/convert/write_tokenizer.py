@@ -1,0 +1,291 @@
+"""From fairseq's vocabulary to a ``tokenizer.json`` that gives fairseq's ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from fairseq.data import Dictionary
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+
+from alum_fairseq.convert.byte_level import bpe_numbers
+from alum_fairseq.convert.folder import read_json
+from alum_fairseq.convert.sentencepiece_model import BPE, UNIGRAM, Piece, SentencepieceModel
+from alum_fairseq.errors import UsageError
+from alum_fairseq.vocabulary import Vocabulary
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+@dataclass(frozen=True)
+class Template:
+    """What fairseq's task puts around and between the texts of an example.
+
+    Attributes:
+        first: the symbol before the first text, if any.
+        separator: the symbol between ``</s>`` and a second text, if any.
+    """
+
+    first: str | None = "<s>"
+    separator: str | None = "</s>"
+
+    def processor(self, ids: Callable[[str], int]) -> processors.TemplateProcessing:
+        """The same as a post-processor."""
+        single = [*([self.first] if self.first else []), "$A", "</s>"]
+        pair = [*single, *([self.separator] if self.separator else []), "$B", "</s>"]
+        used = {symbol for symbol in pair if not symbol.startswith("$")}
+        return processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=[(symbol, ids(symbol)) for symbol in used]
+        )
+
+
+class Ids:
+    """Numbers for the tokens of a tokenizer: fairseq's, and new ones after them.
+
+    fairseq takes what ``dict.txt`` does not hold for ``<unk>``. A tokenizer cannot: its tokens need
+    numbers of their own, or else it cuts text differently. So each gets one after fairseq's last,
+    and the model a row for it that is a copy of that of ``<unk>``.
+    """
+
+    def __init__(self, dictionary: Dictionary) -> None:
+        self.symbols = [*dictionary.symbols]
+        if "<mask>" not in dictionary:  # its tasks add it
+            self.symbols.append("<mask>")
+        self._known = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self._new = count(len(self.symbols))
+        self.unknowns = 0
+        self._used: set[int] = set()
+
+    def __call__(self, symbol: str) -> int:
+        """The number of a symbol."""
+        if symbol in self._known:
+            self._used.add(self._known[symbol])
+            return self._known[symbol]
+        self.unknowns += 1
+        return next(self._new)
+
+    def unused(self, taken: Iterable[str]) -> dict[str, int]:
+        """Numbers of symbols that nobody asked for, under names that are not taken."""
+        taken = set(taken)
+        rest = {}
+        for i, symbol in enumerate(self.symbols):
+            if i not in self._used:
+                name = symbol if symbol not in taken else f"<symbol {i}>"
+                rest[name] = i
+        return rest
+
+
+def make_tokenizer(vocabulary: Vocabulary, template: Template) -> tuple[Tokenizer, int]:
+    """A tokenizer that cuts text as fairseq does, and gives fairseq's ids.
+
+    Returns:
+        The tokenizer, and how many of its tokens fairseq takes for ``<unk>``: they have ids
+        after fairseq's last.
+
+    Raises:
+        UsageError: the files are broken, or of a kind that tokenizers does not know.
+    """
+    ids = Ids(vocabulary.dictionary)
+    make = {
+        "gpt2": _byte_level,
+        "sentencepiece": _sentencepiece,
+        "alum_tokenizers": _remapped,
+        "none": _words,
+    }[vocabulary.bpe]
+    try:
+        tokenizer = make(vocabulary, ids)
+    except UsageError:
+        raise
+    except Exception as error:  # the library raises nothing finer
+        names = ", ".join(str(file) for file in vocabulary.files)
+        raise UsageError(f"{names} cannot be made a tokenizer.json: {error}") from None
+    tokenizer.add_special_tokens(
+        [AddedToken(token, lstrip=token == "<mask>", normalized=False) for token in SPECIAL]
+    )
+    tokenizer.post_processor = template.processor(tokenizer.token_to_id)
+    return tokenizer, ids.unknowns
+
+
+def _words(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
+    words = models.WordLevel({word: ids(word) for word in ids.symbols}, unk_token="<unk>")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+# ------------------------------------------------------------------------------------- byte level
+
+
+def _byte_level(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
+    encoder, merges_file = (vocabulary.folder / name for name in ("encoder.json", "vocab.bpe"))
+    numbers = read_json(encoder)
+    lines = merges_file.read_text(encoding="utf-8").split("\n")[1:-1]  # as fairseq reads it
+    merges = [tuple(line.split()) for line in lines]
+    # Others, such as the end of text, are never cut out of text.
+    tokens = {token: ids(str(numbers[token])) for token in bpe_numbers(merges)}
+    rest = {n: token for token, n in numbers.items() if token not in tokens}
+    for symbol in ids.symbols:
+        if symbol.isdigit() and int(symbol) in rest:
+            tokens[rest[int(symbol)]] = ids(symbol)
+    tokens |= ids.unused(tokens)
+    tokenizer = Tokenizer(models.BPE(tokens, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+# ---------------------------------------------------------------------------------- sentencepiece
+
+
+def _sentencepiece(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
+    path = vocabulary.files[1]
+    model = SentencepieceModel.read(path)
+    if model.kind not in (UNIGRAM, BPE) or model.suffix:
+        raise UsageError(
+            f"{path} is of a kind that tokenizers has not: unigram and BPE with blanks before "
+            "words can be converted"
+        )
+    pieces = [piece for piece in model.pieces if piece.is_text]
+    make = _unigram if model.kind == UNIGRAM else _merges
+    tokenizer = Tokenizer(make(model, pieces, ids))
+    steps: list[normalizers.Normalizer] = []
+    if model.charsmap:
+        steps.append(normalizers.Precompiled(model.charsmap))
+    if model.single_blanks:
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("^ | $"), "")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if model.dummy_prefix else "never"
+    # Never split: some models have pieces with blanks inside.
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer.add_tokens(
+        [AddedToken(piece.text, normalized=False) for piece in pieces if piece.is_user_defined]
+    )
+    return tokenizer
+
+
+def _unigram(model: SentencepieceModel, pieces: list[Piece], ids: Ids) -> models.Unigram:
+    tokens = {ids(piece.text): (piece.text, piece.score) for piece in pieces}
+    rest = ids.unused(piece.text for piece in pieces)
+    least = min(piece.score for piece in pieces)
+    # Characters that the model did not know, and that fairseq-preprocess counted all the same. An
+    # unknown character costs 10 more than the rarest piece, and so do they.
+    tokens |= {i: (name, least - 10 * (len(name) == 1)) for name, i in rest.items()}
+    in_order = [tokens[i] for i in range(len(tokens))]
+    return models.Unigram(in_order, unk_id=ids("<unk>"), byte_fallback=model.byte_fallback)
+
+
+def _merges(model: SentencepieceModel, pieces: list[Piece], ids: Ids) -> models.BPE:
+    """sentencepiece joins the neighbours that make the best piece, whichever they are."""
+    tokens = {piece.text: ids(piece.text) for piece in pieces}
+    tokens |= ids.unused(tokens)
+    by_score = sorted(pieces, key=lambda piece: -piece.score)
+    merges = [
+        (piece.text[:i], piece.text[i:])
+        for piece in by_score
+        for i in range(1, len(piece.text))
+        if piece.text[:i] in tokens and piece.text[i:] in tokens
+    ]
+    return models.BPE(
+        tokens, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=model.byte_fallback
+    )
+
+
+# --------------------------------------------------------------------------- another tokenizer.json
+
+
+def _remapped(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
+    """The same tokenizer with other ids, and fairseq's special tokens rather than its own."""
+    content = json.loads(Tokenizer.from_file(str(vocabulary.files[1])).to_str())
+    known = set(ids.symbols)
+    own = {
+        token["content"]
+        for token in content["added_tokens"]
+        if token["special"] and token["content"] not in known
+    }
+    model = content["model"]
+    own.add(_unknown_token(model))
+    pairs: list[tuple[str, Any]] = (
+        list(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"]
+    )
+    kept = [(token, value) for token, value in pairs if token not in own - known]
+    added = [
+        token
+        for token in content["added_tokens"]
+        if not token["special"] and token["content"] not in own
+    ]
+    numbers = {token: ids(token) for token, _ in kept}
+    numbers |= {t["content"]: ids(t["content"]) for t in added if t["content"] not in numbers}
+    numbers |= ids.unused(numbers)
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = numbers
+        model["unk_token"] = "<unk>"
+    else:
+        scores = dict(kept)
+        least = min(scores.values())
+        by_id = {i: [token, scores.get(token, least)] for token, i in numbers.items()}
+        model["vocab"] = [by_id[i] for i in range(len(by_id))]
+        model["unk_id"] = ids("<unk>")
+    content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.add_tokens([_added(token) for token in added])
+    return tokenizer
+
+
+def _unknown_token(model: dict[str, Any]) -> str | None:
+    if "unk_id" in model:
+        return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+    return model.get("unk_token")
+
+
+def _added(token: dict[str, Any]) -> AddedToken:
+    names = ("single_word", "lstrip", "rstrip", "normalized")
+    return AddedToken(token["content"], **{name: token[name] for name in names})
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def write_tokenizer(
+    tokenizer: Tokenizer, vocabulary: Vocabulary, max_positions: int, folder: Path
+) -> None:
+    """Write what ``AutoTokenizer`` reads, and what a way back to fairseq needs."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    settings = {
+        # Takes tokenizer.json as it is; the classes of single models rebuild it.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_positions,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    for name, content in (
+        ("tokenizer_config.json", settings | special),
+        ("special_tokens_map.json", special),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if vocabulary.bpe == "gpt2":
+        tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    if vocabulary.bpe == "sentencepiece":
+        (folder / "sentencepiece.bpe.model").write_bytes(vocabulary.files[1].read_bytes())
