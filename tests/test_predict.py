@@ -6,13 +6,14 @@ import io
 import json
 import math
 import re
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import PLUGIN, command_line, run_tool
+from conftest import PLUGIN, ROOT, command_line, run_tool
 from fairseq import options, tasks
 from fairseq.data import iterators
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -206,6 +207,20 @@ def test_predictions(case: Any) -> None:
     if case.kind != "regression":
         assert len({prediction.label for prediction in found}) > 1
     assert predictor.predict([]) == []
+
+
+def test_the_readme(
+    cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python, in a folder where its checkpoint is."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    [code] = [textwrap.dedent(block) for block in blocks if "Predictor" in block]
+    (tmp_path / "finetuned").mkdir()
+    (tmp_path / "finetuned/checkpoint_best.pt").symlink_to(cases["single"].path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code.replace("predictor.predict(", "found = predictor.predict("), names)
+    assert [prediction.label in LABELS for prediction in names["found"]] == [True, True]
 
 
 def as_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

@@ -18,6 +18,8 @@ ROWS = {
     for cells in (line.split("|") for line in README.splitlines() if line.startswith("| `--alum-"))
 }
 
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
 
 def test_every_option_is_explained() -> None:
     options = {"--" + f.name.replace("_", "-") for f in fields(AlumConfig) if f.name != "_name"}
@@ -37,8 +39,8 @@ def test_the_presets_are_those_of_the_code(preset: str) -> None:
         assert f"({chosen.finetuning_alpha:g}" in ROWS["--alum-alpha"][column]
 
 
-def test_its_python_runs() -> None:
-    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def test_its_adversary_runs() -> None:
+    [code] = [block for block in PYTHON if "perturb" in block]
     weights = torch.randn(4, 5, requires_grad=True)
     names = {
         "predict": lambda e: torch.tanh(e @ weights).mean(1),

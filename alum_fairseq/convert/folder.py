@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alum_fairseq.convert.architecture import Config
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, one_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -143,7 +143,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise UsageError(f"{path} is no safetensors file, or was cut short: {error}") from None
+            raise UsageError(
+                f"{path} is no safetensors file, or was cut short: {one_line(error)}"
+            ) from None
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch and pickle raise whatever broken bytes lead them to

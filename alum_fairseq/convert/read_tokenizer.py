@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from alum_fairseq.convert.byte_level import bpe_numbers
 from alum_fairseq.convert.folder import read_optional_json
 from alum_fairseq.convert.sentencepiece_model import SentencepieceModel
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, one_line
 
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "sentencepiece.bpe.model"
@@ -104,7 +104,7 @@ def _load(
     except UsageError:
         raise
     except Exception as error:  # the library raises nothing finer
-        raise UsageError(f"{path} is no tokenizer: {error}") from None
+        raise UsageError(f"{path} is no tokenizer: {one_line(error)}") from None
     if (folder / SENTENCEPIECE).is_file():
         return None, folder / SENTENCEPIECE
     raise UsageError(

@@ -24,7 +24,7 @@ from tokenizers import (
 from alum_fairseq.convert.byte_level import bpe_numbers
 from alum_fairseq.convert.folder import read_json
 from alum_fairseq.convert.sentencepiece_model import BPE, UNIGRAM, Piece, SentencepieceModel
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.vocabulary import Vocabulary
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -111,7 +111,7 @@ def make_tokenizer(vocabulary: Vocabulary, template: Template) -> tuple[Tokenize
         raise
     except Exception as error:  # the library raises nothing finer
         names = ", ".join(str(file) for file in vocabulary.files)
-        raise UsageError(f"{names} cannot be made a tokenizer.json: {error}") from None
+        raise UsageError(f"{names} cannot be made a tokenizer.json: {one_line(error)}") from None
     tokenizer.add_special_tokens(
         [AddedToken(token, lstrip=token == "<mask>", normalized=False) for token in SPECIAL]
     )
