@@ -168,9 +168,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
         accuracy.margins(y=0.15)
         accuracy.set_ylabel("test accuracy: which package? (%)")
         accuracy.set_xlabel(
-            "pre-training, fine-tuning (hatched: under attack;\ncircles: seeds; dotted: chance)"
+            "pre-training (above), fine-tuning (below)\n"
+            "hatched: under attack; circles: seeds; dotted: chance"
         )
-        accuracy.set_title("Pre-training (above), fine-tuning (below)")
+        accuracy.set_title("Fine-tuning")
         aside = path.with_name("." + path.name)
         figure.savefig(aside, dpi=130, format="png")
         plt.close(figure)
