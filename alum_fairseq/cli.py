@@ -20,6 +20,11 @@ FAILED = 1  # an error of the program, or of the machine
 WRONG_USAGE = 2  # as argparse
 INTERRUPTED = 130  # as a shell
 
+_EXIT_STATUS = (
+    "Exit status: 0; 2 if an option or an input is wrong, which one line on standard error names;\n"
+    "130 if interrupted; 1 for any other error."
+)
+
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Descriptions as they were written, options in two columns."""
@@ -31,7 +36,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """A parser with the look that all commands have."""
     parser = argparse.ArgumentParser(
-        prog, description=description, epilog=epilog, formatter_class=_Formatter, allow_abbrev=False
+        prog,
+        description=description,
+        epilog=f"{epilog}\n{_EXIT_STATUS}" if epilog else _EXIT_STATUS,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--version", action="version", version=f"alum_fairseq {alum_fairseq.__version__}"

@@ -316,6 +316,20 @@ def test_what_does_not_fit_is_named(
     assert "\n" not in str(found.value)
 
 
+def test_a_released_head_is_left_behind(data: Path, tmp_path: Path) -> None:
+    """roberta.large.mnli is a pre-trained model with a head of 3 classes."""
+    path = tmp_path / "model.pt"
+    save_released(path)
+    state = torch.load(path)
+    for name, size in {"dense": (32, 32), "out_proj": (3, 32)}.items():
+        state["model"][f"classification_heads.mnli.{name}.weight"] = torch.zeros(size)
+        state["model"][f"classification_heads.mnli.{name}.bias"] = torch.zeros(size[0])
+    torch.save(state, path)
+    begin(data, restore_file=path, reset_optimizer=True)
+    model, _, _ = load_model(path, data=str(data / "input0"), load_checkpoint_heads=True)
+    assert model.classification_heads["mnli"].out_proj.out_features == 3
+
+
 def test_the_optimizer_of_another_criterion(train: Train, data: Path, tmp_path: Path) -> None:
     train("first", data=data, **FINETUNING, restore_file=None)
     last = tmp_path / "first/checkpoint_last.pt"
