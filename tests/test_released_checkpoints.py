@@ -126,9 +126,9 @@ def write_dictionary(folder: Path) -> None:
     (folder / "dict.txt").write_text(text)
 
 
-def bpe_options() -> dict[str, str]:
+def bpe_options() -> dict[str, Any]:
     if not GPT2_BPE.is_dir():
-        return {"bpe": "characters"}
+        return {"bpe": None}
     files = {"gpt2_encoder_json": "encoder.json", "gpt2_vocab_bpe": "vocab.bpe"}
     return {"bpe": "gpt2"} | {key: str(GPT2_BPE / name) for key, name in files.items()}
 
