@@ -324,6 +324,7 @@ def test_shell_and_hydra_train_alike(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_started_again_it_goes_on(mrpc: tuple[Path, Path], by_shell: tuple[Path, str]) -> None:
     data, model = mrpc
     changes = options_of(TINY | SHORT | {"total_num_update": 6, "max_update": 6})

@@ -190,7 +190,7 @@ def test_from_pretrained(arch: str, half: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arch", "half", "way"),
     [
-        ("roberta_base", True, "restore_file"),
+        pytest.param("roberta_base", True, "restore_file", marks=pytest.mark.slow),
         pytest.param("roberta_base", False, "finetune_from_model", marks=pytest.mark.slow),
         pytest.param("roberta_large", True, "restore_file", marks=pytest.mark.slow),
     ],
