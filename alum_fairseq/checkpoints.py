@@ -78,22 +78,24 @@ def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig
     raise UsageError(f"{path} is no checkpoint of fairseq: it has neither 'cfg' nor 'args'")
 
 
-def load_model(path: Path, **overrides: Any) -> tuple[nn.Module, FairseqTask, DictConfig]:
+def load_model(
+    state: dict[str, Any], path: Path, **overrides: Any
+) -> tuple[nn.Module, FairseqTask, DictConfig]:
     """Build the model of a checkpoint, by the checkpoint's own options, and load its weights.
 
     What fairseq's ``load_model_ensemble_and_task`` does, with everything checked on the way.
 
     Args:
-        path: the checkpoint.
+        state: what :func:`load_state` read.
+        path: where it came from, for messages.
         overrides: options that differ from the checkpoint's, such as ``data``.
 
     Returns:
         The model, in evaluation mode on the CPU, the task and the configuration.
 
     Raises:
-        UsageError: the checkpoint cannot be read, or does not fit what is beside it.
+        UsageError: the model cannot be built, or the weights do not fit it.
     """
-    state = load_state(path)
     cfg = config_of(state, path, **overrides)
     try:
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
@@ -120,7 +122,10 @@ def check_fits(state: dict[str, Any], model: nn.Module, path: Path) -> None:
     Raises:
         UsageError: they are not; the message names what differs, and the remedy.
     """
-    found = upgraded_weights(state, model)
+    try:
+        found = upgraded_shapes(state, model)
+    except (KeyError, AttributeError, TypeError) as error:  # strangers' names and values
+        raise UsageError(f"{path} does not fit the model: {one_line(error)}") from None
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     for check in (_check_vocabulary, _check_depth, _check_positions, _check_width):
         check(found, expected, path)
@@ -146,7 +151,8 @@ def check_resumable(state: dict[str, Any], path: Path) -> None:
         UsageError: it lacks what fairseq reads beside the weights.
     """
     history = state.get("optimizer_history")
-    if not history or "lr_scheduler_state" not in history[-1] or not state.get("extra_state"):
+    last = history[-1] if isinstance(history, list) and history else {}
+    if "lr_scheduler_state" not in last or not state.get("extra_state"):
         raise UsageError(
             f"{path} has weights, but not the 'optimizer_history' and 'extra_state' that fairseq "
             "needs to start training from it: take a checkpoint that fairseq-train or alum-convert "
@@ -154,7 +160,7 @@ def check_resumable(state: dict[str, Any], path: Path) -> None:
         )
 
 
-def upgraded_weights(state: dict[str, Any], model: nn.Module) -> dict[str, tuple[int, ...]]:
+def upgraded_shapes(state: dict[str, Any], model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of a checkpoint's weights, under the names that the model has for them today."""
     weights = dict(state["model"])
     upgrading = logging.getLogger("fairseq.models.roberta.model")

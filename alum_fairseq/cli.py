@@ -14,9 +14,8 @@ from tqdm import tqdm
 import alum_fairseq
 from alum_fairseq.errors import UsageError
 
-# How a command ends, for scripts to look at.
+# How a command ends, for scripts to look at; Python ends with 1 after any other error.
 DONE = 0
-FAILED = 1  # an error of the program, or of the machine
 WRONG_USAGE = 2  # as argparse
 INTERRUPTED = 130  # as a shell
 
@@ -98,18 +97,9 @@ def counter(what: str, unit: str, total: int | None = None) -> tqdm:
     return tqdm(desc=what, unit=f" {unit}", total=total, file=sys.stderr, disable=_hidden())
 
 
-def progress(items: Iterable[Any], what: str, total: int | None = None, **options: Any) -> Iterator:
+def progress(items: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
     """The items, with a bar on standard error that says how far it is and how long it takes."""
-    return iter(
-        tqdm(
-            items,
-            desc=what,
-            total=total,
-            file=sys.stderr,
-            disable=_hidden(),
-            **options,
-        )
-    )
+    return iter(tqdm(items, desc=what, total=total, file=sys.stderr, disable=_hidden()))
 
 
 def say(message: str) -> None:

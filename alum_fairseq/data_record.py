@@ -10,6 +10,7 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
 
 RECORD = "alum-prepare.json"
+VOCABULARY = "vocabulary"  # where the vocabulary lies in the folder
 VERSION = 1
 KINDS = ("classification", "regression", "choices")
 

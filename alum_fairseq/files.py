@@ -16,9 +16,17 @@ from alum_fairseq.errors import UsageError
 def whole_file(path: Path) -> Iterator[Path]:
     """A name to write to, which takes the place of ``path`` when the block ends well.
 
+    What is no plain file, such as ``/dev/null`` or a pipe, is written to as it is.
+
     Raises:
-        UsageError: the folder cannot be written to.
+        UsageError: it is a folder, or its folder cannot be written to.
     """
+    path = path.resolve()  # not the link, but what it leads to
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a file")
+    if path.exists() and not path.is_file():
+        yield path
+        return
     aside = Path(_aside(path, tempfile.mkstemp))
     try:
         yield aside

@@ -127,13 +127,10 @@ def test_rerun_uses_the_dropout_masks_of_each_call(case: Any) -> None:
     with tap.recording():
         scores(model, sample)
     assert torch.equal(tap.rerun(tap.embeddings), tap.logits)
-    after = torch.rand(1)
-    torch.manual_seed(1)
     tap = EncoderTap(model, dropout="independent", combine=criterion_of(task).combine)
     with tap.recording():
         scores(model, sample)
     assert not torch.equal(tap.rerun(tap.embeddings), tap.logits)
-    assert after.numel() == 1
 
 
 def test_the_regulariser_reaches_every_parameter(case: Any) -> None:

@@ -161,6 +161,21 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         whole_folder(target / "file/in").__enter__()
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder, not a file"):
+        whole_file(tmp_path).__enter__()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with whole_file(pipe) as aside:
+        assert aside == pipe
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    (tmp_path / "link").symlink_to("target")
+    with whole_file(tmp_path / "link") as aside:
+        aside.write_text("text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "text"
+
+
 def test_others_may_read_what_was_written(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     try:

@@ -33,9 +33,6 @@ from recipes import (
 from alum_fairseq.config import AlumSettings
 from alum_fairseq.prepare.command import main as prepare
 
-# What hydra says of fairseq's use of it; the plugin silences it, pytest turns it on again.
-pytestmark = pytest.mark.filterwarnings("ignore:(?s).*([Hh]ydra|version_base):UserWarning")
-
 RECIPE = ROOT / "examples" / "finetuning" / "finetune.sh"
 CONFIGS = RECIPE.parent / "config"
 

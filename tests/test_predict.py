@@ -221,6 +221,34 @@ def test_the_readme(cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.M
     assert [prediction.label in LABELS for prediction in names["found"]] == [True, True]
 
 
+def test_candidates_are_cut_as_in_training(cases: dict[str, Any], tmp_path: Path) -> None:
+    case = cases["choices"]
+    state = torch.load(case.path)
+    state["cfg"]["task"]["max_option_length"] = 3
+    torch.save(state, tmp_path / "cut.pt")
+    cut = SimpleNamespace(**{**vars(case), "path": tmp_path / "cut.pt"})
+    logits = Predictor.load(cut.path).logits(texts(cut))
+    torch.testing.assert_close(logits, by_fairseq(cut)[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(logits, Predictor.load(case.path).logits(texts(case)), atol=1e-3)
+
+
+def test_batches_have_at_most_so_many_tokens(
+    cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    score = Predictor.score
+
+    def noted(self: Predictor, inputs: Any) -> Tensor:
+        sizes.append(len(inputs) * max(map(len, inputs)))
+        return score(self, inputs)
+
+    monkeypatch.setattr(Predictor, "score", noted)
+    command = ["--path", str(cases["single"].path), "--input", str(cases["single"].table)]
+    assert predict([*command, "--max-tokens", "100"]) == 0
+    assert 80 < max(sizes) <= 100
+    assert len(sizes) > 10
+
+
 def as_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
 
@@ -321,6 +349,7 @@ def test_a_head_on_a_pretrained_model(cases: dict[str, Any], tmp_path: Path) -> 
         ({"input": "nowhere.tsv"}, "nowhere.tsv does not exist"),
         ({"columns": "b"}, ":1: there is no b: there are a, label"),
         ({"label": "a"}, r":1: the model has no label '.*': it has no, well, maybe, yes"),
+        ({"output": "DATA"}, "is a folder, not a file"),
         ({"output": "DATA/dict.txt/out"}, "dict.txt/out cannot be written"),
     ],
 )
@@ -335,7 +364,7 @@ def test_wrong_usage(
     (tmp_path / "dict.txt").write_text("other 1\n")
     dictionary = case.data / "input0/dict.txt"
     places = {"DATA/dict.txt": dictionary, "DATA/dict.txt/out": dictionary / "out"}
-    places["OTHER"] = tmp_path
+    places |= {"OTHER": tmp_path, "DATA": case.data}
     usual = {"path": case.path, "input": case.table, "columns": "a"}
     chosen = {name: places.get(value, value) for name, value in {**usual, **wrong}.items()}
     assert predict(command_line(chosen)) == 2

@@ -33,9 +33,6 @@ from recipes import (
 
 from alum_fairseq.config import AlumSettings
 
-# What hydra says of fairseq's use of it; the plugin silences it, pytest turns it on again.
-pytestmark = pytest.mark.filterwarnings("ignore:(?s).*([Hh]ydra|version_base):UserWarning")
-
 RECIPES = ROOT / "examples" / "pretraining"
 CONFIGS = RECIPES / "config"
 GPT2_BPE = ROOT.parent / "shared" / "data" / "gpt2_bpe"

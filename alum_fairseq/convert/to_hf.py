@@ -19,7 +19,7 @@ from alum_fairseq.convert.architecture import Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
 from alum_fairseq.convert.weights import ENCODER, HEADS, to_transformers, todays_names
 from alum_fairseq.convert.write_tokenizer import Template, make_tokenizer, write_tokenizer
-from alum_fairseq.data_record import RECORD, DataRecord
+from alum_fairseq.data_record import RECORD, VOCABULARY, DataRecord
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder, whole_folder
 from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
@@ -293,8 +293,8 @@ def _vocabulary_of_data(data: Path | None) -> Vocabulary:
             "the data that the checkpoint was trained on are gone: name them with --data, or "
             "a folder of dict.txt and the files of its subwords with --vocabulary"
         )
-    if (data / "vocabulary" / DICTIONARY).is_file():  # alum-prepare's
-        return Vocabulary.load(data / "vocabulary")
+    if (data / VOCABULARY / DICTIONARY).is_file():  # alum-prepare's
+        return Vocabulary.load(data / VOCABULARY)
     if (data / DICTIONARY).is_file():
         vocabulary = Vocabulary.load(data)
         if vocabulary.bpe != "none":

@@ -14,12 +14,11 @@ from fairseq.data.data_utils import batch_by_size, collate_tokens
 from torch import Tensor, nn
 
 from alum_fairseq.checkpoints import config_of, load_model, load_state
-from alum_fairseq.data_record import RECORD, DataRecord
+from alum_fairseq.data_record import RECORD, VOCABULARY, DataRecord
 from alum_fairseq.encoding import ExampleEncoder
 from alum_fairseq.errors import UsageError
 from alum_fairseq.vocabulary import Vocabulary
 
-VOCABULARY = "vocabulary"  # alum-prepare puts it there
 MAX_TOKENS = 4096
 _RANKING = ("sentence_ranking", "alum_sentence_ranking")
 _PREDICTION = ("sentence_prediction", "alum_sentence_prediction")
@@ -50,12 +49,14 @@ class Layout:
         separator_token: put before the second, or None.
         choices: whether the first text is a context, which follows each of the others.
         max_positions: the most tokens of an input.
+        max_option_length: the most tokens of a candidate, the rest of which is cut off; or None.
     """
 
     init_token: int | None
     separator_token: int | None
     choices: bool
     max_positions: int
+    max_option_length: int | None = None
 
     def inputs(self, symbols: Sequence[str], dictionary: Dictionary) -> list[Tensor]:
         """The model's inputs for one example: one, or one for every candidate."""
@@ -69,7 +70,7 @@ class Layout:
         return [self._joined(candidate, context) for candidate in candidates]
 
     def _joined(self, first: Tensor, second: Tensor | None = None) -> Tensor:
-        parts = [*_as_token(self.init_token), first]
+        parts = [torch.cat([*_as_token(self.init_token), first])[: self.max_option_length]]
         if second is not None:
             parts += [*_as_token(self.separator_token), second]
         return torch.cat(parts)
@@ -152,8 +153,9 @@ class Predictor:
             UsageError: something is missing or does not fit; the message says what.
         """
         path = Path(path)
-        data = _data_folder(path, data)
-        model, task, cfg = load_model(path, data=str(data), load_checkpoint_heads=True)
+        state = load_state(path)
+        data = _data_folder(state, path, data)
+        model, task, cfg = load_model(state, path, data=str(data), load_checkpoint_heads=True)
         kind = cfg.task._name
         record = DataRecord.load(data) if (data / RECORD).is_file() else None
         head = _head_of(model, path, head or _trained_head(cfg))
@@ -179,6 +181,7 @@ class Predictor:
                 separator_token=cfg.task.get("separator_token", 2),
                 choices=choices,
                 max_positions=int(model.max_positions()),
+                max_option_length=cfg.task.get("max_option_length") if choices else None,
             ),
             None if record is None else record.inputs,
             labels,
@@ -268,10 +271,10 @@ def _batches(inputs: Sequence[Tensor], max_tokens: int) -> Iterator[Any]:
     yield from batch_by_size(order, lengths.__getitem__, lengths[order], max_tokens=max_tokens)
 
 
-def _data_folder(path: Path, data: Path | str | None) -> Path:
+def _data_folder(state: dict[str, Any], path: Path, data: Path | str | None) -> Path:
     """The folder that was given, or the one that the checkpoint was trained on."""
     if data is None:
-        cfg = config_of(load_state(path), path)
+        cfg = config_of(state, path)
         data = str(cfg.task.get("data") or "").split(":")[0]
         if not data or not Path(data).is_dir():
             raise UsageError(

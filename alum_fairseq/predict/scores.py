@@ -50,8 +50,10 @@ def check_answer(answer: str, labels: Sequence[str] | None, place: str) -> None:
     """
     if labels is None:
         try:
-            float(answer)
+            finite = math.isfinite(float(answer))
         except ValueError:
-            raise UsageError(f"{place}: the label {answer!r} is no number") from None
+            finite = False
+        if not finite:
+            raise UsageError(f"{place}: the label {answer!r} is no number")
     elif answer not in labels:
         raise UsageError(f"{place}: the model has no label {answer!r}: it has {', '.join(labels)}")

@@ -11,7 +11,7 @@ from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
 
 from alum_fairseq import cli
-from alum_fairseq.data_record import DataRecord, SplitRecord
+from alum_fairseq.data_record import VOCABULARY, DataRecord, SplitRecord
 from alum_fairseq.encoding import ExampleEncoder, encode_all
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
@@ -19,9 +19,6 @@ from alum_fairseq.prepare.labels import as_number, in_order, label_dictionary
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
 from alum_fairseq.tables import Row, has_header, read_rows, shown
 from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
-
-# Where the vocabulary is copied to, for whoever predicts.
-VOCABULARY = "vocabulary"
 
 # A process is worth its start for so many lines of symbols.
 _LINES_A_WORKER = 20_000
