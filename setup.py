@@ -19,23 +19,36 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["alum_fairseq", "alum_fairseq.*"]),
+    package_data={"alum_fairseq.robustness": ["*.jinja"]},
     entry_points={
         "console_scripts": [
             "alum-convert=alum_fairseq.convert.command:main",
             "alum-predict=alum_fairseq.predict.command:main",
             "alum-prepare=alum_fairseq.prepare.command:main",
+            "alum-robustness=alum_fairseq.robustness.command:main",
         ]
     },
     install_requires=[
+        "Jinja2>=3.1,<4",
+        "matplotlib>=3.8,<4",
         "numpy>=1.21.3",
         "safetensors>=0.4,<1",
+        "scipy>=1.11,<2",
         "sentencepiece>=0.2,<0.3",
         "tokenizers>=0.20,<0.24",
         "tqdm>=4,<5",
     ],
     extras_require={
-        "demo": ["matplotlib>=3.8,<4"],
         "hf": ["transformers>=5,<6"],
-        "test": ["pytest>=8,<10", "hypothesis>=6,<7", "ruff>=0.12,<0.18"],
+        "test": [
+            "pytest>=8,<10",
+            "hypothesis>=6,<7",
+            "ruff>=0.12,<0.18",
+            "foolbox>=3.3,<4",
+            "markdown-it-py>=3,<5",
+            "nltk>=3.9,<4",
+            "scikit-learn>=1.3,<2",
+        ],
+        "wordnet": ["nltk>=3.9,<4"],
     },
 )

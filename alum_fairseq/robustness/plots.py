@@ -1,0 +1,215 @@
+"""The pictures of a report: the same numbers give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from alum_fairseq.robustness.wording import capitalized, curve_title, shortened
+
+# Okabe and Ito's colours, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/),
+# each with its own mark and line, for those who see or print none.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_MARKS = "os^Dvp"
+_LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+# Used for nothing else, so that a page can put its own in their place.
+INK, GRID, PAPER = "#24292e", "#d9dee2", "#fefefe"
+
+_SIZE = (4.6, 3.3)  # inches: at the width of a telephone the text is still legible
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "alum",
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a name is one
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+Figure = Any
+_Draw = Callable[[Any, Mapping[str, Any]], None]
+
+
+def figures(report: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:
+    """Every picture that a report has the numbers for.
+
+    Returns:
+        By name, in the order of reading, the bytes of ``png`` and ``svg``.
+    """
+    for library in ("matplotlib", "PIL"):  # fairseq lets everyone report every detail
+        logging.getLogger(library).setLevel(logging.WARNING)
+    drawings: dict[str, tuple[_Draw, tuple[float, float]]] = {}
+    shown = [measure for measure in report["measures"] if measure["main"]]
+    if shown:
+        height = 0.9 + len(shown) * (0.24 + 0.13 * len(report["models"]))
+        drawings["overview"] = (_overview, (_SIZE[0], height))
+    for name in report["curves"]:
+        drawings[name.replace(" ", "-")] = (_curve(name), _SIZE)
+    if report["reliability"]:
+        drawings["reliability"] = (_reliability, _SIZE)
+    return {name: _drawn(draw, size, report) for name, (draw, size) in drawings.items()}
+
+
+def captions(report: Mapping[str, Any]) -> dict[str, str]:
+    """What each picture shows, in a sentence, for those who read it and those who cannot see it."""
+    embeddings = (
+        "The share of right answers that is left (up) when an attack may move the embeddings that "
+        "far (right, logarithmic); dots at the left edge: without attack. Bands: 95% intervals."
+    )
+    noise = (
+        "The share of right answers (up) when more and more words are misspelt (right). "
+        "Bands: 95% intervals."
+    )
+    return {
+        "overview": "The main measures with 95% intervals; further right is better.",
+        **{
+            name.replace(" ", "-"): noise if name.startswith("noise") else embeddings
+            for name in report["curves"]
+        },
+        "reliability": (
+            "How often the model is right (up) when it is that sure (right); larger dots: more "
+            "examples. On the dotted line confidence is accuracy."
+        ),
+    }
+
+
+def _drawn(draw: _Draw, size: tuple[float, float], report: Mapping[str, Any]) -> dict[str, bytes]:
+    import matplotlib.style
+    from matplotlib.figure import Figure  # not pyplot: nothing global, no display
+
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.add_subplot(), report)
+        found = {}
+        for kind, metadata in (
+            ("png", {"Software": None}),
+            ("svg", {"Creator": None, "Date": None, "Format": None, "Type": None}),
+        ):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+            found[kind] = buffer.getvalue()
+    return found
+
+
+def _look(number: int) -> dict[str, Any]:
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "marker": _MARKS[number % len(_MARKS)],
+        "linestyle": _LINES[number % len(_LINES)],
+        "markersize": 4,
+    }
+
+
+def _names(report: Mapping[str, Any]) -> list[str]:
+    return [model["name"] for model in report["models"]]
+
+
+def _label(name: str) -> str:
+    # A label that begins with an underscore is kept out of the legend.
+    return "\u200b" * name.startswith("_") + shortened(name, 28)
+
+
+def _overview(axes: Any, report: Mapping[str, Any]) -> None:
+    shown = [measure for measure in report["measures"] if measure["main"]]
+    names = _names(report)
+    for number, name in enumerate(names):
+        shift = (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 2)
+        values = [measure["values"][name] for measure in shown]
+        found = [value["value"] for value in values]
+        look = {**_look(number), "linestyle": "none"}
+        places = [row + shift for row in range(len(shown))]
+        axes.plot(found, places, label=_label(name), clip_on=False, **look)
+        lows, highs = ([value[end] for value in values] for end in ("low", "high"))
+        axes.hlines(places, lows, highs, color=look["color"], lw=1.4)
+    axes.set_yticks(range(len(shown)), [_row(measure) for measure in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0, labelsize=8)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("right answers (%)")
+    axes.figure.legend(loc="outside upper left", ncols=2)
+
+
+def _row(measure: Mapping[str, Any]) -> str:
+    """A measure's name in the overview: its group, and what tells it from others of the group."""
+    group = measure["group"].removeprefix("Attack on the ")
+    detail = measure["title"].partition(", ")[2] or measure["title"].partition(" on ")[2]
+    return "\n".join(shortened(part, 30) for part in (capitalized(group), detail) if part)
+
+
+def _curve(name: str) -> _Draw:
+    noise = name.startswith("noise")
+
+    def draw(axes: Any, report: Mapping[str, Any]) -> None:
+        curve = report["curves"][name]
+        x = [100 * rate for rate in curve["x"]] if noise else curve["x"][1:]
+        for number, model in enumerate(_names(report)):
+            found, look = curve["models"][model], _look(number)
+            y, low, high = (found[key] if noise else found[key][1:] for key in ("y", "low", "high"))
+            marker = look.pop("marker") if not noise else None
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.18, lw=0)
+            axes.plot(x, y, label=_label(model), **look)
+            if not noise:
+                edge = {**look, "marker": marker, "linestyle": "none"}
+                axes.plot(x[:1], found["y"][:1], clip_on=False, zorder=3, **edge)
+        if noise:
+            axes.set_xlim(left=0)
+            axes.set_xticks(x)
+            axes.set_xlabel("misspelt words (%)")
+        else:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
+            axes.set_xlim(x[0], x[-1])
+            axes.set_xlabel("radius, in root mean squares of the embeddings")
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("right answers (%)")
+        axes.set_title(curve_title(name))
+        axes.legend(loc="best")
+
+    return draw
+
+
+def _reliability(axes: Any, report: Mapping[str, Any]) -> None:
+    axes.plot([0, 100], [0, 100], color=INK, lw=1, ls=":")
+    for number, name in enumerate(_names(report)):
+        bins = [one for one in report["reliability"][name] if one["count"]]
+        total = sum(one["count"] for one in bins)
+        look = _look(number)
+        x, y = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
+        sizes = [8 + 120 * one["count"] / total for one in bins]
+        axes.plot(x, y, color=look["color"], linestyle=look["linestyle"], lw=1)
+        axes.scatter(
+            x, y, sizes, color=look["color"], marker=look["marker"], alpha=0.8, lw=0, clip_on=False,
+            label=_label(name),
+        )  # fmt: skip
+    axes.set_xlim(0, 101)
+    axes.set_ylim(0, 101)
+    axes.set_xlabel("confidence (%)")
+    axes.set_ylabel("right answers (%)")
+    axes.set_title("Reliability")
+    legend = axes.legend(loc="best")
+    for handle in legend.legend_handles:
+        handle.set_sizes([20])

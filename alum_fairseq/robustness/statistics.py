@@ -1,0 +1,302 @@
+"""How good a model is, how sure that number is, and whether another model differs from it.
+
+A *statistic* is a function of arrays whose last axis runs over examples, one column each; it
+returns an array without that axis (or one of several values in front of what is left). Such a
+function works on one sample and on a thousand resampled ones at once, and every interval and
+every test here takes any of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from scipy.stats import false_discovery_control, rankdata, ttest_ind
+
+Array = np.ndarray
+Statistic = Callable[..., Array]
+
+# What a statistic needs to know of one checkpoint: columns of equal length.
+Columns = Sequence[Array]
+
+BINS = 15  # of the expected calibration error, as in Guo et al. (2017)
+
+# How many numbers of a column are resampled at once: a few tens of MB.
+_AT_ONCE = 4_000_000
+
+
+def mean(column: Array) -> Array:
+    """The mean; of what is true or false, the share of what is true."""
+    return column.mean(-1)
+
+
+def median(column: Array) -> Array:
+    """The median, infinite where half of the values are."""
+    return np.median(column, axis=-1)
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """The ratio of the sums of two columns; NaN where the second is zero throughout."""
+    below = denominator.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(below == 0, np.nan, numerator.sum(-1) / below)
+
+
+def share_above(thresholds: Sequence[float]) -> Statistic:
+    """The share of the values above each threshold, for a column; thresholds come first."""
+
+    def statistic(column: Array) -> Array:
+        return np.stack([(column > threshold).mean(-1) for threshold in thresholds])
+
+    return statistic
+
+
+def area_up_to(ceiling: float) -> Statistic:
+    """The mean of the share of values above t, over t from 0 to ``ceiling``.
+
+    Which is the mean of the values cut at the ceiling, over the ceiling.
+    """
+
+    def statistic(column: Array) -> Array:
+        return np.minimum(column, ceiling).mean(-1) / ceiling
+
+    return statistic
+
+
+def matthews(classes: int) -> Statistic:
+    """Matthews' correlation of predictions and answers, numbers from 0 to below ``classes``.
+
+    For several classes that of Gorodkin (2004). 0 where predictions or answers are all alike.
+    """
+
+    def statistic(prediction: Array, answer: Array) -> Array:
+        table = _confusion(prediction, answer, classes)
+        answered, predicted = table.sum(-1), table.sum(-2)
+        right = np.trace(table, axis1=-2, axis2=-1)
+        total = answered.sum(-1)
+        covariance = right * total - (answered * predicted).sum(-1)
+        variances = [total**2 - np.square(counts).sum(-1) for counts in (answered, predicted)]
+        return _or_zero(covariance, np.sqrt(variances[0]) * np.sqrt(variances[1]))
+
+    return statistic
+
+
+def f1(classes: int) -> Statistic:
+    """F1 of predictions and answers, numbers from 0 to below ``classes``.
+
+    Of two classes that of the second, as in fairseq; of more the mean over classes. A class that
+    is neither predicted nor an answer counts as 0.
+    """
+
+    def statistic(prediction: Array, answer: Array) -> Array:
+        table = _confusion(prediction, answer, classes)
+        right = np.diagonal(table, axis1=-2, axis2=-1)
+        scores = _or_zero(2 * right, table.sum(-1) + table.sum(-2))
+        return scores[..., 1] if classes == 2 else scores.mean(-1)
+
+    return statistic
+
+
+def pearson(found: Array, wanted: Array) -> Array:
+    """Pearson's correlation; NaN where a column is constant."""
+    found = found - found.mean(-1, keepdims=True)
+    wanted = wanted - wanted.mean(-1, keepdims=True)
+    scale = np.sqrt(np.square(found).sum(-1) * np.square(wanted).sum(-1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(scale == 0, np.nan, (found * wanted).sum(-1) / scale)
+
+
+def spearman(found: Array, wanted: Array) -> Array:
+    """Spearman's correlation, ties at their mean rank; NaN where a column is constant."""
+    return pearson(rankdata(found, axis=-1), rankdata(wanted, axis=-1))
+
+
+def calibration_error(confidence: Array, correct: Array) -> Array:
+    """The expected calibration error: how far confidence is from accuracy, bin by bin.
+
+    Guo et al. (2017), https://arxiv.org/abs/1706.04599. On few examples it comes out too large, and
+    resamples, which have fewer different ones, too large again.
+    """
+    bins = _bins(confidence)
+    gaps = _counted(bins, BINS, weights=correct - confidence)
+    return np.abs(gaps).sum(-1) / confidence.shape[-1]
+
+
+def reliability(confidence: Array, correct: Array) -> list[dict[str, float | int]]:
+    """For each bin of the confidence: its edges, how many examples, their confidence, accuracy.
+
+    The last two are NaN for an empty bin.
+    """
+    bins = _bins(confidence)
+    counts, confidences, hits = (
+        np.bincount(bins, weights=weights, minlength=BINS)
+        for weights in (None, confidence, correct)
+    )
+    with np.errstate(invalid="ignore"):
+        columns = zip(counts, confidences / counts, hits / counts, strict=True)
+    return [
+        {
+            "low": number / BINS,
+            "high": (number + 1) / BINS,
+            "count": int(count),
+            "confidence": float(confident),
+            "accuracy": float(right),
+        }
+        for number, (count, confident, right) in enumerate(columns)
+    ]
+
+
+def bootstrap(
+    statistic: Statistic,
+    checkpoints: Sequence[Columns],
+    resamples: int,
+    seed: int,
+    model: int = 0,
+) -> Array:
+    """Resampled means of a statistic over the checkpoints of a model.
+
+    In each resample examples are drawn with replacement, the same for every checkpoint, and
+    checkpoints with replacement (crossed factors: Owen's pigeonhole bootstrap, 2007).
+    What is drawn of the examples depends on the seed and their number alone, so that the
+    differences of two models' resamples are those of the paired bootstrap.
+
+    Args:
+        statistic: what is estimated.
+        checkpoints: the columns of each checkpoint; all of the same examples.
+        resamples: how many.
+        seed: of the examples; with ``model`` that of the checkpoints.
+        model: a number, so that the checkpoints of two models are drawn independently.
+
+    Returns:
+        The values, ``(..., resamples)``, with in front what the statistic has there.
+    """
+    rng = np.random.default_rng([seed, 0])
+    examples = len(checkpoints[0][0])
+    parts = []
+    for rows in _chunks(resamples, examples):
+        drawn = rng.integers(examples, size=(rows, examples), dtype=np.int32)
+        parts.append([statistic(*(column[drawn] for column in columns)) for columns in checkpoints])
+    values = np.concatenate([np.stack(part) for part in parts], axis=-1)
+    values = np.moveaxis(values, -1, 1)  # (checkpoints, resamples, ...)
+    shape = (len(checkpoints), resamples)
+    chosen = np.random.default_rng([seed, 1 + model]).integers(len(checkpoints), size=shape)
+    return np.moveaxis(values[chosen, np.arange(resamples)].mean(0), 0, -1)
+
+
+def interval(values: Array, level: float = 0.95) -> tuple[Array, Array]:
+    """The percentile interval of resampled values (last axis), without those that are NaN.
+
+    Quantiles are values that occurred, so that infinite ones do no harm. NaN if nothing is left.
+    """
+    tail = (1 - level) / 2
+    known = np.sort(values, axis=-1)  # NaN last
+    counts = (~np.isnan(known)).sum(-1)
+    ends = []
+    for share in (tail, 1 - tail):
+        place = np.clip(np.ceil(np.round(share * counts, 6)).astype(int) - 1, 0, None)
+        ends.append(np.take_along_axis(known, place[..., None], axis=-1)[..., 0])
+    return ends[0], ends[1]
+
+
+def randomization_test(
+    statistic: Statistic,
+    ours: Sequence[Columns],
+    theirs: Sequence[Columns],
+    trials: int,
+    seed: int,
+) -> float:
+    """How often chance alone makes two models differ as much in a statistic as they do.
+
+    The paired approximate randomisation test (Noreen 1989; Riezler and Maxwell 2005,
+    https://aclanthology.org/W05-0908/), two-sided: if the models were alike, whose outcome is
+    whose would be arbitrary for each example. The first checkpoint of one model is paired with
+    the first of the other, and so on as far as both have one; an example is swapped in all pairs
+    or in none, since a model's checkpoints agree more than chance on which examples are hard.
+    It speaks of these checkpoints, on examples like these.
+
+    Returns:
+        (1 + the trials with as large a difference) / (1 + the trials); NaN where the difference
+        is infinite or undefined: no trial could be smaller, or none compared.
+    """
+    pairs = list(zip(ours, theirs, strict=False))
+
+    def difference(swapped: Array) -> Array:
+        total = 0.0
+        with np.errstate(invalid="ignore"):  # of two infinite values
+            for left, right in pairs:
+                both = list(zip(left, right, strict=True))
+                total = total + statistic(*(np.where(swapped, b, a) for a, b in both))
+                total = total - statistic(*(np.where(swapped, a, b) for a, b in both))
+        return np.abs(total)
+
+    examples = len(ours[0][0])
+    observed = difference(np.zeros((1, examples), dtype=bool))[0]
+    if not np.isfinite(observed):
+        return float("nan")
+    rng = np.random.default_rng([seed, 0])
+    smaller = 0
+    for rows in _chunks(trials, examples):
+        swapped = rng.integers(2, size=(rows, examples), dtype=np.int8).astype(bool)
+        # Equal but for rounding is equal, and what is undefined counts for chance.
+        smaller += int((difference(swapped) < observed * (1 - 1e-9) - 1e-12).sum())
+    return (1 + trials - smaller) / (1 + trials)
+
+
+def welch_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """p that two sets of checkpoints differ in their means (Welch's t-test).
+
+    NaN if either has fewer than two, or if all values of both are alike.
+    """
+    values = (*ours, *theirs)
+    if min(len(ours), len(theirs)) < 2 or not np.isfinite(values).all():
+        return float("nan")
+    if np.ptp(ours) == 0 and np.ptp(theirs) == 0:
+        return float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that one side is all alike
+        return float(ttest_ind(ours, theirs, equal_var=False).pvalue)
+
+
+def adjusted(ps: Sequence[float]) -> list[float]:
+    """p-values under control of the false discovery rate (Benjamini and Hochberg 1995).
+
+    NaN stays NaN, and does not count as a test.
+    """
+    every = np.array(ps, dtype=float)
+    known = ~np.isnan(every)
+    if known.any():
+        every[known] = false_discovery_control(every[known])
+    return every.tolist()
+
+
+def _chunks(rows: int, examples: int) -> Iterator[int]:
+    size = max(1, _AT_ONCE // examples)
+    for start in range(0, rows, size):
+        yield min(size, rows - start)
+
+
+def _confusion(prediction: Array, answer: Array, classes: int) -> Array:
+    """Counts ``(..., answers, predictions)``."""
+    counts = _counted(answer * classes + prediction, classes**2)
+    return counts.reshape(*counts.shape[:-1], classes, classes)
+
+
+def _counted(numbers: Array, size: int, weights: Array | None = None) -> Array:
+    """How often, or with which weight, each number below ``size`` occurs on the last axis."""
+    rows = numbers.reshape(-1, numbers.shape[-1])
+    shifted = rows + size * np.arange(len(rows))[:, None]
+    flat = None if weights is None else weights.ravel()
+    counts = np.bincount(shifted.ravel(), weights=flat, minlength=size * len(rows))
+    return counts.astype(float).reshape(*numbers.shape[:-1], size)
+
+
+def _bins(confidence: Array) -> Array:
+    """The number of the bin, of which each has its upper edge, but not its lower one."""
+    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+def _or_zero(numerator: Array, denominator: Array) -> Array:
+    return np.divide(
+        numerator, denominator, out=np.zeros(denominator.shape), where=denominator != 0
+    )

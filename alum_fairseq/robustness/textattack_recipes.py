@@ -1,0 +1,158 @@
+"""Attacks of the literature as TextAttack has them, for those who have it installed.
+
+Morris et al. 2020, "TextAttack: A Framework for Adversarial Attacks, Data Augmentation, and
+Adversarial Training in NLP" (arXiv 2005.05909). Many recipes fetch what they need (word lists,
+embeddings, language models) when they are first used.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+import numpy as np
+
+from alum_fairseq.errors import UsageError, one_line
+from alum_fairseq.robustness.greedy import Attempt
+from alum_fairseq.robustness.noise import seeded
+from alum_fairseq.robustness.types import Example, Texts, Verdict
+from alum_fairseq.robustness.words import edits_between
+
+PredictProbabilities = Callable[[list[Texts]], list[list[float]]]
+
+
+def run_recipe(
+    name: str,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    predict_probabilities: PredictProbabilities,
+    *,
+    max_queries: int,
+    seed: int,
+    editable: Collection[int] | None = None,
+) -> list[Attempt]:
+    """Attack a classifier with one of TextAttack's recipes.
+
+    Sets the global seeds of Python, NumPy and torch, from which TextAttack draws; anew for every
+    example, so that what becomes of one does not depend on the others.
+
+    Args:
+        name: the class of the recipe, such as ``DeepWordBugGao2018``.
+        examples: what to attack; all have equally many texts. If the model is wrong about one, it
+            is left as it is.
+        labels: the classes, in the order of the probabilities.
+        predict_probabilities: the probabilities of the classes, for each of some texts.
+        max_queries: how many texts the model may be asked about, an example, the original among
+            them.
+        seed: another seed, other choices.
+        editable: the numbers of the texts that may be edited, from 0; None: all.
+
+    Raises:
+        UsageError: TextAttack or what the recipe needs is not installed, or the recipe is not
+            known, or attacks no classifier, or needs gradients.
+    """
+    library = _library()
+    wrapper = model_wrapper(predict_probabilities)
+    attack = _build(library, name, wrapper)
+    attack.goal_function.query_budget = max_queries
+    columns = [f"text {i}" for i in range(len(examples[0].texts) if examples else 0)]
+    if editable is not None:
+        others = [column for i, column in enumerate(columns) if i not in editable]
+        keep = library.constraints.pre_transformation.InputColumnModification(columns, others)
+        attack.pre_transformation_constraints.append(keep)
+    attempts = []
+    for example in examples:
+        library.shared.utils.set_seed(seeded(seed, name, example.texts).getrandbits(32))
+        attack.clear_cache()
+        wrapper.queries = 0
+        given = OrderedDict(zip(columns, example.texts, strict=True))
+        try:
+            ended = attack.attack(given, labels.index(example.answer)).perturbed_result
+        except (ImportError, OSError) as error:  # over what is loaded at its first use
+            raise UsageError(f"TextAttack's {name} cannot be run: {one_line(error)}") from None
+        texts = _as_texts(ended.attacked_text.tokenizer_input)
+        verdict = _verdict(ended.raw_output, labels, example.answer)
+        edits = edits_between(example.texts, texts)
+        attempts.append(Attempt(texts, verdict, edits, wrapper.queries))
+    return attempts
+
+
+def model_wrapper(predict_probabilities: PredictProbabilities) -> Any:
+    """A model as TextAttack wants it, which counts in ``queries`` the texts it was asked about.
+
+    Raises:
+        UsageError: TextAttack is not installed.
+    """
+
+    class Wrapper(_library().models.wrappers.ModelWrapper):
+        model = predict_probabilities
+        queries = 0
+
+        def __call__(self, text_input_list: Sequence[str | tuple[str, ...]]) -> np.ndarray:
+            self.queries += len(text_input_list)
+            # In double precision: what does not add up to 1 within 1e-6, TextAttack takes for
+            # logits, and applies a softmax.
+            found = np.array(
+                predict_probabilities([_as_texts(given) for given in text_input_list]), np.float64
+            )
+            return found / found.sum(axis=1, keepdims=True)
+
+    return Wrapper()
+
+
+def _library() -> Any:
+    try:
+        with redirect_stdout(sys.stderr):  # it tells what it downloads
+            import textattack
+            import textattack.attack_recipes
+    except (ImportError, LookupError, OSError) as error:
+        raise UsageError(
+            f"attacks by TextAttack's recipes need it installed (pip install textattack), but it "
+            f"cannot be loaded: {one_line(error)}"
+        ) from None
+    # It would report of every attack that it does not know the model's class.
+    textattack.shared.utils.logger.setLevel(logging.ERROR)
+    return textattack
+
+
+def _build(library: Any, name: str, wrapper: Any) -> Any:
+    recipes = {
+        key: value
+        for key, value in vars(library.attack_recipes).items()
+        if isinstance(value, type) and issubclass(value, library.attack_recipes.AttackRecipe)
+    }
+    del recipes["AttackRecipe"]
+    if name not in recipes:
+        raise UsageError(
+            f"TextAttack has no recipe {name}: it must be one of {', '.join(sorted(recipes))}"
+        )
+    try:
+        with redirect_stdout(sys.stderr):
+            attack = recipes[name].build(wrapper)
+    except Exception as error:  # each recipe has its own
+        raise UsageError(f"TextAttack's {name} cannot be set up: {one_line(error)}") from None
+    if not isinstance(attack.goal_function, library.goal_functions.UntargetedClassification):
+        raise UsageError(f"TextAttack's {name} does not try to change a classifier's decision")
+    return attack
+
+
+def _as_texts(given: str | tuple[str, ...]) -> Texts:
+    """What TextAttack calls the tokenizer's input is a bare string where there is one text."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _verdict(probabilities: np.ndarray, labels: Sequence[str], answer: str) -> Verdict:
+    best = int(np.argmax(probabilities))
+    tiny = np.finfo(np.float32).tiny  # a probability that came out as zero
+    of_answer = float(probabilities[labels.index(answer)])
+    return Verdict(
+        labels[best],
+        labels[best] == answer,
+        -math.log(max(of_answer, tiny)),
+        float(probabilities[best]),
+    )

@@ -1,0 +1,65 @@
+"""Synonyms from WordNet (Fellbaum 1998), read with NLTK, as substitutes of words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alum_fairseq.errors import UsageError
+
+
+class WordNetSubstitutions:
+    """Candidates that share a meaning with the word, in the order of how common that meaning is.
+
+    They are single words of letters alone. WordNet holds base forms, and nothing is inflected here:
+    a word that is none itself ("films", "went") has no candidates, rather than ungrammatical ones.
+    Whether a meaning fits the sentence is not looked at.
+
+    Args:
+        at_most: how many to give for a word.
+
+    Raises:
+        UsageError: NLTK or its copy of WordNet is not installed, or ``at_most`` is below 1.
+    """
+
+    def __init__(self, at_most: int = 8) -> None:
+        if at_most < 1:
+            raise UsageError(f"at_most is {at_most}: it must be at least 1")
+        self._at_most = at_most
+        self._wordnet = _load()
+
+    def __call__(self, word: str) -> list[str]:
+        """Substitutes of a word, written with capitals as it is."""
+        base = word.lower()
+        found = [
+            synonym
+            for synset in self._wordnet.synsets(base)
+            if base in (synonyms := _by_frequency(synset))
+            for synonym in synonyms
+            if synonym.isalpha() and synonym != base
+        ]
+        return [_written_like(word, synonym) for synonym in dict.fromkeys(found)][: self._at_most]
+
+
+def _load() -> Any:
+    try:
+        from nltk.corpus import wordnet
+
+        wordnet.ensure_loaded()
+    except (ImportError, LookupError):
+        raise UsageError(
+            "substitution by synonyms needs NLTK and its WordNet: pip install nltk, then "
+            "python -m nltk.downloader wordnet"
+        ) from None
+    return wordnet
+
+
+def _by_frequency(synset: Any) -> list[str]:
+    """The words of a meaning, first those that WordNet's sample texts have most often for it."""
+    lemmas = sorted(synset.lemmas(), key=lambda lemma: (-lemma.count(), lemma.name()))
+    return [lemma.name().lower() for lemma in lemmas]
+
+
+def _written_like(word: str, synonym: str) -> str:
+    if word.isupper():
+        return synonym.upper()
+    return synonym.capitalize() if word[:1].isupper() else synonym

@@ -1,0 +1,165 @@
+"""The words of texts: which of them may be edited, and the texts put together again.
+
+A word is what stands between blanks, less the characters at its ends that are neither letters nor
+digits. In languages that are written without blanks, whole phrases are words in this sense.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import zip_longest
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.robustness.types import Texts
+
+MIN_LETTERS = 4  # a shorter word has no two inner letters
+
+# What the special tokens of all models look like: <s>, </s>, <|endoftext|>, [CLS], ...
+_SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_BRACKETS = frozenset("<>[]")
+
+Place = tuple[int, int]  # of a word: the number of its text, and its own there, both from 0
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A word that was replaced.
+
+    Attributes:
+        text: the number of its text, from 0.
+        word: the number of the word in the original text, from 0.
+        before: the word; empty where one was inserted before it.
+        after: what stands in its place; empty where it was taken out.
+    """
+
+    text: int
+    word: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """A text as ``gaps[0] + words[0] + gaps[1] + ... + words[-1] + gaps[-1]``.
+
+    Attributes:
+        words: the words.
+        gaps: what is around them, blanks and punctuation; one more than there are words.
+
+    Make one with :meth:`of`.
+    """
+
+    words: tuple[str, ...]
+    gaps: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Split:
+        """Split a text; :meth:`join` gives it back to the last character."""
+        words, gaps, end = [], [], 0
+        for token in re.finditer(r"\S+", text):
+            core = [i for i, char in enumerate(token.group(), token.start()) if char.isalnum()]
+            if core:
+                gaps.append(text[end : core[0]])
+                end = core[-1] + 1
+                words.append(text[core[0] : end])
+        return cls(tuple(words), (*gaps, text[end:]))
+
+    def join(self, replaced: Mapping[int, str] | None = None) -> str:
+        """The text, with other words in place of those that have these numbers."""
+        words = [(replaced or {}).get(number, word) for number, word in enumerate(self.words)]
+        return "".join(gap + word for gap, word in zip(self.gaps, [*words, ""], strict=True))
+
+    def without(self, number: int) -> str:
+        """The text without a word; of the blanks on both sides of it, one goes, too."""
+        before = Split(self.words[:number], self.gaps[: number + 1]).join()
+        after = Split(self.words[number + 1 :], self.gaps[number + 1 :]).join()
+        if (not before or before[-1].isspace()) and (not after or after[0].isspace()):
+            return before + after[1:] if after else before[:-1]
+        return before + after
+
+    def editable(self, min_letters: int = MIN_LETTERS) -> list[int]:
+        """The numbers of the words that are letters alone, enough of them, and no special token."""
+        special = [match.span() for match in _SPECIAL.finditer(self.join())]
+        found, end = [], 0
+        for number, word in enumerate(self.words):
+            begin = end + len(self.gaps[number])
+            end = begin + len(word)
+            is_special = any(first < end and begin < last for first, last in special)
+            if word.isalpha() and len(word) >= min_letters and not is_special:
+                found.append(number)
+        return found
+
+
+class Editor:
+    """The texts of an example, some of which may be edited.
+
+    Args:
+        texts: the texts.
+        editable: the numbers of those that may be edited, from 0; None: all.
+
+    Raises:
+        UsageError: there is no text of such a number.
+    """
+
+    def __init__(self, texts: Texts, editable: Collection[int] | None = None) -> None:
+        wrong = [number for number in editable or () if number not in range(len(texts))]
+        if wrong:
+            raise UsageError(
+                f"text {wrong[0]} is to be edited: an example has {len(texts)}, counted from 0"
+            )
+        self._splits = [Split.of(text) for text in texts]
+        self._chosen = [i for i in range(len(texts)) if editable is None or i in editable]
+
+    @property
+    def words(self) -> int:
+        """How many words the texts have that may be edited."""
+        return sum(len(self._splits[text].words) for text in self._chosen)
+
+    def places(self, min_letters: int = MIN_LETTERS) -> list[Place]:
+        """The words that may be edited, in reading order; see :meth:`Split.editable`."""
+        return [
+            (text, word)
+            for text in self._chosen
+            for word in self._splits[text].editable(min_letters)
+        ]
+
+    def word(self, place: Place) -> str:
+        """The word at a place."""
+        text, word = place
+        return self._splits[text].words[word]
+
+    def replaced(self, words: Mapping[Place, str]) -> Texts:
+        """The texts with other words at these places."""
+        return tuple(
+            split.join({word: new for (in_text, word), new in words.items() if in_text == text})
+            for text, split in enumerate(self._splits)
+        )
+
+    def without(self, place: Place) -> Texts:
+        """The texts without the word at a place."""
+        text, word = place
+        return tuple(
+            split.without(word) if i == text else split.join()
+            for i, split in enumerate(self._splits)
+        )
+
+
+def may_stand_in(candidate: str, word: str) -> bool:
+    """Whether a candidate changes the word, and cannot make a special token of it."""
+    return bool(candidate) and candidate != word and _BRACKETS.isdisjoint(candidate)
+
+
+def edits_between(before: Texts, after: Texts) -> tuple[Edit, ...]:
+    """The words in which texts differ from what they were made of, by a shortest alignment."""
+    edits = []
+    for text, (old, new) in enumerate(zip(before, after, strict=True)):
+        words, others = Split.of(old).words, Split.of(new).words
+        matcher = SequenceMatcher(None, words, others, autojunk=False)
+        for kind, start, end, other_start, other_end in matcher.get_opcodes():
+            if kind != "equal":
+                pairs = zip_longest(words[start:end], others[other_start:other_end], fillvalue="")
+                edits += [Edit(text, min(start + i, end), a, b) for i, (a, b) in enumerate(pairs)]
+    return tuple(edits)
