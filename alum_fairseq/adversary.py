@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alum_fairseq.divergences import Divergence, get_divergence, widen
 from alum_fairseq.errors import UsageError
-from alum_fairseq.norms import RESCALE_FLOOR, Norm, get_norm
+from alum_fairseq.norms import RESCALE_FLOOR, Norm, get_norm, root_mean_square
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -204,8 +204,7 @@ class Adversary:
             return one, one
         width = embeddings.shape[-1]
         tokens = keep.sum((1, 2), keepdim=True).clamp_min(1)
-        squares = (embeddings.to(keep.dtype) * keep).square().sum((1, 2), keepdim=True)
-        rms = (squares / (tokens * width)).sqrt()
+        rms = root_mean_square(embeddings, keep)
         coordinates = tokens * width if self.norm_scope == "sentence" else one * width
         return rms, self.ball.unit(rms, coordinates)
 

@@ -7,9 +7,10 @@ are undone on leaving the context, whatever happens inside.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -185,12 +186,40 @@ class EncoderTap:
         ]
         return _side_by_side(tokens).ne(self._encoder.padding_idx)
 
+    def of_rows(self, rows: Tensor) -> EncoderTap:
+        """A tap of the recorded pass as it would have been with these rows of the batch alone.
+
+        For passes without dropout: a part of a batch draws other masks than the whole.
+
+        Args:
+            rows: their numbers, one for each row to have; one may come several times.
+        """
+        assert self.recorded, "nothing was recorded"
+        tap = copy.copy(self)
+        tap._forget()
+        tap._logits = None
+        tap._calls = [
+            replace(
+                call,
+                args=tuple(_rows_of(value, rows) for value in call.args),
+                kwargs={name: _rows_of(value, rows) for name, value in call.kwargs.items()},
+                hidden=_rows_of(call.hidden, rows),
+                output=None,
+            )
+            for call in self._calls
+        ]
+        return tap
+
+    def _forget(self) -> None:
+        """Let go of what was worked out from the recorded pass."""
+        for name in ("embeddings", "mask"):
+            vars(self).pop(name, None)
+
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Take notes of the calls of the model that are made inside."""
         self._calls = []
-        for name in ("embeddings", "mask"):
-            vars(self).pop(name, None)
+        self._forget()
         with ExitStack() as stack:
             # Iterating over the list itself would draw LayerDrop's random numbers.
             for index, layer in enumerate(self._encoder.layers.children()):
@@ -299,6 +328,11 @@ class EncoderTap:
             return self._combine(
                 [self._model(*call.args, **call.kwargs)[0] for call in self._calls]
             )
+
+
+def _rows_of(value: Any, rows: Tensor) -> Any:
+    """Of what has a row for each input, these rows; all else as it is."""
+    return value[rows] if isinstance(value, Tensor) else value
 
 
 def _side_by_side(tensors: list[Tensor]) -> Tensor:

@@ -58,6 +58,13 @@ class Norm(ABC):
     def clip(self, x: Tensor, radius: Tensor) -> Tensor:
         """The nearest point (in Euclidean distance) to ``x`` in the ball of this radius."""
 
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The vectors of norm 1 along which a function with this gradient rises most.
+
+        Zero where the gradient is.
+        """
+
     def normalize(self, x: Tensor) -> Tensor:
         """``x`` with each vector divided by its own norm; zero vectors stay zero."""
         size = self.size(x)
@@ -88,6 +95,10 @@ class LInf(Norm):
     def clip(self, x: Tensor, radius: Tensor) -> Tensor:
         return torch.maximum(torch.minimum(x, radius), -radius)
 
+    @override
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
 
 class L2(Norm):
     """The Euclidean length."""
@@ -110,6 +121,25 @@ class L2(Norm):
         return torch.where(
             inside, x, x * (radius / torch.where(inside, torch.ones_like(size), size))
         )
+
+    @override
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return self.normalize(gradient)
+
+
+def root_mean_square(embeddings: Tensor, keep: Tensor) -> Tensor:
+    """The size of a coordinate of each sentence's embeddings: what relative radii multiply.
+
+    Args:
+        embeddings: ``B x T x D``.
+        keep: 1 on tokens, 0 on padding, ``B x T x 1``, in the type to compute in.
+
+    Returns:
+        ``B x 1 x 1``.
+    """
+    numbers = keep.sum((1, 2), keepdim=True).clamp_min(1) * embeddings.shape[-1]
+    squares = (embeddings.to(keep.dtype) * keep).square().sum((1, 2), keepdim=True)
+    return (squares / numbers).sqrt()
 
 
 NORMS: dict[str, type[Norm]] = {"linf": LInf, "l2": L2}

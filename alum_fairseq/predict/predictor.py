@@ -117,6 +117,7 @@ class Predictor:
         self.model = model.to(device).eval()
         self.head = head
         self.dictionary = dictionary
+        self.vocabulary = vocabulary
         self.layout = layout
         self.labels = None if labels is None else list(labels)
         self.scale = scale
@@ -219,7 +220,7 @@ class Predictor:
         self, examples: Sequence[str | Sequence[str]], max_tokens: int = MAX_TOKENS
     ) -> Tensor:
         """What the head puts out: ``N x C`` in float32 on the CPU; see :meth:`predict`."""
-        inputs = [self._inputs_of(example) for example in examples]
+        inputs = [self.inputs_of(example) for example in examples]
         flat = [tokens for each in inputs for tokens in each]
         outputs = torch.empty(len(flat), self._outputs())
         for batch in _batches(flat, max_tokens):
@@ -235,7 +236,12 @@ class Predictor:
         tokens = collate_tokens(list(inputs), self.dictionary.pad()).to(self.device)
         return self.model(tokens, features_only=True, classification_head_name=self.head)[0]
 
-    def _inputs_of(self, example: str | Sequence[str]) -> list[Tensor]:
+    def inputs_of(self, example: str | Sequence[str]) -> list[Tensor]:
+        """The token sequences that the model reads for an example: one, or one a candidate.
+
+        Raises:
+            UsageError: the example has too few or too many texts.
+        """
         texts = [example] if isinstance(example, str) else list(example)
         self.check_inputs(len(texts))
         encoded = self._encoder(texts)

@@ -1,0 +1,463 @@
+"""``alum-robustness``: how robust are fine-tuned checkpoints, and is one more so than another?"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from statistics import pstdev
+from typing import Any
+
+import torch
+
+import alum_fairseq
+from alum_fairseq import cli
+from alum_fairseq.data_record import RECORD, DataRecord
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_file
+from alum_fairseq.predict import Predictor
+from alum_fairseq.predict.predictor import MAX_TOKENS
+from alum_fairseq.robustness.examples import from_binarized, from_table, sample
+from alum_fairseq.robustness.parts import Clean, Noise, Part, Words
+from alum_fairseq.robustness.plan import Effort, add_options, effort_of, parts_of
+from alum_fairseq.robustness.publish import write_report
+from alum_fairseq.robustness.sets import AdversarialSet, read_set
+from alum_fairseq.robustness.store import Record, Store
+from alum_fairseq.robustness.subject import Subject
+from alum_fairseq.robustness.summary import build_report
+from alum_fairseq.robustness.types import Example
+from alum_fairseq.robustness.wording import table
+from alum_fairseq.tables import add_table_options, table_format
+
+_DESCRIPTION = """\
+Measures how robust fine-tuned checkpoints are, and writes a report.
+
+  alum-robustness --path finetuned/checkpoint_best.pt
+  alum-robustness --path plain=plain1/checkpoint_best.pt plain=plain2/checkpoint_best.pt \\
+      alum=alum1/checkpoint_best.pt alum=alum2/checkpoint_best.pt \\
+      --input test.tsv --columns sentence --label label --output report
+"""
+_EPILOG = """\
+Checkpoints of one NAME are seeds of one model; the first model is what others are compared with.
+Without --input, the subset of the binarised data is read. A run that was stopped goes on when the
+same command is given again; so does one with more checkpoints or parts.
+"""
+
+_CHUNK = 64  # examples; what is lost when a run is stopped
+_WORK = "work"
+
+
+@dataclass
+class _Model:
+    """Checkpoints that go by one name."""
+
+    name: str
+    paths: list[Path] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return cli.run(_main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    arguments = _parser().parse_args(argv)
+    if arguments.max_tokens < 1:
+        raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
+    effort = effort_of(arguments)
+    models = _models(arguments.path)
+    paths = [path for model in models for path in model.paths]
+    predictors = _Predictors(arguments, paths)
+    data = _Data.read(arguments, predictors.first, effort)
+    parts = _runnable(parts_of(arguments, effort, data.sets), arguments, data.examples[0])
+    examples = {part.name: data.examples_of(part) for part in parts}
+    begun = time.monotonic()
+    records, seconds = _measure(parts, examples, predictors, data, arguments)
+    report = build_report(
+        data=data.described(),
+        models=[
+            {
+                "name": model.name,
+                "checkpoints": [
+                    {"path": str(path), "sha256": _digest(path)} for path in model.paths
+                ],
+            }
+            for model in models
+        ],
+        examples=examples,
+        records=records,
+        settings=_settings(arguments, effort),
+        versions=_versions(),
+        seconds={str(path): took for path, took in zip(paths, seconds, strict=True)},
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seed=arguments.seed,
+        resamples=effort.resamples,
+    )
+    write_report(report, arguments.output)
+    print(table(report))
+    took = int(time.monotonic() - begun)
+    cli.say(
+        f"\n{took // 60}:{took % 60:02d} minutes. The report: {arguments.output / 'report.html'}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser("alum-robustness", _DESCRIPTION, _EPILOG)
+    model = parser.add_argument_group("the models")
+    model.add_argument(
+        "--path",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]FILE",
+        help="checkpoints (default name: that of the file's folder)",
+    )
+    model.add_argument(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="folder that they were fine-tuned on (default: the one that each checkpoint names)",
+    )
+    model.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="DIR",
+        help="the models' dict.txt, and the files of their BPE (default: DATA/vocabulary)",
+    )
+    model.add_argument(
+        "--head", metavar="NAME", help="classification head (default: the one that was trained)"
+    )
+    model.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="the classes in their order (default: the data's)",
+    )
+    text = parser.add_argument_group("the examples")
+    text.add_argument(
+        "--input", type=Path, metavar="FILE", help="a labelled TSV, CSV or JSON-lines file"
+    )
+    text.add_argument(
+        "--subset",
+        default="valid",
+        metavar="NAME",
+        help="without --input: which part of the binarised data (default: valid)",
+    )
+    add_table_options(parser)
+    add_options(parser)
+    out = parser.add_argument_group("where to, and how it is computed")
+    out.add_argument(
+        "--output",
+        type=Path,
+        default=Path("robustness"),
+        metavar="DIR",
+        help="folder of the report (default: robustness)",
+    )
+    out.add_argument(
+        "--max-tokens",
+        type=int,
+        default=MAX_TOKENS,
+        metavar="N",
+        help=f"most tokens of a batch (default: {MAX_TOKENS})",
+    )
+    out.add_argument("--cpu", action="store_true", help="on the CPU, even if there is a GPU")
+    return parser
+
+
+def _models(given: Sequence[str]) -> list[_Model]:
+    """The checkpoints by the names of their models, in the order that they are named in."""
+    models: dict[str, _Model] = {}
+    for each in given:
+        name, equals, file = each.partition("=")
+        path = Path(file if equals and not Path(each).exists() else each)
+        if not equals or Path(each).exists():
+            name = path.absolute().parent.name
+        if not name:
+            raise UsageError(f"--path {each}: there is no name before the equals sign")
+        existing_file(path)
+        model = models.setdefault(name, _Model(name))
+        if path in model.paths:
+            raise UsageError(f"--path {each}: the checkpoint is given twice")
+        model.paths.append(path)
+    return list(models.values())
+
+
+class _Predictors:
+    """The models, loaded when they are needed; all are looked at before anything is measured.
+
+    Raises:
+        UsageError: one cannot be loaded, or answers other questions than the first.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self._arguments = arguments
+        on_gpu = torch.cuda.is_available() and not arguments.cpu
+        self.device = "cuda" if on_gpu else "cpu"
+        self.first = self._load(paths[0])
+        for path in paths[1:]:
+            other = self._load(path)
+            if (other.labels, other.layout.choices) != (
+                self.first.labels,
+                self.first.layout.choices,
+            ):
+                raise UsageError(
+                    f"{path} answers with {_listed(other.labels)}, {paths[0]} with "
+                    f"{_listed(self.first.labels)}: they cannot be compared"
+                )
+
+    def load(self, place: int) -> Predictor:
+        """The model of a checkpoint, by its place among all."""
+        return self.first if place == 0 else self._load(self.paths[place])
+
+    def _load(self, path: Path) -> Predictor:
+        given = self._arguments
+        return Predictor.load(
+            path, given.data, given.vocabulary, given.head, given.labels, self.device
+        )
+
+
+def _listed(labels: Sequence[str] | None) -> str:
+    return "numbers" if labels is None else ", ".join(labels)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the models are measured on."""
+
+    source: str
+    kind: str
+    labels: list[str] | None
+    tolerance: float | None
+    examples: list[Example]
+    attacked: list[Example]
+    sets: list[AdversarialSet]
+
+    @classmethod
+    def read(cls, arguments: argparse.Namespace, predictor: Predictor, effort: Effort) -> _Data:
+        """Read the examples, and draw those that are measured."""
+        columns, label = arguments.columns, arguments.label
+        if arguments.input is None:
+            if columns or label:
+                raise UsageError("--columns and --label are those of --input, which is not given")
+            source = f"{predictor.data}: {arguments.subset}"
+            examples = from_binarized(predictor.data, arguments.subset, predictor)
+        else:
+            columns, label = _columns(arguments, predictor)
+            source = str(arguments.input)
+            examples = from_table(
+                arguments.input, table_format(arguments), columns, label, predictor
+            )
+        tolerance = None
+        if predictor.labels is None:
+            tolerance = arguments.tolerance
+            if tolerance is None:
+                tolerance = pstdev(float(example.answer) for example in examples) / 2
+            if not tolerance > 0:
+                raise UsageError(f"--tolerance is {tolerance:g}: it must be above 0")
+        elif arguments.tolerance is not None:
+            raise UsageError("--tolerance is for regression, but the model has classes")
+        chosen = sample(examples, effort.examples, arguments.seed)
+        return cls(
+            source,
+            "choices"
+            if predictor.layout.choices
+            else "regression"
+            if predictor.labels is None
+            else "classification",
+            predictor.labels,
+            tolerance,
+            chosen,
+            sample(chosen, effort.attack_examples, arguments.seed),
+            _sets(arguments, columns, label, predictor, effort),
+        )
+
+    def examples_of(self, part: Part) -> list[Example]:
+        """The examples that a part looks at."""
+        for each in self.sets:
+            if part.name == f"set:{each.name}":
+                return each.examples
+        return self.examples if isinstance(part, Clean | Noise) else self.attacked
+
+    def described(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "source": self.source,
+            "examples": len(self.examples),
+            "kind": self.kind,
+            "labels": self.labels,
+            "tolerance": self.tolerance,
+        }
+
+
+def _columns(arguments: argparse.Namespace, predictor: Predictor) -> tuple[list[str], str]:
+    """The columns of the texts and of the label: those given, else those of the training data."""
+    columns, label = arguments.columns, arguments.label
+    if columns and label:
+        return columns, label
+    if predictor.data is None or not (predictor.data / RECORD).is_file():
+        raise UsageError(f"give --columns and --label, the columns of {arguments.input}")
+    record = DataRecord.load(predictor.data)
+    return columns or record.columns, label or record.label_column
+
+
+def _sets(
+    arguments: argparse.Namespace,
+    columns: list[str] | None,
+    label: str | None,
+    predictor: Predictor,
+    effort: Effort,
+) -> list[AdversarialSet]:
+    mapped = {}
+    for each in arguments.map_labels:
+        theirs, equals, ours = each.partition("=")
+        if not (theirs and equals and ours):
+            raise UsageError(f"--map-labels {each}: it must be LABEL=LABEL[,LABEL...]")
+        mapped[theirs] = ours
+    if mapped and not arguments.adversarial_set:
+        raise UsageError("--map-labels is for --adversarial-set, which is not given")
+    sets: dict[str, AdversarialSet] = {}
+    for spec in arguments.adversarial_set:
+        found = read_set(
+            spec, columns, label, table_format(arguments), predictor.labels, mapped or None
+        )
+        if found.name in sets:
+            raise UsageError(
+                f"--adversarial-set {spec}: another one is called {found.name}: put NAME= before it"
+            )
+        chosen = sample(found.examples, effort.examples, arguments.seed)
+        predictor.check_inputs(len(chosen[0].texts))
+        sets[found.name] = AdversarialSet(found.name, chosen)
+    return list(sets.values())
+
+
+def _runnable(parts: list[Part], arguments: argparse.Namespace, example: Example) -> list[Part]:
+    """The parts without those that nobody asked for and that are not installed."""
+    kept = []
+    for part in parts:
+        if isinstance(part, Words):
+            try:
+                part.candidates()
+            except UsageError as error:
+                if arguments.parts:
+                    raise
+                cli.say(f"left out: {error}")
+                continue
+        kept.append(part)
+    beyond = [number for number in arguments.edit or () if number > len(example.texts)]
+    if beyond:
+        raise UsageError(
+            f"--edit is {beyond[0]}: an example has {len(example.texts)} text"
+            f"{'' if len(example.texts) == 1 else 's'}"
+        )
+    return kept
+
+
+def _measure(
+    parts: Sequence[Part],
+    examples: Mapping[str, Sequence[Example]],
+    predictors: _Predictors,
+    data: _Data,
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, list[list[Record]]], list[dict[str, float]]]:
+    """Every part of every checkpoint: its records, and the seconds that it took."""
+    records: dict[str, list[list[Record]]] = {part.name: [] for part in parts}
+    seconds: list[dict[str, float]] = []
+    total = len(predictors.paths) * sum(part.cost * len(examples[part.name]) for part in parts)
+    with cli.counter("measuring", "passes", round(total)) as counter:
+        for place, path in enumerate(predictors.paths):
+            predictor = predictors.load(place)
+            subject = Subject(predictor, data.tolerance, arguments.max_tokens, arguments.seed)
+            model = _identity(path, predictor, data, arguments)
+            seconds.append({})
+            for part in parts:
+                chosen = examples[part.name]
+                key = {**model, "part": part.name, "settings": part.settings}
+                key["examples"] = _text_digest([asdict(example) for example in chosen])
+                store = Store(arguments.output / _WORK, key)
+                counter.set_description(f"{path.parent.name}: {part.name}")
+                found: list[Record] = [{}] * len(chosen)
+                for number, chunk in enumerate(_chunks(chosen)):
+                    if number not in store.chunks:
+                        began = time.monotonic()
+                        made = part.measure(subject, [chosen[i] for i in chunk])
+                        store.add(number, made, time.monotonic() - began)
+                    for i, record in zip(chunk, store.chunks[number][0], strict=True):
+                        found[i] = record
+                    counter.update(round(part.cost * len(chunk)))
+                records[part.name].append(found)
+                seconds[-1][part.name] = round(sum(took for _, took in store.chunks.values()), 3)
+    return records, seconds
+
+
+def _chunks(examples: Sequence[Example]) -> Iterator[list[int]]:
+    """The places of the examples, the longest first, so that a batch has little padding."""
+    order = sorted(range(len(examples)), key=lambda i: -sum(map(len, examples[i].texts)))
+    for begin in range(0, len(order), _CHUNK):
+        yield order[begin : begin + _CHUNK]
+
+
+def _identity(
+    path: Path, predictor: Predictor, data: _Data, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """All that the records of a checkpoint depend on, besides part and examples."""
+    return {
+        "checkpoint": _digest(path),
+        "vocabulary": [_digest(file) for file in predictor.vocabulary.files],
+        "head": predictor.head,
+        "labels": predictor.labels,
+        "scale": predictor.scale,
+        "tolerance": data.tolerance,
+        "max_tokens": arguments.max_tokens,
+        "device": str(predictor.device),
+        "code": _code(),
+        "versions": _versions(),
+    }
+
+
+@cache
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text_digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Another version of what measures is another measurement."""
+    files = sorted(Path(alum_fairseq.__file__).parent.rglob("*.py"))
+    return _text_digest([_digest(file) for file in files])
+
+
+def _settings(arguments: argparse.Namespace, effort: Effort) -> dict[str, Any]:
+    """Every option as it was resolved."""
+    given = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(arguments).items()
+        if name != "path"
+    }
+    return given | {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(effort).items()
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"alum_fairseq": alum_fairseq.__version__, "python": platform.python_version()}
+    for name in ("fairseq", "torch", "numpy", "scipy", "nltk", "textattack"):
+        for package in (name, f"{name}-fixed"):
+            try:
+                found[name] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found

@@ -1,0 +1,116 @@
+"""The examples that models are measured on: from a table, or from binarised data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairseq.data import Dictionary
+from fairseq.data.data_utils import load_indexed_dataset
+
+from alum_fairseq.errors import UsageError, one_line
+from alum_fairseq.files import existing_file
+from alum_fairseq.predict import Predictor
+from alum_fairseq.predict.scores import check_answer
+from alum_fairseq.robustness.types import Example
+from alum_fairseq.tables import TableFormat, read_rows
+from alum_fairseq.vocabulary import Vocabulary
+
+
+def from_table(
+    path: Path, table: TableFormat, columns: Sequence[str], label: str, predictor: Predictor
+) -> list[Example]:
+    """Read a labelled table.
+
+    Raises:
+        UsageError: a row is not as it should be, or its label none of the model's.
+    """
+    predictor.check_inputs(len(columns))
+    examples = []
+    for row in read_rows(path, table, columns, label):
+        check_answer(row.label, predictor.labels, f"{path}:{row.line}")
+        examples.append(Example(len(examples), row.texts, row.label))
+    if not examples:
+        raise UsageError(f"{path} has no examples")
+    return examples
+
+
+def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Example]:
+    """Read a split of a folder that ``alum-prepare`` or ``fairseq-preprocess`` made, as text again.
+
+    Subwords are put together; what tokenisation lost (such as capitals, in an uncased vocabulary)
+    stays lost, which changes nothing for the model.
+
+    Raises:
+        UsageError: the split is not there, has no labels, or cannot be read.
+    """
+    folders = [folder for i in range(100) if (folder := data / f"input{i}").is_dir()]
+    if not folders:
+        raise UsageError(f"{data} has no input0: it is no folder of a prepared data set")
+    predictor.check_inputs(len(folders))
+    bpe = Vocabulary.load(predictor.vocabulary.folder).encoder()
+    columns = []
+    for folder in folders:
+        dictionary = predictor.dictionary
+        columns.append(
+            [
+                bpe.decode(" ".join(dictionary[i] for i in tokens if i != dictionary.eos()))
+                for tokens in _sequences(folder / subset, dictionary)
+            ]
+        )
+    answers = list(_answers(data / "label", subset, predictor))
+    if len({len(answers), *map(len, columns)}) > 1:
+        raise UsageError(f"{data}: its inputs and labels of {subset} are not equally many")
+    rows = zip(zip(*columns, strict=True), answers, strict=True)
+    return [Example(i, texts, answer) for i, (texts, answer) in enumerate(rows)]
+
+
+def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
+    """The labels as they stood in the table."""
+    numbers = folder / f"{subset}.label"
+    if predictor.labels is not None and not predictor.layout.choices:
+        if not (folder / f"{subset}.idx").is_file():
+            raise UsageError(f"{folder} has no labels of {subset}")
+        dictionary = Dictionary.load(str(existing_file(folder / "dict.txt")))
+        for tokens in _sequences(folder / subset, dictionary):
+            yield predictor.labels[tokens[0] - dictionary.nspecial]
+        return
+    for place, line in enumerate(existing_file(numbers).read_text().splitlines(), 1):
+        try:
+            if predictor.labels is None:
+                yield repr(float(line) * predictor.scale)
+            else:
+                yield predictor.labels[int(line)]
+        except (ValueError, IndexError):
+            raise UsageError(f"{numbers}:{place}: {line!r} is no label") from None
+
+
+def _sequences(prefix: Path, dictionary: Dictionary) -> Iterator[list[int]]:
+    try:
+        found: Any = load_indexed_dataset(str(prefix), dictionary)
+    except Exception as error:  # fairseq's own, of many kinds
+        raise UsageError(f"{prefix} cannot be read: {one_line(error)}") from None
+    if found is None:
+        there = sorted(path.stem for path in prefix.parent.glob("*.idx"))
+        raise UsageError(
+            f"{prefix.parent} has no subset {prefix.name}: it has {', '.join(there) or 'none'}"
+        )
+    for i in range(len(found)):
+        yield found[i].tolist()
+
+
+def sample(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """So many of the examples, drawn at random, in their order; smaller samples are part of larger.
+
+    Args:
+        examples: from which to draw.
+        most: how many, at most; 0: all.
+        seed: another seed, another sample.
+    """
+    if not most or most >= len(examples):
+        return list(examples)
+    shuffled = list(range(len(examples)))
+    random.Random(seed).shuffle(shuffled)
+    return [examples[i] for i in sorted(shuffled[:most])]

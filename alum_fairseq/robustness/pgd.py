@@ -1,0 +1,346 @@
+"""Projected gradient attacks on embeddings, and the smallest radius at which one succeeds.
+
+Where :mod:`alum_fairseq.adversary` finds a perturbation to train with, in one step, this looks for
+one that changes the decision, and gives up late. The attack is that of Madry et al. 2018 (arXiv
+1706.06083): steepest ascent, projected to a ball, from several starts. Nothing here knows of
+fairseq. A model is a function from the embeddings of some examples to their outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.norms import NORMS, Norm, get_norm, root_mean_square
+
+# Of some of the examples: their embeddings (b x T x D), and which they are (b).
+Predict = Callable[[Tensor, Tensor], Tensor]
+# From outputs (b x C), and which examples they are of, to one number for each.
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+LOSS, DIVERGENCE = "loss", "divergence"
+OBJECTIVES = (LOSS, DIVERGENCE)
+
+# The search goes from one radius to this many times it, then to the square of that, ..., until
+# it has a radius that suffices and one that does not.
+_STRIDE = 1.2
+_CURVED = 0.9
+_RANDOM_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Target:
+    """Examples under attack.
+
+    Attributes:
+        predict: the outputs (``b x C``) for embeddings of some of the examples.
+        embeddings: of all of them, ``B x T x D``; each example has one ball, be it a sentence, a
+            pair, or a context with all candidates.
+        clean: the outputs for these, ``B x C``.
+        mask: true on tokens, false on padding, ``B x T``.
+        objectives: what to raise, by name.
+        margin: how far outputs are from being wrong, one number for each example; negative: they
+            are wrong.
+        seeds: one for each example, from which its random starts are drawn.
+    """
+
+    predict: Predict
+    embeddings: Tensor
+    clean: Tensor
+    mask: Tensor
+    objectives: Mapping[str, Objective]
+    margin: Objective
+    seeds: list[int]
+
+
+@dataclass
+class Found:
+    """How attacks at given radii ended; one entry for each example.
+
+    Attributes:
+        broken: whether the decision was changed.
+        delta: by what, ``B x T x D``; zero where it was not.
+        outputs: what the model then puts out, ``B x C``; nan where it was not.
+        restart: the start that it was found from, the first being 0; -1 where none was.
+        flat: whether a gradient was zero or not finite: the attack was blind.
+    """
+
+    broken: Tensor
+    delta: Tensor
+    outputs: Tensor
+    restart: Tensor
+    flat: Tensor
+
+    @classmethod
+    def nothing(cls, target: Target) -> Found:
+        """What is found before anything is tried."""
+        blank = torch.zeros_like(target.clean[:, 0], dtype=torch.bool)
+        return cls(
+            blank,
+            torch.zeros_like(target.embeddings),
+            torch.full_like(target.clean, math.nan),
+            torch.full_like(blank, -1, dtype=torch.long),
+            blank.clone(),
+        )
+
+    def take(self, rows: Tensor, other: Found) -> None:
+        """Put how another attack broke these examples in the place of what was found before."""
+        for name in ("broken", "delta", "outputs", "restart"):
+            getattr(self, name)[rows] = getattr(other, name)[rows]
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest radii that were found; one entry for each example.
+
+    Attributes:
+        radius: that breaks it; 0: it was wrong already; infinite: none was found.
+        lower: the largest radius at which the attack failed.
+        found: how it was broken at ``radius``.
+        random: whether random perturbations of that size break it, too.
+    """
+
+    radius: Tensor
+    lower: Tensor
+    found: Found
+    random: Tensor
+
+
+@dataclass(frozen=True)
+class ProjectedGradient:
+    r"""Steepest ascent inside a ball, from several starts, until the decision changes.
+
+    .. math::
+        \delta_k = \mathrm{Clip}_r\big(\delta_{k-1} + \tfrac{r}{\sqrt k}\, d(g_k)\big)
+
+    where *d* is the steepest direction of unit norm: the sign of the gradient for the infinity
+    norm, the gradient divided by its length for L2. Start 0 is the unperturbed input where the
+    objective has a gradient there, every other a random point of the ball; starts take turns with
+    the objectives.
+
+    The steps do not depend on how many there will be, nor the starts on the others: with more of
+    either, whatever was broken is still broken, by the same perturbation.
+
+    Attributes:
+        norm: ``"linf"`` or ``"l2"``. Radii are multiples of the root mean square of the example's
+            embeddings, a coordinate (for L2, times the root of the number of coordinates).
+        steps: how many, at most.
+        restarts: how many starts, at most.
+        objectives: what is raised: ``"loss"`` of the right answer, ``"divergence"`` from the clean
+            prediction, or both in turn.
+        patience: an ascent is given up when in so many steps the decision has come no closer.
+
+    Raises:
+        UsageError: a value is out of its range or not one of its choices.
+    """
+
+    norm: str = "linf"
+    steps: int = 10
+    restarts: int = 2
+    objectives: tuple[str, ...] = OBJECTIVES
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise UsageError(f"norm {self.norm!r} is unknown: choose one of {', '.join(NORMS)}")
+        for name in ("steps", "restarts", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} is {value!r}: it must be a whole number, 1 or more")
+        wrong = [name for name in self.objectives if name not in OBJECTIVES]
+        if wrong or not self.objectives:
+            raise UsageError(
+                f"objectives are {', '.join(self.objectives) or 'none'}: choose from "
+                f"{', '.join(OBJECTIVES)}"
+            )
+
+    @property
+    def ball(self) -> Norm:
+        """One ball an example."""
+        return get_norm(self.norm, "sentence")
+
+    def attack(self, target: Target, radius: Tensor, rows: Tensor | None = None) -> Found:
+        """Try to change the decision about each example within a radius.
+
+        Args:
+            target: the examples.
+            radius: relative, one for each example (``B``).
+            rows: the numbers of the examples to attack; all by default.
+        """
+        unit = self.unit(target)
+        found = Found.nothing(target)
+        left = torch.arange(len(radius), device=radius.device) if rows is None else rows
+        for restart in range(self.restarts):
+            left = left[~found.broken[left]]
+            if not len(left):
+                break
+            self._ascend(target, radius.view(-1, 1, 1) * unit, left, restart, found)
+        return found
+
+    def smallest(
+        self,
+        target: Target,
+        precision: float = 1.1,
+        floor: float = 1e-5,
+        ceiling: float = 100.0,
+    ) -> Smallest:
+        """The smallest radius at which the attack succeeds, by bisection, for each example.
+
+        It begins a little below where the decision would change if the model were linear, since real
+        ones are mostly easier to break than that. Which radius is tried
+        next depends on nothing but how the attack ended at those before, so that more steps or
+        starts never make it larger.
+
+        Args:
+            target: the examples.
+            precision: the search ends when the radius is at most this many times one at which the
+                attack failed.
+            floor: no smaller radius is tried.
+            ceiling: no larger radius is tried; where it does not suffice, the model is constant or
+                its gradients mislead.
+        """
+        everything = torch.arange(len(target.clean), device=target.clean.device)
+        wrong = target.margin(target.clean, everything) < 0
+        found = Found.nothing(target)
+        found.broken[wrong] = True
+        found.outputs[wrong] = target.clean[wrong]
+        lower = torch.zeros_like(wrong, dtype=torch.float64)
+        upper = torch.where(wrong, 0.0, math.inf).to(lower)
+        radius = _CURVED * self._linear(target, ~wrong).to(lower)
+        radius = radius.clamp(floor, ceiling)
+        tries = 0
+        while len(rows := everything[_undecided(lower, upper, precision, floor, ceiling)]):
+            tried = self.attack(target, radius.to(target.embeddings), rows)
+            succeeded, failed = rows[tried.broken[rows]], rows[~tried.broken[rows]]
+            found.take(succeeded, tried)
+            found.flat |= tried.flat
+            upper[succeeded] = radius[succeeded]
+            lower[failed] = radius[failed]
+            tries += 1
+            radius = _next(lower, upper, _STRIDE**tries).clamp(floor, ceiling)
+        return Smallest(upper, lower, found, self._random(target, upper))
+
+    def _linear(self, target: Target, rows: Tensor) -> Tensor:
+        """The smallest radius for a linear model with the gradient that these rows have, ``B``."""
+        rows = torch.nonzero(rows).flatten()
+        radius = torch.ones_like(target.clean[:, 0])
+        with torch.enable_grad():
+            delta = torch.zeros_like(target.embeddings[rows]).requires_grad_()
+            margin = target.margin(target.predict(target.embeddings[rows] + delta, rows), rows)
+            (gradient,) = torch.autograd.grad(margin.sum(), delta)
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * target.mask[rows].unsqueeze(-1)
+        rise = (gradient * self.ball.steepest(gradient)).sum((1, 2)) * self.unit(target)[rows, 0, 0]
+        radius[rows] = (margin.detach() / rise).nan_to_num(1.0, 1.0, 1.0).to(radius)
+        return radius
+
+    def unit(self, target: Target) -> Tensor:
+        """What the radius 1 is in the units of the embeddings, ``B x 1 x 1``."""
+        keep = target.mask.unsqueeze(-1).to(target.embeddings.dtype)
+        rms = root_mean_square(target.embeddings, keep)
+        return self.ball.unit(rms, keep.sum((1, 2), keepdim=True) * target.embeddings.shape[-1])
+
+    def _ascend(
+        self, target: Target, radius: Tensor, rows: Tensor, restart: int, found: Found
+    ) -> None:
+        """Ascend from one start, and note what breaks on the way."""
+        name = self.objectives[restart % len(self.objectives)]
+        delta = torch.zeros_like(target.embeddings[rows])
+        if restart or name == DIVERGENCE:  # which has its minimum, hence no gradient, at zero
+            delta = self._start(target, rows, restart) * radius[rows]
+        closest = torch.full_like(target.clean[rows, 0], math.inf)
+        since = torch.zeros_like(rows)  # it was reached, in steps
+        for step in range(self.steps + 1):
+            gradient, outputs = _gradient(target, name, rows, delta, last=step == self.steps)
+            margin = target.margin(outputs, rows)
+            broken = margin < 0
+            hit = rows[broken]
+            found.broken[hit] = True
+            found.delta[hit] = delta[broken]
+            found.outputs[hit] = outputs[broken]
+            found.restart[hit] = restart
+            since = torch.where(margin < closest, 0, since + 1)
+            closest = torch.minimum(margin, closest)
+            on = ~broken & (since < self.patience)
+            if step == self.steps or not on.any():
+                return
+            rows, delta, gradient, closest, since = (
+                each[on] for each in (rows, delta, gradient, closest, since)
+            )
+            blind = ~gradient.isfinite().all(-1).all(-1) | ~gradient.any(-1).any(-1)
+            found.flat[rows[blind]] = True
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * target.mask[rows].unsqueeze(-1)
+            length = radius[rows] / math.sqrt(step + 1)
+            delta = self.ball.clip(delta + length * self.ball.steepest(gradient), radius[rows])
+
+    def _start(self, target: Target, rows: Tensor, draw: int) -> Tensor:
+        """A random point of the unit ball for each example, ``b x T x D``, zero on padding.
+
+        Uniform in the ball of the infinity norm. In that of L2, of so many dimensions, practically
+        all of the volume lies at the surface, and so do the points.
+        """
+        points = torch.zeros_like(target.embeddings[rows])
+        for place, row in enumerate(rows.tolist()):
+            tokens = target.mask[row]
+            generator = torch.Generator().manual_seed(target.seeds[row] + draw)
+            size = (int(tokens.sum()), points.shape[-1])
+            drawn = (
+                torch.rand(size, generator=generator) * 2 - 1
+                if self.norm == "linf"
+                else torch.randn(size, generator=generator)
+            )
+            points[place, tokens] = drawn.to(points)
+        return points if self.norm == "linf" else self.ball.normalize(points)
+
+    @torch.no_grad()
+    def _random(self, target: Target, upper: Tensor) -> Tensor:
+        """Whether one of several random perturbations, as large as the attack's, breaks it."""
+        rows = torch.nonzero((upper > 0) & upper.isfinite()).flatten()
+        broken = torch.zeros_like(upper, dtype=torch.bool)
+        size = upper.to(target.embeddings).view(-1, 1, 1) * self.unit(target)
+        for draw in range(_RANDOM_TRIES):
+            rows = rows[~broken[rows]]
+            if len(rows):
+                direction = self.ball.steepest(self._start(target, rows, -1 - draw))
+                outputs = target.predict(target.embeddings[rows] + size[rows] * direction, rows)
+                broken[rows] = target.margin(outputs, rows) < 0
+        return broken
+
+
+def _gradient(
+    target: Target, objective: str, rows: Tensor, delta: Tensor, last: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the objective with respect to ``delta``, up to a factor, and the outputs."""
+    embeddings = target.embeddings[rows]
+    if last:
+        with torch.no_grad():
+            return delta, target.predict(embeddings + delta, rows)
+    with torch.enable_grad():
+        delta = delta.detach().requires_grad_()
+        outputs = target.predict(embeddings + delta, rows)
+        # In float64: a confident softmax has a gradient that float32 rounds to zero, and each
+        # example's is brought to 1. Its length is of no interest here.
+        leaf = outputs.detach().double().requires_grad_()
+        (upstream,) = torch.autograd.grad(target.objectives[objective](leaf, rows).sum(), leaf)
+    largest = upstream.abs().amax(-1, keepdim=True)
+    upstream = upstream / largest.where(largest > 0, torch.ones_like(largest))
+    (gradient,) = torch.autograd.grad(outputs, delta, upstream.to(outputs.dtype))
+    return gradient, outputs.detach()
+
+
+def _undecided(
+    lower: Tensor, upper: Tensor, precision: float, floor: float, ceiling: float
+) -> Tensor:
+    """Which examples are to be searched on."""
+    narrow = upper <= precision * lower * (1 + 1e-12)
+    return (upper > floor) & (lower < ceiling) & ~narrow
+
+
+def _next(lower: Tensor, upper: Tensor, stride: float) -> Tensor:
+    """The radius to try next: further out, further in, or between."""
+    between = (lower * upper).sqrt()
+    return torch.where(upper.isinf(), lower * stride, between.where(lower > 0, upper / stride))

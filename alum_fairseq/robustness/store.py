@@ -1,0 +1,64 @@
+"""Finished measurements on disk, so that a report that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import whole_file
+
+Record = dict[str, Any]
+
+
+class Store:
+    """A file of JSON lines for each part of each checkpoint: what it depends on, then its chunks.
+
+    Args:
+        folder: made if need be.
+        key: everything that the records depend on; another key, another file.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        text = json.dumps(key, sort_keys=True)
+        self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
+        self._head = text
+        self.chunks: dict[int, tuple[list[Record], float]] = {}
+        self._read()
+
+    def _read(self) -> None:
+        """Read what is whole; of a line that was being written when the power went, nothing."""
+        try:
+            lines = self._path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UsageError(f"{self._path} cannot be read: {error.strerror}") from None
+        if lines[0].decode("utf-8", "replace") != self._head:
+            return
+        for line in lines[1:-1]:
+            try:
+                found = json.loads(line)
+                self.chunks[int(found["chunk"])] = found["records"], float(found["seconds"])
+            except (ValueError, KeyError, TypeError):
+                break
+
+    def add(self, chunk: int, records: list[Record], seconds: float) -> list[Record]:
+        """Note that a chunk is done; returns its records as they will be read."""
+        self.chunks[chunk] = json.loads(json.dumps(records)), seconds
+        # Whole, since what is there may end in the middle of a line. Chunks are few, and small.
+        with whole_file(self._path) as aside, aside.open("w", encoding="utf-8") as file:
+            file.write(self._head + "\n")
+            for number, (found, took) in self.chunks.items():
+                line = {"chunk": number, "seconds": round(took, 3), "records": found}
+                file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return self.chunks[chunk][0]

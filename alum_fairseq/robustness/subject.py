@@ -1,0 +1,155 @@
+"""A checkpoint under test: what it says of texts, and its embeddings for attacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+import torch
+from fairseq.data.data_utils import collate_tokens
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from alum_fairseq.divergences import Divergence, get_divergence
+from alum_fairseq.encoder_tap import EncoderTap
+from alum_fairseq.predict import Predictor
+from alum_fairseq.robustness.noise import seeded
+from alum_fairseq.robustness.pgd import DIVERGENCE, LOSS, Target
+from alum_fairseq.robustness.types import Example, Texts, Verdict
+
+
+# Of the longest example in a batch, the least that another may have of its length.
+_ALIKE = 0.7
+
+
+class Subject:
+    """A predictor, and what it takes for right.
+
+    Args:
+        predictor: the model; its parameters are frozen.
+        tolerance: for regression, how far from the answer a prediction still is right; else None.
+        max_tokens: the most tokens of a batch, padding included.
+        seed: of the random starts of attacks.
+    """
+
+    def __init__(
+        self, predictor: Predictor, tolerance: float | None, max_tokens: int, seed: int
+    ) -> None:
+        self.predictor = predictor
+        self.tolerance = tolerance
+        self._max_tokens = max_tokens
+        self._seed = seed
+        predictor.model.requires_grad_(False)
+
+    @property
+    def divergence(self) -> Divergence:
+        """Between what the model puts out."""
+        return get_divergence("squared_error" if self.predictor.labels is None else "kl")
+
+    def verdicts(self, asked: Sequence[tuple[Example, Texts]]) -> list[Verdict]:
+        """What the model says of texts, each of which stand for those of an example."""
+        outputs = self.predictor.logits([texts for _, texts in asked], self._max_tokens)
+        examples = [example for example, _ in asked]
+        return [self.verdict(example, row) for example, row in zip(examples, outputs, strict=True)]
+
+    def verdict(self, example: Example, outputs: Tensor) -> Verdict:
+        """What outputs (``C``) mean.
+
+        Args:
+            example: that they are about; its answers are labels of the model.
+            outputs: of the head.
+        """
+        labels = self.predictor.labels
+        if labels is None:
+            value = self.predictor.scale * float(outputs[0])
+            error = abs(value - float(example.answer))
+            return Verdict(value, error <= self.tolerance, error**2)
+        scores = outputs.double().log_softmax(0)
+        best = int(outputs.argmax())
+        accepted = [labels.index(answer) for answer in example.accepted or (example.answer,)]
+        loss = -float(scores[accepted].logsumexp(0))
+        return Verdict(labels[best], best in accepted, loss, math.exp(float(scores[best])))
+
+    def probabilities(self, examples: Sequence[Texts]) -> list[list[float]]:
+        """Of every class, for each of some texts."""
+        return self.predictor.logits(examples, self._max_tokens).softmax(1).tolist()
+
+    def batches(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
+        """The examples in their order, as many at a time as fit into a batch.
+
+        Where they come sorted by length, as they should, little of a batch is padding.
+        """
+        batch: list[Example] = []
+        longest = 0
+        for example in examples:
+            inputs = self.predictor.inputs_of(example.texts)
+            length = max(map(len, inputs))
+            fits = (len(batch) + 1) * len(inputs) * max(length, longest) <= self._max_tokens
+            if batch and not (fits and length >= _ALIKE * longest):
+                yield batch
+                batch, longest = [], 0
+            batch.append(example)
+            longest = max(length, longest)
+        if batch:
+            yield batch
+
+    def target(self, examples: Sequence[Example]) -> Target:
+        """Examples as an attack on embeddings sees them.
+
+        The candidates of an example are laid side by side, and are perturbed together.
+        """
+        predictor = self.predictor
+        inputs = [predictor.inputs_of(example.texts) for example in examples]
+        each = len(inputs[0])  # model inputs an example
+        tokens = collate_tokens(list(chain(*inputs)), predictor.dictionary.pad())
+        tap = EncoderTap(predictor.model, dropout="independent")  # there is none: nothing to share
+        with torch.no_grad(), tap.recording():
+            predictor.model(
+                tokens.to(predictor.device),
+                features_only=True,
+                classification_head_name=predictor.head,
+            )
+        width = tap.embeddings.shape[-1]
+
+        def predict(embeddings: Tensor, rows: Tensor) -> Tensor:
+            flat = (rows.unsqueeze(1) * each + torch.arange(each, device=rows.device)).flatten()
+            outputs = tap.of_rows(flat).rerun(embeddings.reshape(len(flat), -1, width))
+            return outputs.view(len(rows), -1)
+
+        clean = tap.logits.view(len(examples), -1)
+        right = self._right(examples).to(clean.device)
+
+        def margin(outputs: Tensor, rows: Tensor) -> Tensor:
+            if self.tolerance is not None:
+                return self.tolerance - (predictor.scale * outputs[:, 0] - right[rows]).abs()
+            chosen = right[rows].unsqueeze(1)
+            others = outputs.scatter(1, chosen, -math.inf)
+            return outputs.gather(1, chosen)[:, 0] - others.amax(1)
+
+        def loss(outputs: Tensor, rows: Tensor) -> Tensor:
+            if self.tolerance is None:
+                return cross_entropy(outputs, right[rows], reduction="none")
+            return (predictor.scale * outputs[:, 0] - right[rows]).square()
+
+        def divergence(outputs: Tensor, rows: Tensor) -> Tensor:
+            return (
+                self.divergence.function(outputs, clean[rows].double()).view(len(rows), -1).sum(1)
+            )
+
+        return Target(
+            predict,
+            tap.embeddings.reshape(len(examples), -1, width),
+            clean,
+            tap.mask.view(len(examples), -1),
+            {LOSS: loss, DIVERGENCE: divergence},
+            margin,
+            [seeded(self._seed, example.number).getrandbits(48) for example in examples],
+        )
+
+    def _right(self, examples: Sequence[Example]) -> Tensor:
+        """The right answers: numbers of classes, or for regression the numbers themselves."""
+        labels = self.predictor.labels
+        if labels is None:
+            return torch.tensor([float(example.answer) for example in examples])
+        return torch.tensor([labels.index(example.answer) for example in examples])
