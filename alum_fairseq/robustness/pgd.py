@@ -191,10 +191,9 @@ class ProjectedGradient:
     ) -> Smallest:
         """The smallest radius at which the attack succeeds, by bisection, for each example.
 
-        It begins a little below where the decision would change if the model were linear, since real
-        ones are mostly easier to break than that. Which radius is tried
-        next depends on nothing but how the attack ended at those before, so that more steps or
-        starts never make it larger.
+        It begins a little below where the decision would change if the model were linear: real
+        ones are mostly easier to break than that. Which radius is tried next depends on nothing
+        but how the attack ended at those before, so that more steps or starts never make it larger.
 
         Args:
             target: the examples.

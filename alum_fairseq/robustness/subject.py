@@ -18,7 +18,6 @@ from alum_fairseq.robustness.noise import seeded
 from alum_fairseq.robustness.pgd import DIVERGENCE, LOSS, Target
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
-
 # Of the longest example in a batch, the least that another may have of its length.
 _ALIKE = 0.7
 
