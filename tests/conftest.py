@@ -245,3 +245,20 @@ def in_two_processes(train: Callable[..., Any]) -> list[Any]:
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(worker, (0, 1)))
+
+
+# Untrained checkpoints. The module that makes them imports this one.
+
+
+@pytest.fixture(scope="session")
+def cases(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """For every kind of task: a table, the data that alum-prepare made of it, a checkpoint."""
+    from untrained import KINDS, make_case
+
+    folder = tmp_path_factory.mktemp("untrained")
+    return {kind: make_case(kind, mlm_data, folder) for kind in KINDS}
+
+
+@pytest.fixture(params=("single", "pair", "regression", "choices"))
+def case(request: pytest.FixtureRequest, cases: dict[str, Any]) -> Any:
+    return cases[request.param]

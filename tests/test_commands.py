@@ -241,7 +241,9 @@ def test_success_and_a_reader_that_has_enough(monkeypatch: pytest.MonkeyPatch) -
     os.close(write)
 
 
-@pytest.mark.parametrize("name", ["alum-prepare", "alum-convert", "alum-predict"])
+@pytest.mark.parametrize(
+    "name", ["alum-prepare", "alum-convert", "alum-predict", "alum-robustness"]
+)
 def test_help(name: str) -> None:
     text = run_tool(name, "--help").stdout
     assert text.startswith(f"usage: {name}")

@@ -315,6 +315,9 @@ def test_from_beginning_to_end_and_again(tmp_path):
         for way in model["finetuned"].values():
             assert way["accuracies"][0] >= way["accuracies_under_attack"][0] >= 0
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
+    robustness = json.loads((tmp_path / "demo" / "robustness" / "report.json").read_text())
+    assert [model["name"] for model in robustness["models"]] == [report.PLAIN, report.ALUM]
+    assert "Attack on the embeddings" in first.stdout.partition("The result:")[2]
 
     second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 0, second.stdout + second.stderr

@@ -244,3 +244,36 @@ def test_a_criterion_that_calls_the_model_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="called the model 2 times"), tap.recording():
         call(model, sample, 1)
         call(model, sample, 1)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_part_of_the_batch_is_predicted_as_the_whole(layer: int) -> None:
+    task = make_task()
+    model = make_model(task).eval()
+    sample = make_sample(task.source_dictionary)
+    tap, logits = recorded(model, sample, layer=layer)
+    predicted = logits.split([2] * 3)  # of every row, the two tokens that were masked
+    for numbers in ([1], [2, 0], [1, 1, 2, 0]):
+        rows = torch.tensor(numbers)
+        part = tap.of_rows(rows)
+        assert torch.equal(part.embeddings, tap.embeddings[rows])
+        assert torch.equal(part.mask, tap.mask[rows])
+        expected = torch.cat([predicted[row] for row in numbers])
+        torch.testing.assert_close(part.rerun(part.embeddings), expected)
+    assert not torch.allclose(predicted[0], predicted[1], atol=1e-3)
+    # The tap itself still is one of the whole batch.
+    assert torch.equal(tap.logits, logits)
+    torch.testing.assert_close(tap.rerun(tap.embeddings), logits)
+
+
+def test_a_part_of_a_pass_that_called_the_model_twice() -> None:
+    task = make_task()
+    model = make_model(task).eval()
+    first, second = (make_sample(task.source_dictionary, lengths) for lengths in ((9, 6), (4, 5)))
+    tap = EncoderTap(model, combine=torch.cat)
+    with tap.recording():
+        call(model, first, 1), call(model, second, 1)
+    part = tap.of_rows(torch.tensor([1]))
+    assert part.embeddings.shape[:2] == (1, 9 + 5)
+    whole = tap.logits.view(2, 2, 2, -1)  # calls x rows x masked tokens x symbols
+    torch.testing.assert_close(part.rerun(part.embeddings).view(2, 2, -1), whole[:, 1])

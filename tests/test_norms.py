@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alum_fairseq import UsageError
-from alum_fairseq.norms import NORMS, RESCALE_FLOOR, SCOPES, Norm, get_norm
+from alum_fairseq.norms import NORMS, RESCALE_FLOOR, SCOPES, Norm, get_norm, root_mean_square
 
 ORDER = {"linf": float("inf"), "l2": 2.0}
 
@@ -103,3 +103,31 @@ def test_l2_of_tiny_and_huge_gradients_neither_underflows_nor_overflows(
 def test_unknown_names_are_refused(name: str, scope: str) -> None:
     with pytest.raises(UsageError, match="choose one of"):
         get_norm(name, scope)
+
+
+@settings(deadline=None, max_examples=100)
+@cases
+def test_steepest_is_the_way_of_size_1_that_rises_most(
+    name: str, scope: str, seed: int, exponent: float, radius: float
+) -> None:
+    norm, gradient = get_norm(name, scope), draw(seed, exponent)
+    dual = {"linf": 1.0, "l2": 2.0}[name]
+    others = norm.normalize(draw(seed + 1, 0))
+    steepest = norm.steepest(gradient)
+    for g, way, other in zip(
+        *(vectors(norm, t) for t in (gradient, steepest, others)), strict=True
+    ):
+        assert torch.linalg.vector_norm(way, ORDER[name]).item() == pytest.approx(1)
+        rise = torch.dot(way, g)
+        assert rise.item() == pytest.approx(torch.linalg.vector_norm(g, dual).item())
+        assert rise >= torch.dot(other, g)
+    assert (norm.steepest(torch.zeros(2, 3, 5)) == 0).all()
+
+
+def test_root_mean_square_is_that_of_the_tokens() -> None:
+    embeddings = torch.tensor([[[3.0, 4.0], [0.0, 5.0], [9.0, 9.0]], [[1.0, 7.0]] * 3])
+    keep = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]).unsqueeze(-1)
+    found = root_mean_square(embeddings.half(), keep.double())
+    assert found.shape == (2, 1, 1)
+    assert found.dtype == torch.float64
+    assert found.flatten().tolist() == pytest.approx([(50 / 4) ** 0.5, 0])  # no token: 0

@@ -14,109 +14,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import PLUGIN, ROOT, command_line, run_tool
-from fairseq import options, tasks
+from fairseq import tasks
 from fairseq.data import iterators
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 from torch import Tensor
+from untrained import LABELS, texts
 
 from alum_fairseq import UsageError
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.command import main as predict
-from alum_fairseq.prepare.command import main as prepare
-
-LABELS = ["no", "well, maybe", "yes"]
-MODEL = {
-    "arch": "roberta",
-    "encoder-layers": 2,
-    "encoder-embed-dim": 32,
-    "encoder-ffn-embed-dim": 64,
-    "encoder-attention-heads": 4,
-    "max-positions": 40,
-}
-KINDS = ("single", "pair", "regression", "choices")
-
-
-def texts_of(mlm_data: Path) -> list[list[str]]:
-    lines = (mlm_data.parent / "train").read_text().splitlines()
-    return [line.split() for line in lines if len(line.split()) > 40][:90]
-
-
-def rows_of(kind: str, texts: list[list[str]]) -> list[dict[str, Any]]:
-    """Examples of many lengths, some too long for the model."""
-    rows = []
-    for i, words in enumerate(texts):
-        row: dict[str, Any] = {"a": " ".join(words[: 3 + i % 41])}
-        if kind == "pair":
-            row["b"] = " ".join(words[20 : 24 + i % 7])
-        if kind == "choices":
-            row |= {f"c{j}": " ".join(words[15 + 5 * j : 18 + 5 * j + i % 3]) for j in range(3)}
-        row["label"] = {"regression": round(5 * math.sin(i) ** 2, 2), "choices": i % 3}.get(
-            kind, LABELS[i % 3]
-        )
-        rows.append(row)
-    return rows
-
-
-def save_untrained(path: Path, data: Path, choices: bool, regression: bool) -> None:
-    """A checkpoint as fairseq-train writes it, but of random weights."""
-    name = "alum_sentence_ranking" if choices else "alum_sentence_prediction"
-    extra = {"num-classes": 1 if regression else 3, "regression-target": regression or None}
-    command = {
-        **{"task": name, "criterion": name, **MODEL, **extra},
-        **{"init-token": 0, "separator-token": 2, "optimizer": "adam", "user-dir": PLUGIN},
-    }
-    args = options.parse_args_and_arch(
-        options.get_training_parser(), [str(data), *command_line(command)]
-    )
-    cfg = convert_namespace_to_omegaconf(args)
-    task = tasks.setup_task(cfg.task)
-    torch.manual_seed(3)
-    model = task.build_model(cfg.model)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5)  # else all predictions are alike
-    state = {
-        "args": None,
-        "cfg": OmegaConf.to_container(cfg, resolve=True, enum_to_str=True),
-        "model": model.state_dict(),
-        "optimizer_history": [{"optimizer_name": "", "lr_scheduler_state": {}, "num_updates": 0}],
-        "extra_state": {"train_iterator": {"epoch": 1}},
-    }
-    torch.save(state, path)
-
-
-@pytest.fixture(scope="session")
-def cases(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """For every kind of task: a table, the data that alum-prepare made of it, a checkpoint."""
-    made = {}
-    folder = tmp_path_factory.mktemp("predict")
-    (folder / "vocabulary").mkdir()
-    (folder / "vocabulary/dict.txt").write_text((mlm_data / "dict.txt").read_text())
-    for kind in KINDS:
-        rows = rows_of(kind, texts_of(mlm_data))
-        table, data = folder / f"{kind}.jsonl", folder / kind
-        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        columns = ["a", "b"] if kind == "pair" else ["a"]
-        command = ["--train", table, "--valid", table, "--columns", *columns, "--label", "label"]
-        command += ["--vocabulary", folder / "vocabulary", "--output", data, "--workers", 1]
-        command += ["--max-positions", MODEL["max-positions"]]
-        command += ["--regression", "--scale", 5] if kind == "regression" else []
-        command += ["--choices", "c0", "c1", "c2"] if kind == "choices" else []
-        assert prepare([str(word) for word in command]) == 0
-        path = folder / f"{kind}.pt"
-        save_untrained(path, data, kind == "choices", kind == "regression")
-        made[kind] = SimpleNamespace(kind=kind, rows=rows, table=table, data=data, path=path)
-    return made
-
-
-@pytest.fixture(params=KINDS)
-def case(request: pytest.FixtureRequest, cases: dict[str, Any]) -> Any:
-    return cases[request.param]
-
-
-def texts(case: Any) -> list[tuple[str, ...]]:
-    return [tuple(row[name] for name in row if name != "label") for row in case.rows]
 
 
 def by_fairseq(case: Any) -> tuple[Tensor, float, float]:

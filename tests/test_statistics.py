@@ -20,7 +20,7 @@ from alum_fairseq.robustness.statistics import (
     interval,
     matthews,
     mean,
-    median,
+    median_above_zero,
     pearson,
     randomization_test,
     ratio,
@@ -100,8 +100,10 @@ def test_calibration_error_is_the_gap_of_the_reliability_table(rng: np.random.Ge
 def test_radii() -> None:
     epsilon = np.array([0.0, 0.2, 0.5, math.inf, math.inf])
     assert share_above([0, 0.2, 0.3, 9])(epsilon).tolist() == [0.8, 0.6, 0.6, 0.4]
-    assert median(epsilon) == 0.5
-    assert median(np.array([0.1, math.inf, math.inf])) == math.inf
+    assert median_above_zero(epsilon[:3]) == 0.35  # what is wrong already does not count
+    assert median_above_zero(epsilon) == math.inf
+    assert math.isnan(median_above_zero(np.zeros(3)))
+    assert median_above_zero(np.array([0.1, math.inf, math.inf])) == math.inf
     # The area is that under the curve, by a fine Riemann sum.
     grid = np.linspace(0, 1, 20_001)
     wanted = share_above(grid)(epsilon).mean()
@@ -215,7 +217,7 @@ def exact_p(statistic: statistics.Statistic, ours: list, theirs: list) -> float:
     ("statistic", "columns"),
     [
         (mean, "x"),
-        (median, "x"),
+        (median_above_zero, "x"),
         (ratio, "xw"),
         (pearson, "xy"),
         (spearman, "xy"),
@@ -273,8 +275,8 @@ def test_p_of_a_great_difference_of_none_and_of_an_undefined_one() -> None:
     assert randomization_test(mean, [ones], [zeros], 999, seed=1) == 1 / 1000
     assert randomization_test(mean, [ones], [ones], 999, seed=1) == 1
     nowhere = (np.full(30, math.inf),)
-    assert math.isnan(randomization_test(median, [nowhere], [nowhere], 99, seed=1))
-    assert math.isnan(randomization_test(median, [ones], [nowhere], 99, seed=1))
+    assert math.isnan(randomization_test(median_above_zero, [nowhere], [nowhere], 99, seed=1))
+    assert math.isnan(randomization_test(median_above_zero, [ones], [nowhere], 99, seed=1))
     # A model with more checkpoints: the pairs count.
     assert randomization_test(mean, [ones, ones], [zeros], 999, seed=1) == 1 / 1000
 

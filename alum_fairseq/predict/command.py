@@ -11,13 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-import torch
-
 from alum_fairseq import cli
 from alum_fairseq.data_record import RECORD, DataRecord
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
-from alum_fairseq.predict.predictor import MAX_TOKENS, Prediction, Predictor
+from alum_fairseq.predict.options import (
+    add_compute_options,
+    add_model_options,
+    check_compute_options,
+    load_predictor,
+    on_gpu,
+)
+from alum_fairseq.predict.predictor import Prediction, Predictor
 from alum_fairseq.predict.scores import check_answer, scores
 from alum_fairseq.tables import (
     STDIN,
@@ -53,19 +58,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
-    if arguments.max_tokens < 1:
-        raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
-    on_gpu = torch.cuda.is_available() and not arguments.cpu
-    if arguments.fp16 and not on_gpu:
+    check_compute_options(arguments)
+    if arguments.fp16 and not on_gpu(arguments):
         raise UsageError("--fp16 needs a GPU")
-    predictor = Predictor.load(
-        arguments.path,
-        arguments.data,
-        arguments.vocabulary,
-        arguments.head,
-        arguments.labels,
-        "cuda" if on_gpu else "cpu",
-    )
+    predictor = load_predictor(arguments.path, arguments)
     if arguments.fp16:
         predictor.model.half()
     rows = _rows(arguments, predictor)
@@ -82,27 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.make_parser("alum-predict", _DESCRIPTION, _EPILOG)
     model = parser.add_argument_group("the model")
     model.add_argument("--path", type=Path, required=True, metavar="FILE", help="the checkpoint")
-    model.add_argument(
-        "--data",
-        type=Path,
-        metavar="DATA",
-        help="folder that it was fine-tuned on (default: the one that the checkpoint names)",
-    )
-    model.add_argument(
-        "--vocabulary",
-        type=Path,
-        metavar="DIR",
-        help="the model's dict.txt, and the files of its BPE (default: DATA/vocabulary)",
-    )
-    model.add_argument(
-        "--head", metavar="NAME", help="classification head (default: the one that was trained)"
-    )
-    model.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="the classes in their order (default: the data's)",
-    )
+    add_model_options(model)
     parser.add_argument_group("the text").add_argument(
         "--input",
         type=Path,
@@ -122,14 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--keep-input", action="store_true", help="write the texts as well")
     how = parser.add_argument_group("how it is computed")
-    how.add_argument(
-        "--max-tokens",
-        type=int,
-        default=MAX_TOKENS,
-        metavar="N",
-        help=f"most tokens of a batch (default: {MAX_TOKENS})",
-    )
-    how.add_argument("--cpu", action="store_true", help="on the CPU, even if there is a GPU")
+    add_compute_options(how)
     how.add_argument("--fp16", action="store_true", help="in half precision, on a GPU")
     return parser
 

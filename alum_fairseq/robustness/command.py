@@ -22,7 +22,7 @@ import alum_fairseq
 from alum_fairseq import cli
 from alum_fairseq.data_record import RECORD, DataRecord
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file
+from alum_fairseq.files import existing_file, existing_folder
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.predictor import MAX_TOKENS
 from alum_fairseq.robustness.examples import from_binarized, from_table, sample
@@ -72,12 +72,14 @@ def _main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
     if arguments.max_tokens < 1:
         raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
+    output = arguments.output.absolute()
+    existing_folder(next(path for path in (output, *output.parents) if path.exists()))
     effort = effort_of(arguments)
     models = _models(arguments.path)
     paths = [path for model in models for path in model.paths]
     predictors = _Predictors(arguments, paths)
     data = _Data.read(arguments, predictors.first, effort)
-    parts = _runnable(parts_of(arguments, effort, data.sets), arguments, data.examples[0])
+    parts = _runnable(parts_of(arguments, effort, data.sets), arguments, data)
     examples = {part.name: data.examples_of(part) for part in parts}
     begun = time.monotonic()
     records, seconds = _measure(parts, examples, predictors, data, arguments)
@@ -183,7 +185,7 @@ def _models(given: Sequence[str]) -> list[_Model]:
             raise UsageError(f"--path {each}: there is no name before the equals sign")
         existing_file(path)
         model = models.setdefault(name, _Model(name))
-        if path in model.paths:
+        if path.resolve() in map(Path.resolve, model.paths):
             raise UsageError(f"--path {each}: the checkpoint is given twice")
         model.paths.append(path)
     return list(models.values())
@@ -255,15 +257,7 @@ class _Data:
             examples = from_table(
                 arguments.input, table_format(arguments), columns, label, predictor
             )
-        tolerance = None
-        if predictor.labels is None:
-            tolerance = arguments.tolerance
-            if tolerance is None:
-                tolerance = pstdev(float(example.answer) for example in examples) / 2
-            if not tolerance > 0:
-                raise UsageError(f"--tolerance is {tolerance:g}: it must be above 0")
-        elif arguments.tolerance is not None:
-            raise UsageError("--tolerance is for regression, but the model has classes")
+        tolerance = _tolerance(arguments, examples, predictor)
         chosen = sample(examples, effort.examples, arguments.seed)
         return cls(
             source,
@@ -308,6 +302,24 @@ def _columns(arguments: argparse.Namespace, predictor: Predictor) -> tuple[list[
     return columns or record.columns, label or record.label_column
 
 
+def _tolerance(
+    arguments: argparse.Namespace, examples: Sequence[Example], predictor: Predictor
+) -> float | None:
+    """How far from the answer a number still is right; None for classes."""
+    given = arguments.tolerance
+    if predictor.labels is not None:
+        if given is not None:
+            raise UsageError("--tolerance is for regression, but the model has classes")
+        return None
+    if given is None:
+        given = pstdev(float(example.answer) for example in examples) / 2
+        if not given:
+            raise UsageError("all answers are equal: give --tolerance, how far off is still right")
+    if not 0 < given < float("inf"):
+        raise UsageError(f"--tolerance is {given:g}: it must be above 0, and finite")
+    return given
+
+
 def _sets(
     arguments: argparse.Namespace,
     columns: list[str] | None,
@@ -338,25 +350,28 @@ def _sets(
     return list(sets.values())
 
 
-def _runnable(parts: list[Part], arguments: argparse.Namespace, example: Example) -> list[Part]:
+def _runnable(parts: list[Part], arguments: argparse.Namespace, data: _Data) -> list[Part]:
     """The parts without those that nobody asked for and that are not installed."""
-    kept = []
+    if arguments.textattack and data.labels is None:
+        raise UsageError("--textattack is for classes, but the model predicts numbers")
+    kept, left_out = [], []
     for part in parts:
-        if isinstance(part, Words):
-            try:
-                part.candidates()
-            except UsageError as error:
-                if arguments.parts:
-                    raise
-                cli.say(f"left out: {error}")
-                continue
-        kept.append(part)
-    beyond = [number for number in arguments.edit or () if number > len(example.texts)]
+        try:
+            part.check()
+        except UsageError as error:
+            if arguments.parts or not isinstance(part, Words):
+                raise
+            left_out.append(f"left out: {error}")
+        else:
+            kept.append(part)
+    texts = len(data.examples[0].texts)
+    beyond = [number for number in arguments.edit or () if number > texts]
     if beyond:
         raise UsageError(
-            f"--edit is {beyond[0]}: an example has {len(example.texts)} text"
-            f"{'' if len(example.texts) == 1 else 's'}"
+            f"--edit is {beyond[0]}: an example has {texts} text{'' if texts == 1 else 's'}"
         )
+    for message in left_out:
+        cli.say(message)
     return kept
 
 

@@ -63,6 +63,8 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
     answers = list(_answers(data / "label", subset, predictor))
     if len({len(answers), *map(len, columns)}) > 1:
         raise UsageError(f"{data}: its inputs and labels of {subset} are not equally many")
+    if not answers:
+        raise UsageError(f"{data}: there are no examples of {subset}")
     rows = zip(zip(*columns, strict=True), answers, strict=True)
     return [Example(i, texts, answer) for i, (texts, answer) in enumerate(rows)]
 
@@ -74,8 +76,14 @@ def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
         if not (folder / f"{subset}.idx").is_file():
             raise UsageError(f"{folder} has no labels of {subset}")
         dictionary = Dictionary.load(str(existing_file(folder / "dict.txt")))
-        for tokens in _sequences(folder / subset, dictionary):
-            yield predictor.labels[tokens[0] - dictionary.nspecial]
+        for place, tokens in enumerate(_sequences(folder / subset, dictionary), 1):
+            number = tokens[0] - dictionary.nspecial
+            if number not in range(len(predictor.labels)):
+                raise UsageError(
+                    f"{folder / subset}: the label of example {place} is "
+                    f"{dictionary[tokens[0]]!r}, which the model does not have"
+                )
+            yield predictor.labels[number]
         return
     for place, line in enumerate(existing_file(numbers).read_text().splitlines(), 1):
         try:

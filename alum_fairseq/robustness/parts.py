@@ -23,7 +23,7 @@ from alum_fairseq.robustness.noise import NOISES, add_noise
 from alum_fairseq.robustness.pgd import ProjectedGradient
 from alum_fairseq.robustness.store import Record
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.textattack_recipes import run_recipe
+from alum_fairseq.robustness.textattack_recipes import PredictProbabilities, run_recipe
 from alum_fairseq.robustness.types import Candidates, Example, Texts, Verdict
 from alum_fairseq.robustness.wordnet import WordNetSubstitutions
 
@@ -46,6 +46,13 @@ class Part(ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What its records depend on, besides model and examples."""
+
+    def check(self) -> None:  # noqa: B027 (most need nothing)
+        """Make sure that what it needs is installed.
+
+        Raises:
+            UsageError: it is not.
+        """
 
     @abstractmethod
     def measure(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
@@ -124,17 +131,17 @@ class Words(Part):
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.limits), "seed": self.seed, "editable": _listed(self.editable)}
 
-    def candidates(self) -> Candidates:
-        """What may stand in the place of a word.
+    @override
+    def check(self) -> None:
+        self._candidates()
 
-        Raises:
-            UsageError: WordNet is not installed.
-        """
+    def _candidates(self) -> Candidates:
+        """What may stand in the place of a word."""
         return CharacterEdits(self.seed) if self.name == "greedy" else WordNetSubstitutions()
 
     @override
     def measure(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        candidates = self.candidates()
+        candidates = self._candidates()
 
         def ask(asked: list[tuple[int, Texts]]) -> list[Verdict]:
             return subject.verdicts([(examples[number], texts) for number, texts in asked])
@@ -175,17 +182,26 @@ class TextAttack(Part):
         }
 
     @override
+    def check(self) -> None:
+        self._attempts([], (), lambda texts: [])
+
+    @override
     def measure(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        attempts = run_recipe(
+        labels = subject.predictor.labels or ()
+        return list(map(_of_attempt, self._attempts(examples, labels, subject.probabilities)))
+
+    def _attempts(
+        self, examples: Sequence[Example], labels: Sequence[str], predict: PredictProbabilities
+    ) -> list[Attempt]:
+        return run_recipe(
             self.recipe,
             examples,
-            subject.predictor.labels or (),
-            subject.probabilities,
+            labels,
+            predict,
             max_queries=self.max_queries,
             seed=self.seed,
             editable=self.editable,
         )
-        return list(map(_of_attempt, attempts))
 
 
 @dataclass

@@ -124,7 +124,7 @@ class ProjectedGradient:
     the objectives.
 
     The steps do not depend on how many there will be, nor the starts on the others: with more of
-    either, whatever was broken is still broken, by the same perturbation.
+    either, whatever was broken is still broken, from the same start or an earlier one.
 
     Attributes:
         norm: ``"linf"`` or ``"l2"``. Radii are multiples of the root mean square of the example's
@@ -228,6 +228,8 @@ class ProjectedGradient:
         """The smallest radius for a linear model with the gradient that these rows have, ``B``."""
         rows = torch.nonzero(rows).flatten()
         radius = torch.ones_like(target.clean[:, 0])
+        if not len(rows):
+            return radius
         with torch.enable_grad():
             delta = torch.zeros_like(target.embeddings[rows]).requires_grad_()
             margin = target.margin(target.predict(target.embeddings[rows] + delta, rows), rows)

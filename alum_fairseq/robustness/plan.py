@@ -26,6 +26,16 @@ from alum_fairseq.robustness.summary import RADII
 PARTS = ("noise", "greedy", "wordnet", "linf", "l2", "smoothness")
 
 
+_LEAST = {
+    "examples": 0,
+    "attack_examples": 0,
+    "steps": 1,
+    "restarts": 1,
+    "max_queries": 1,
+    "resamples": 100,
+}
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much is done.
@@ -49,7 +59,7 @@ class Effort:
     resamples: int = 1000
 
     def __post_init__(self) -> None:
-        for name, least in (("examples", 0), ("attack_examples", 0), ("resamples", 100)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value < least:
                 option = name.replace("_", "-")
@@ -193,6 +203,10 @@ def parts_of(
         UsageError: an option is out of its range, or names what is not installed.
     """
     seed, editable = arguments.seed, _editable(arguments.edit)
+    if not 0 < arguments.max_edits <= 1:
+        raise UsageError(
+            f"--max-edits is {arguments.max_edits:g}: a share of the words is above 0 and at most 1"
+        )
     limits = Limits(max_edits=arguments.max_edits, max_queries=effort.max_queries)
     made: dict[str, Part] = {
         "noise": Noise(effort.noise_rates, seed, editable),

@@ -31,9 +31,11 @@ def mean(column: Array) -> Array:
     return column.mean(-1)
 
 
-def median(column: Array) -> Array:
-    """The median, infinite where half of the values are."""
-    return np.median(column, axis=-1)
+def median_above_zero(column: Array) -> Array:
+    """The median of the values above zero, infinite where half of them are; NaN where none is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        return np.nanmedian(np.where(column > 0, column, np.nan), axis=-1)
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:

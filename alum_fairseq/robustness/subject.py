@@ -9,7 +9,6 @@ from itertools import chain
 import torch
 from fairseq.data.data_utils import collate_tokens
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from alum_fairseq.divergences import Divergence, get_divergence
 from alum_fairseq.encoder_tap import EncoderTap
@@ -121,15 +120,20 @@ class Subject:
 
         def margin(outputs: Tensor, rows: Tensor) -> Tensor:
             if self.tolerance is not None:
-                return self.tolerance - (predictor.scale * outputs[:, 0] - right[rows]).abs()
-            chosen = right[rows].unsqueeze(1)
-            others = outputs.scatter(1, chosen, -math.inf)
-            return outputs.gather(1, chosen)[:, 0] - others.amax(1)
+                error = predictor.scale * outputs[:, 0].double() - right[rows]
+                return (self.tolerance - error.abs()).to(outputs)
+            accepted = right[rows]
+            others = outputs.masked_fill(accepted, -math.inf).amax(1)
+            return outputs.masked_fill(~accepted, -math.inf).amax(1) - others
 
         def loss(outputs: Tensor, rows: Tensor) -> Tensor:
-            if self.tolerance is None:
-                return cross_entropy(outputs, right[rows], reduction="none")
-            return (predictor.scale * outputs[:, 0] - right[rows]).square()
+            if self.tolerance is not None:
+                return (predictor.scale * outputs[:, 0] - right[rows]).square()
+            # The logarithm of the odds against the right answer: it rises where the negative
+            # log-likelihood does, and its gradient does not vanish where the model is sure.
+            accepted = right[rows]
+            others = outputs.masked_fill(accepted, -math.inf).logsumexp(1)
+            return others - outputs.masked_fill(~accepted, -math.inf).logsumexp(1)
 
         def divergence(outputs: Tensor, rows: Tensor) -> Tensor:
             return (
@@ -147,8 +151,10 @@ class Subject:
         )
 
     def _right(self, examples: Sequence[Example]) -> Tensor:
-        """The right answers: numbers of classes, or for regression the numbers themselves."""
+        """The right answers: whether each class is one (``B x C``); for regression, numbers."""
         labels = self.predictor.labels
         if labels is None:
-            return torch.tensor([float(example.answer) for example in examples])
-        return torch.tensor([labels.index(example.answer) for example in examples])
+            return torch.tensor([float(e.answer) for e in examples], dtype=torch.float64)
+        return torch.tensor(
+            [[label in (e.accepted or (e.answer,)) for label in labels] for e in examples]
+        )

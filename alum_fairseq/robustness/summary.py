@@ -282,8 +282,8 @@ def _embeddings(part: Records, radii: Sequence[float], share: str) -> Iterator[M
     )  # fmt: skip
     yield Measure(
         f"{part.part}.median", "Median radius that breaks", group,
-        "Half of the examples are broken by a smaller one (0: wrong without any attack).",
-        statistics.median, columns, unit="", undefined="none found",
+        "Of the examples that were right without an attack, half are broken by a smaller one.",
+        statistics.median_above_zero, columns, unit="", undefined="none found",
     )  # fmt: skip
 
 

@@ -30,6 +30,8 @@ class Scale:
         test_examples: of each class, at most.
         epochs: of fine-tuning.
         seeds: of fine-tuning.
+        measured: examples that the robustness report reads.
+        attacked: how many of those it attacks.
     """
 
     megabytes: float
@@ -45,16 +47,20 @@ class Scale:
     test_examples: int
     epochs: int
     seeds: int
+    measured: int
+    attacked: int
 
 
 SCALES = {
     "small": Scale(
         megabytes=8, vocabulary=4000, layers=2, width=128, batch=16, tokens=32, updates=1500,
         valid_tokens=16_000, test_tokens=40_000, examples=500, test_examples=150, epochs=2, seeds=2,
+        measured=500, attacked=100,
     ),
     "tiny": Scale(
         megabytes=0.4, vocabulary=600, layers=1, width=32, batch=4, tokens=32, updates=20,
         valid_tokens=800, test_tokens=800, examples=20, test_examples=8, epochs=1, seeds=1,
+        measured=30, attacked=10,
     ),
 }  # fmt: skip
 
@@ -72,8 +78,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="bash scripts/demo.sh",
         description="Pre-trains a small RoBERTa twice, plainly and with ALUM, on the docstrings of "
         "the installed Python packages, with fairseq's own command-line tools; attacks both, "
-        "fine-tunes both in both ways, and shows the results as tables and a picture. Needs no "
-        "network after set-up. Interrupted, it goes on where it stopped; finished, it says so.",
+        "fine-tunes both in both ways, measures how robust they became, and shows the results as "
+        "tables, a picture and a report. Needs no network after set-up. Interrupted, it goes on "
+        "where it stopped; finished, it says so.",
     )
     parser.add_argument(
         "--output", type=Path, default=ROOT / "demo-output", metavar="DIR",

@@ -25,6 +25,8 @@ import vocabulary
 from jobs import DemoError, Job, Ledger, Runner, Screen, clock, logged, shown
 from options import ROOT, SCALES, parse
 
+from alum_fairseq.robustness import wording
+
 HEAD = "which_package"
 SEED = 1
 
@@ -54,6 +56,7 @@ class Demo:
         self.write_text()
         self.preprocess()
         self.train()
+        self.measure_robustness()
         results = self.results()
         report_key = self.ledger.key(results, _digest(Path(report.__file__)))
         if not self.ledger.is_done("report", report_key):
@@ -68,6 +71,7 @@ class Demo:
             self.screen.say("Everything is done already. The result:\n")
         self.screen.say(report.table(results) + "\n\n" + report.finetuning_table(results) + "\n")
         self.screen.say(report.explanation(results))
+        self.screen.say("\n" + self.robustness())
         self.screen.say("\n" + self.next_steps())
 
     # ---------------------------------------------------------------------------------- the text
@@ -235,6 +239,35 @@ class Demo:
             ]
         self.worked |= self.runner.run(jobs)
 
+    def measure_robustness(self) -> None:
+        """The report on the two models that were fine-tuned as they were pre-trained."""
+        jobs = []
+        checkpoints = []
+        for name in (report.PLAIN, report.ALUM):
+            for seed in range(1, self.scale.seeds + 1):
+                jobs.append(self._finetuning_name(name, name, seed))
+                folder = self._finetuning_folder(name, name, seed)
+                checkpoints.append(f"{name}={folder / 'checkpoint_best.pt'}")
+        folder = self.output / "robustness"
+        command = [
+            "alum-robustness", "--path", *checkpoints,
+            "--data", str(self.output / "data" / "packages"),
+            "--vocabulary", str(self.output / "text"), "--subset", "test", "--cpu", "--quick",
+            "--parts", "noise", "greedy", "linf", "l2", "smoothness",
+            "--examples", str(self.scale.measured), "--attack-examples", str(self.scale.attacked),
+            "--output", str(folder),
+        ]  # fmt: skip
+        job = Job(
+            "robustness",
+            "measuring how robust the fine-tuned models are",
+            tuple(command),
+            after=tuple(jobs),
+            folder=folder,
+            resumes=True,
+            depends=self._depends(plugin=True),
+        )
+        self.worked |= self.runner.run([job])
+
     def _model(self, name: str) -> Path:
         return self.output / "models" / name.lower()
 
@@ -334,7 +367,7 @@ class Demo:
         facts = self.ledger.facts("text")
         batch = 16
         updates = math.ceil(facts["train_examples"] / batch) * self.scale.epochs
-        folder = self.output / "models" / f"{name.lower()}-packages-{way.lower()}-{seed}"
+        folder = self._finetuning_folder(name, way, seed)
         command = self._finetuning_command("packages", name, way, folder, seed, updates, batch)
 
         def result(log: Path) -> str:
@@ -357,6 +390,9 @@ class Demo:
 
     def _finetuning_name(self, name: str, way: str, seed: int) -> str:
         return f"finetuning-{name.lower()}-{way.lower()}-{seed}"
+
+    def _finetuning_folder(self, name: str, way: str, seed: int) -> Path:
+        return self.output / "models" / f"{name.lower()}-packages-{way.lower()}-{seed}"
 
     def _finetuning_command(
         self, task: str, name: str, way: str, folder: Path, seed: int, updates: int, batch: int
@@ -436,6 +472,14 @@ class Demo:
             "accuracies_under_attack": [float(stats["test_adv_accuracy"]) for stats in found],
         }
 
+    def robustness(self) -> str:
+        """The summary of the robustness report."""
+        found = json.loads((self.output / "robustness" / "report.json").read_text("utf-8"))
+        return f"""\
+Robustness of {report.PLAIN} (pre-trained and fine-tuned so) and {report.ALUM}, on the test split:
+
+{wording.table(found)}"""
+
     def next_steps(self) -> str:
         """Where to go from here."""
         output = self.output
@@ -448,6 +492,7 @@ class Demo:
         ]
         return f"""\
 The picture: {output / "demo.png"}    The numbers: {output / "results.json"}
+The report:  {output / "robustness" / "report.html"}, to be opened in a browser
 The models:  {output / "models"}    What the tools printed: {output / "logs"}
 
 What to try next (in the environment: . .venv/bin/activate):

@@ -1,0 +1,76 @@
+"""Options that all commands share which load fine-tuned models."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.predict.predictor import MAX_TOKENS, Predictor
+
+
+def add_model_options(group: Any) -> None:
+    """Give a group of options those that say how a checkpoint is to be read."""
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="folder that it was fine-tuned on (default: the one that the checkpoint names)",
+    )
+    group.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="DIR",
+        help="the model's dict.txt, and the files of its BPE (default: DATA/vocabulary)",
+    )
+    group.add_argument(
+        "--head", metavar="NAME", help="classification head (default: the one that was trained)"
+    )
+    group.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="the classes in their order (default: the data's)",
+    )
+
+
+def add_compute_options(group: Any) -> None:
+    """Give a group of options those that say how models are run."""
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        default=MAX_TOKENS,
+        metavar="N",
+        help=f"most tokens of a batch (default: {MAX_TOKENS})",
+    )
+    group.add_argument("--cpu", action="store_true", help="on the CPU, even if there is a GPU")
+
+
+def on_gpu(arguments: argparse.Namespace) -> bool:
+    """Whether a GPU is there, and wanted."""
+    return torch.cuda.is_available() and not arguments.cpu
+
+
+def check_compute_options(arguments: argparse.Namespace) -> None:
+    """Make sure that the numbers are in their range.
+
+    Raises:
+        UsageError: one is not.
+    """
+    if arguments.max_tokens < 1:
+        raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
+
+
+def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
+    """Load a checkpoint as the options say."""
+    return Predictor.load(
+        path,
+        arguments.data,
+        arguments.vocabulary,
+        arguments.head,
+        arguments.labels,
+        "cuda" if on_gpu(arguments) else "cpu",
+    )
