@@ -16,15 +16,18 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
-import torch
-
 import alum_fairseq
 from alum_fairseq import cli
 from alum_fairseq.data_record import RECORD, DataRecord
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder
 from alum_fairseq.predict import Predictor
-from alum_fairseq.predict.predictor import MAX_TOKENS
+from alum_fairseq.predict.options import (
+    add_compute_options,
+    add_model_options,
+    check_compute_options,
+    load_predictor,
+)
 from alum_fairseq.robustness.examples import from_binarized, from_table, sample
 from alum_fairseq.robustness.parts import Clean, Noise, Part, Words
 from alum_fairseq.robustness.plan import Effort, add_options, effort_of, parts_of
@@ -70,8 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
-    if arguments.max_tokens < 1:
-        raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
+    check_compute_options(arguments)
     output = arguments.output.absolute()
     existing_folder(next(path for path in (output, *output.parents) if path.exists()))
     effort = effort_of(arguments)
@@ -81,6 +83,7 @@ def _main(argv: list[str]) -> None:
     data = _Data.read(arguments, predictors.first, effort)
     parts = _runnable(parts_of(arguments, effort, data.sets), arguments, data)
     examples = {part.name: data.examples_of(part) for part in parts}
+    _say_what_is_cut(predictors.first, data.examples)
     begun = time.monotonic()
     records, seconds = _measure(parts, examples, predictors, data, arguments)
     report = build_report(
@@ -96,7 +99,8 @@ def _main(argv: list[str]) -> None:
         ],
         examples=examples,
         records=records,
-        settings=_settings(arguments, effort),
+        settings=_settings(arguments, effort)
+        | {"parts": [part.name for part in parts], "tolerance": data.tolerance},
         versions=_versions(),
         seconds={str(path): took for path, took in zip(paths, seconds, strict=True)},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -121,27 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[NAME=]FILE",
         help="checkpoints (default name: that of the file's folder)",
     )
-    model.add_argument(
-        "--data",
-        type=Path,
-        metavar="DATA",
-        help="folder that they were fine-tuned on (default: the one that each checkpoint names)",
-    )
-    model.add_argument(
-        "--vocabulary",
-        type=Path,
-        metavar="DIR",
-        help="the models' dict.txt, and the files of their BPE (default: DATA/vocabulary)",
-    )
-    model.add_argument(
-        "--head", metavar="NAME", help="classification head (default: the one that was trained)"
-    )
-    model.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL",
-        help="the classes in their order (default: the data's)",
-    )
+    add_model_options(model)
     text = parser.add_argument_group("the examples")
     text.add_argument(
         "--input", type=Path, metavar="FILE", help="a labelled TSV, CSV or JSON-lines file"
@@ -162,14 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the report (default: robustness)",
     )
-    out.add_argument(
-        "--max-tokens",
-        type=int,
-        default=MAX_TOKENS,
-        metavar="N",
-        help=f"most tokens of a batch (default: {MAX_TOKENS})",
-    )
-    out.add_argument("--cpu", action="store_true", help="on the CPU, even if there is a GPU")
+    add_compute_options(out)
     return parser
 
 
@@ -201,11 +178,9 @@ class _Predictors:
     def __init__(self, arguments: argparse.Namespace, paths: Sequence[Path]) -> None:
         self.paths = paths
         self._arguments = arguments
-        on_gpu = torch.cuda.is_available() and not arguments.cpu
-        self.device = "cuda" if on_gpu else "cpu"
-        self.first = self._load(paths[0])
+        self.first = load_predictor(paths[0], arguments)
         for path in paths[1:]:
-            other = self._load(path)
+            other = load_predictor(path, arguments)
             if (other.labels, other.layout.choices) != (
                 self.first.labels,
                 self.first.layout.choices,
@@ -217,13 +192,7 @@ class _Predictors:
 
     def load(self, place: int) -> Predictor:
         """The model of a checkpoint, by its place among all."""
-        return self.first if place == 0 else self._load(self.paths[place])
-
-    def _load(self, path: Path) -> Predictor:
-        given = self._arguments
-        return Predictor.load(
-            path, given.data, given.vocabulary, given.head, given.labels, self.device
-        )
+        return self.first if place == 0 else load_predictor(self.paths[place], self._arguments)
 
 
 def _listed(labels: Sequence[str] | None) -> str:
@@ -375,6 +344,17 @@ def _runnable(parts: list[Part], arguments: argparse.Namespace, data: _Data) -> 
     return kept
 
 
+def _say_what_is_cut(predictor: Predictor, examples: Sequence[Example]) -> None:
+    before = predictor.truncated
+    for example in examples:
+        predictor.inputs_of(example.texts)
+    if count := predictor.truncated - before:
+        cli.say(
+            f"{count:,} of {len(examples):,} examples are too long for the model, which reads them "
+            "without their ends"
+        )
+
+
 def _measure(
     parts: Sequence[Part],
     examples: Mapping[str, Sequence[Example]],
@@ -437,8 +417,12 @@ def _identity(
     }
 
 
-@cache
 def _digest(path: Path) -> str:
+    return _digest_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

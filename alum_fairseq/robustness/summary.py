@@ -342,7 +342,7 @@ def _attack(part: Records, share: str) -> Iterator[Measure]:
     yield Measure(
         f"{part.part}.queries", "Queries an example", group,
         "How often the attack asks the model, for an example that was right.",
-        statistics.ratio, list(zip(queries, right, strict=True)), unit="",
+        statistics.ratio, list(zip(queries, right, strict=True)), unit="", better=None,
     )  # fmt: skip
 
 
@@ -581,11 +581,12 @@ def _masking(where: str, records: Sequence[Record]) -> Iterator[str]:
         yield f"{where}: no usable gradient for {flat:.1%} of the examples. {_MASKED}"
     if not broken:
         return
-    random = sum(record["random"] for record in broken) / len(broken)
-    if random > 0.1:
+    hits = sum(record["random"] for record in broken)
+    if hits > max(2, 0.1 * len(broken)):
         yield (
-            f"{where}: for {random:.1%} of the broken examples one of ten random perturbations of "
-            f"that size breaks them as well; the attack hardly beats noise. {_MASKED}"
+            f"{where}: for {hits / len(broken):.1%} of the broken examples one of ten random "
+            "perturbations of that size breaks them as well; the attack hardly beats noise. "
+            f"{_MASKED}"
         )
     first = sum(record["restart"] == 0 for record in broken) / len(broken)
     if first < 0.8:

@@ -254,7 +254,7 @@ def _rows(report: Mapping[str, Any], intervals: bool) -> list[Sequence[str] | st
             if compared:
                 [one] = measure["comparisons"]
                 cells += [difference(one, measure), p_value(one["p_adjusted"])]
-            rows.append([_SEPARATOR + shortened(heading(measure), 28), *cells])
+            rows.append([_SEPARATOR + shortened(heading(measure), 40), *cells])
     return rows
 
 
