@@ -50,9 +50,9 @@ def target_of(model: Model, e: Tensor, mask: Tensor | None = None, **changed: An
     clean = model(e * mask.unsqueeze(-1))
     right = clean.argmax(1)
 
-    def margin(outputs: Tensor, rows: Tensor) -> Tensor:
+    def margins(outputs: Tensor, rows: Tensor) -> Tensor:
         chosen = right[rows].unsqueeze(1)
-        return outputs.gather(1, chosen)[:, 0] - outputs.scatter(1, chosen, -math.inf).amax(1)
+        return outputs.gather(1, chosen) - outputs.scatter(1, chosen, -math.inf)
 
     def loss(outputs: Tensor, rows: Tensor) -> Tensor:
         return cross_entropy(outputs, right[rows], reduction="none")
@@ -63,7 +63,7 @@ def target_of(model: Model, e: Tensor, mask: Tensor | None = None, **changed: An
 
     objectives = {LOSS: loss, DIVERGENCE: divergence}
     seeds = [1000 * i for i in range(len(e))]
-    return replace(Target(predict, e, clean, mask, objectives, margin, seeds), **changed)
+    return replace(Target(predict, e, clean, mask, objectives, margins, seeds), **changed)
 
 
 def lengths_to_mask(lengths: Tensor, tokens: int) -> Tensor:
@@ -127,12 +127,12 @@ def nearest_boundary(norm: str, target: Target, weights: Tensor) -> Tensor:
 
 @both_norms
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("classes", [2, 6])
+@pytest.mark.parametrize(("classes", "rivals"), [(2, 2), (4, 4), (6, 2), (9, 9)])
 def test_of_a_linear_model_the_radius_is_the_closed_form(
-    norm: str, seed: int, classes: int
+    norm: str, seed: int, classes: int, rivals: int
 ) -> None:
     e, mask = draw(seed)
-    model, weights, _ = linear(seed, classes, rivals=2)
+    model, weights, _ = linear(seed, classes, rivals)
     target = target_of(model, e, mask)
     attack = ProjectedGradient(norm)
     exact = nearest_boundary(norm, target, weights)
@@ -143,24 +143,6 @@ def test_of_a_linear_model_the_radius_is_the_closed_form(
     assert (smallest.found.restart == 0).all()
     assert not attack.attack(target, 0.999 * exact).broken.any()
     assert attack.attack(target, 1.001 * exact).broken.all()
-
-
-@both_norms
-@pytest.mark.parametrize("seed", range(2))
-def test_with_several_rivals_the_radius_is_little_above_the_closed_form(
-    norm: str, seed: int
-) -> None:
-    """The steepest way up the loss may lead to a rival that is a little further away."""
-    e, mask = draw(seed, examples=60)
-    model, weights, _ = linear(seed, classes=4, rivals=4)
-    target = target_of(model, e, mask)
-    exact = nearest_boundary(norm, target, weights)
-    attack = ProjectedGradient(norm)
-    ratio = attack.smallest(target, precision=1.01, floor=1e-9).radius / exact
-    assert (ratio >= 1 - 1e-9).all()
-    assert ratio.median() < 1.03
-    assert ratio.mean() < 1.08
-    assert not attack.attack(target, 0.999 * exact).broken.any()
 
 
 @both_norms
@@ -176,7 +158,9 @@ def test_of_a_linear_regression_the_radius_is_the_closed_form(norm: str, seed: i
     target = target_of(
         lambda e: torch.einsum("btd,td->b", e, weights).unsqueeze(1),
         *(e, mask),
-        margin=lambda outputs, rows: tolerance - error(outputs, rows).abs(),
+        margins=lambda outputs, rows: torch.stack(
+            [tolerance - error(outputs, rows), tolerance + error(outputs, rows)], 1
+        ),
         objectives={LOSS: lambda outputs, rows: error(outputs, rows).square()},
     )
     room = target.margin(target.clean, torch.arange(24))
@@ -350,7 +334,7 @@ def test_patience() -> None:
     target = target_of(
         model,
         torch.full((1, 1, 1), 3.0),
-        margin=lambda outputs, rows: outputs[:, 1],
+        margins=lambda outputs, rows: outputs[:, 1:],
         objectives={LOSS: lambda outputs, rows: outputs[:, 0]},
     )
     attack = ProjectedGradient(steps=20, restarts=1, objectives=(LOSS,))
@@ -430,13 +414,16 @@ def test_whether_random_perturbations_break_it_as_well(norm: str) -> None:
 def test_wrong_from_the_start() -> None:
     e, mask = draw(15)
     target = target_of(
-        network(15), e, mask, margin=lambda outputs, rows: 3.5 - rows + 0 * outputs[:, 0]
+        network(15),
+        e,
+        mask,
+        margins=lambda outputs, rows: (3.5 - rows + 0 * outputs[:, 0]).unsqueeze(1),
     )
     smallest = ProjectedGradient().smallest(target)
     assert (smallest.radius[4:] == 0).all()
     assert (smallest.radius[:4] == math.inf).all()
     assert torch.equal(smallest.found.outputs[4:], target.clean[4:])
-    everything = replace(target, margin=lambda outputs, rows: -1 + 0 * outputs[:, 0])
+    everything = replace(target, margins=lambda outputs, rows: -1 + 0 * outputs[:, :1])
     assert (ProjectedGradient().smallest(everything).radius == 0).all()
 
 

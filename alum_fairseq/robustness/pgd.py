@@ -26,6 +26,9 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 LOSS, DIVERGENCE = "loss", "divergence"
 OBJECTIVES = (LOSS, DIVERGENCE)
 
+# Ways of being wrong that are looked at for the nearest.
+_RIVALS = 9
+
 # The search goes from one radius to this many times it, then to the square of that, ..., until
 # it has a radius that suffices and one that does not.
 _STRIDE = 1.2
@@ -44,8 +47,8 @@ class Target:
         clean: the outputs for these, ``B x C``.
         mask: true on tokens, false on padding, ``B x T``.
         objectives: what to raise, by name.
-        margin: how far outputs are from being wrong, one number for each example; negative: they
-            are wrong.
+        margins: how far outputs are from each way of being wrong (``b x R``), such as each wrong
+            class; infinite where there is no such way, negative where they are wrong.
         seeds: one for each example, from which its random starts are drawn.
     """
 
@@ -54,8 +57,12 @@ class Target:
     clean: Tensor
     mask: Tensor
     objectives: Mapping[str, Objective]
-    margin: Objective
+    margins: Callable[[Tensor, Tensor], Tensor]
     seeds: list[int]
+
+    def margin(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """How far outputs are from being wrong, one number for each example."""
+        return self.margins(outputs, rows).amin(1)
 
 
 @dataclass
@@ -121,7 +128,9 @@ class ProjectedGradient:
     where *d* is the steepest direction of unit norm: the sign of the gradient for the infinity
     norm, the gradient divided by its length for L2. Start 0 is the unperturbed input where the
     objective has a gradient there, every other a random point of the ball; starts take turns with
-    the objectives.
+    the objectives. The very first step up the loss is aimed: away from the right answer, towards
+    the wrong one that would be nearest if the model were linear (as in DeepFool, Moosavi-Dezfooli
+    et al. 2016, arXiv 1511.04599). Where it is, that finds the smallest perturbation there is.
 
     The steps do not depend on how many there will be, nor the starts on the others: with more of
     either, whatever was broken is still broken, from the same start or an earlier one.
@@ -164,22 +173,31 @@ class ProjectedGradient:
         """One ball an example."""
         return get_norm(self.norm, "sentence")
 
-    def attack(self, target: Target, radius: Tensor, rows: Tensor | None = None) -> Found:
+    def attack(
+        self,
+        target: Target,
+        radius: Tensor,
+        rows: Tensor | None = None,
+        rivals: Tensor | None = None,
+    ) -> Found:
         """Try to change the decision about each example within a radius.
 
         Args:
             target: the examples.
             radius: relative, one for each example (``B``).
             rows: the numbers of the examples to attack; all by default.
+            rivals: for each example the way of being wrong to aim at; the nearest by default.
         """
         unit = self.unit(target)
         found = Found.nothing(target)
         left = torch.arange(len(radius), device=radius.device) if rows is None else rows
+        if rivals is None and LOSS in self.objectives:
+            rivals = self._nearest(target, left)[1]
         for restart in range(self.restarts):
             left = left[~found.broken[left]]
             if not len(left):
                 break
-            self._ascend(target, radius.view(-1, 1, 1) * unit, left, restart, found)
+            self._ascend(target, radius.view(-1, 1, 1) * unit, left, restart, rivals, found)
         return found
 
     def smallest(
@@ -210,11 +228,11 @@ class ProjectedGradient:
         found.outputs[wrong] = target.clean[wrong]
         lower = torch.zeros_like(wrong, dtype=torch.float64)
         upper = torch.where(wrong, 0.0, math.inf).to(lower)
-        radius = _CURVED * self._linear(target, ~wrong).to(lower)
-        radius = radius.clamp(floor, ceiling)
+        linear, rivals = self._nearest(target, everything[~wrong])
+        radius = (_CURVED * linear.to(lower)).clamp(floor, ceiling)
         tries = 0
         while len(rows := everything[_undecided(lower, upper, precision, floor, ceiling)]):
-            tried = self.attack(target, radius.to(target.embeddings), rows)
+            tried = self.attack(target, radius.to(target.embeddings), rows, rivals)
             succeeded, failed = rows[tried.broken[rows]], rows[~tried.broken[rows]]
             found.take(succeeded, tried)
             found.flat |= tried.flat
@@ -224,20 +242,32 @@ class ProjectedGradient:
             radius = _next(lower, upper, _STRIDE**tries).clamp(floor, ceiling)
         return Smallest(upper, lower, found, self._random(target, upper))
 
-    def _linear(self, target: Target, rows: Tensor) -> Tensor:
-        """The smallest radius for a linear model with the gradient that these rows have, ``B``."""
-        rows = torch.nonzero(rows).flatten()
+    def _nearest(self, target: Target, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest radius if the model were linear, and which way of being wrong that leads to.
+
+        Returns:
+            Two numbers for each example (``B``); 1 and 0 for those that are not in ``rows``.
+        """
         radius = torch.ones_like(target.clean[:, 0])
+        rivals = torch.zeros_like(radius, dtype=torch.long)
         if not len(rows):
-            return radius
+            return radius, rivals
+        mask, unit = target.mask[rows].unsqueeze(-1), self.unit(target)[rows, 0, 0]
         with torch.enable_grad():
             delta = torch.zeros_like(target.embeddings[rows]).requires_grad_()
-            margin = target.margin(target.predict(target.embeddings[rows] + delta, rows), rows)
-            (gradient,) = torch.autograd.grad(margin.sum(), delta)
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * target.mask[rows].unsqueeze(-1)
-        rise = (gradient * self.ball.steepest(gradient)).sum((1, 2)) * self.unit(target)[rows, 0, 0]
-        radius[rows] = (margin.detach() / rise).nan_to_num(1.0, 1.0, 1.0).to(radius)
-        return radius
+            margins = target.margins(target.predict(target.embeddings[rows] + delta, rows), rows)
+            nearest = torch.full_like(margins[:, 0], math.inf).detach()
+            closest, places = margins.topk(min(_RIVALS, margins.shape[1]), largest=False)
+            for margin, place in zip(closest.unbind(1), places.unbind(1), strict=True):
+                (gradient,) = torch.autograd.grad(margin.sum(), delta, retain_graph=True)
+                gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * mask
+                rise = (gradient * self.ball.steepest(gradient)).sum((1, 2)) * unit
+                distance = margin.detach() / rise
+                nearer = distance < nearest
+                rivals[rows[nearer]] = place[nearer]
+                nearest = distance.where(nearer, nearest)
+        radius[rows] = nearest.nan_to_num(1.0, 1.0, 1.0).to(radius)
+        return radius, rivals
 
     def unit(self, target: Target) -> Tensor:
         """What the radius 1 is in the units of the embeddings, ``B x 1 x 1``."""
@@ -246,7 +276,13 @@ class ProjectedGradient:
         return self.ball.unit(rms, keep.sum((1, 2), keepdim=True) * target.embeddings.shape[-1])
 
     def _ascend(
-        self, target: Target, radius: Tensor, rows: Tensor, restart: int, found: Found
+        self,
+        target: Target,
+        radius: Tensor,
+        rows: Tensor,
+        restart: int,
+        rivals: Tensor | None,
+        found: Found,
     ) -> None:
         """Ascend from one start, and note what breaks on the way."""
         name = self.objectives[restart % len(self.objectives)]
@@ -255,8 +291,14 @@ class ProjectedGradient:
             delta = self._start(target, rows, restart) * radius[rows]
         closest = torch.full_like(target.clean[rows, 0], math.inf)
         since = torch.zeros_like(rows)  # it was reached, in steps
+
+        def aimed(outputs: Tensor, rows: Tensor) -> Tensor:
+            return -target.margins(outputs, rows).gather(1, rivals[rows].unsqueeze(1))[:, 0]
+
         for step in range(self.steps + 1):
-            gradient, outputs = _gradient(target, name, rows, delta, last=step == self.steps)
+            first = name == LOSS and restart < len(self.objectives) and not step
+            objective = aimed if first else target.objectives[name]
+            gradient, outputs = _gradient(target, objective, rows, delta, step == self.steps)
             margin = target.margin(outputs, rows)
             broken = margin < 0
             hit = rows[broken]
@@ -313,7 +355,7 @@ class ProjectedGradient:
 
 
 def _gradient(
-    target: Target, objective: str, rows: Tensor, delta: Tensor, last: bool
+    target: Target, objective: Objective, rows: Tensor, delta: Tensor, last: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the objective with respect to ``delta``, up to a factor, and the outputs."""
     embeddings = target.embeddings[rows]
@@ -326,7 +368,7 @@ def _gradient(
         # In float64: a confident softmax has a gradient that float32 rounds to zero, and each
         # example's is brought to 1. Its length is of no interest here.
         leaf = outputs.detach().double().requires_grad_()
-        (upstream,) = torch.autograd.grad(target.objectives[objective](leaf, rows).sum(), leaf)
+        (upstream,) = torch.autograd.grad(objective(leaf, rows).sum(), leaf)
     largest = upstream.abs().amax(-1, keepdim=True)
     upstream = upstream / largest.where(largest > 0, torch.ones_like(largest))
     (gradient,) = torch.autograd.grad(outputs, delta, upstream.to(outputs.dtype))

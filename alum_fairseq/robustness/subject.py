@@ -118,13 +118,13 @@ class Subject:
         clean = tap.logits.view(len(examples), -1)
         right = self._right(examples).to(clean.device)
 
-        def margin(outputs: Tensor, rows: Tensor) -> Tensor:
-            if self.tolerance is not None:
+        def margins(outputs: Tensor, rows: Tensor) -> Tensor:
+            if self.tolerance is not None:  # too large, or too small
                 error = predictor.scale * outputs[:, 0].double() - right[rows]
-                return (self.tolerance - error.abs()).to(outputs)
+                return torch.stack([self.tolerance - error, self.tolerance + error], 1).to(outputs)
             accepted = right[rows]
-            others = outputs.masked_fill(accepted, -math.inf).amax(1)
-            return outputs.masked_fill(~accepted, -math.inf).amax(1) - others
+            best = outputs.masked_fill(~accepted, -math.inf).amax(1, keepdim=True)
+            return best - outputs.masked_fill(accepted, -math.inf)
 
         def loss(outputs: Tensor, rows: Tensor) -> Tensor:
             if self.tolerance is not None:
@@ -146,7 +146,7 @@ class Subject:
             clean,
             tap.mask.view(len(examples), -1),
             {LOSS: loss, DIVERGENCE: divergence},
-            margin,
+            margins,
             [seeded(self._seed, example.number).getrandbits(48) for example in examples],
         )
 
