@@ -74,7 +74,7 @@ class Effort:
 FULL = Effort()
 QUICK = Effort(
     examples=200,
-    attack_examples=40,
+    attack_examples=32,
     steps=5,
     restarts=1,
     noise_rates=(0.2,),
