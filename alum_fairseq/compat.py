@@ -6,6 +6,7 @@ import argparse
 import atexit
 import importlib.util
 import logging
+import os
 import queue
 import sys
 import threading
@@ -69,6 +70,7 @@ def apply() -> None:
     load_checkpoints_with_namespace()
     load_checkpoints_with_numpy_numbers()
     restore_numpy_long()
+    write_checkpoints_whole()
     stop_loaders_at_exit()
     silence_chatter()
 
@@ -107,6 +109,40 @@ def restore_numpy_long() -> None:
     """
     if not hasattr(np, "compat"):
         np.compat = SimpleNamespace(long=int)
+
+
+def write_checkpoints_whole() -> None:
+    """Let a checkpoint have its name only when all of it is on the disk.
+
+    fairseq 0.12 writes a checkpoint aside and renames it, but then copies it over the last
+    ``checkpoint_last.pt`` and ``checkpoint_best.pt`` in place: a process killed amid that has
+    nothing left to go on from. And a machine that loses power may have made the rename, but not
+    written the bytes. Files on remote storage are left to fairseq. Can go when fairseq copies
+    aside, too, and calls ``fsync``.
+    """
+    from fairseq.file_io import PathManager
+
+    copy, rename = PathManager.copy, PathManager.rename
+    if copy.__module__ == __name__:
+        return
+
+    def copy_aside(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if not overwrite or not PathManager.supports_rename(dst_path):
+            return copy(src_path, dst_path, overwrite)
+        target = os.path.realpath(dst_path)  # a link stays one
+        aside = target + ".tmp"  # as fairseq names it, so that what a kill leaves is written over
+        if not copy(src_path, aside, overwrite=True):
+            return False
+        PathManager.rename(aside, target)
+        return True
+
+    def rename_written(src: str, dst: str) -> None:
+        with open(src, "rb+") as file:
+            os.fsync(file.fileno())
+        rename(src, dst)
+
+    PathManager.copy = staticmethod(copy_aside)
+    PathManager.rename = staticmethod(rename_written)
 
 
 def stop_loaders_at_exit() -> None:

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
 import glob
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -59,7 +60,7 @@ class AlumTask:
         )
         if path is None or not _reads_checkpoints():
             return
-        state = load_state(path)
+        state = _load_starting_point(path)
         check_resumable(state, path)
         check_fits(state, model, path)
         fresh = self.cfg.alum_finetune_from_model is not None and path == Path(
@@ -109,6 +110,33 @@ class AlumTask:
         return super().train_step(
             sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs
         )
+
+
+def _load_starting_point(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        UsageError: it cannot be read. The message names the newest one beside it that can.
+    """
+    try:
+        return load_state(path)
+    except UsageError as error:
+        whole = _newest_whole_checkpoint(path.parent)
+        if whole is None:
+            raise
+        raise UsageError(
+            f"{error}. The newest whole one beside it is {whole.name}: to go on from there, copy "
+            f"it to {path}"
+        ) from None
+
+
+def _newest_whole_checkpoint(folder: Path) -> Optional[Path]:
+    paths = sorted(folder.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(paths):
+        with suppress(UsageError):
+            load_state(path)
+            return path
+    return None
 
 
 def _reads_checkpoints() -> bool:
