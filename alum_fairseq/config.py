@@ -6,9 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
+import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
-from alum_fairseq.adversary import EPSILON_MODES, GRADIENTS, PROJECTIONS, Adversary
+from alum_fairseq.adversary import ASCENTS, EPSILON_MODES, GRADIENTS, PROJECTIONS, Adversary
 from alum_fairseq.divergences import DIVERGENCES
 from alum_fairseq.encoder_tap import DROPOUTS
 from alum_fairseq.errors import UsageError
@@ -17,7 +18,17 @@ from alum_fairseq.presets import PRESETS, get_preset
 
 Stage = Literal["pretraining", "finetuning"]
 
+MEMORIES = ("normal", "low")
+PRECISIONS: dict[str, Optional[torch.dtype]] = {
+    "same": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
 PRESET_CHOICES = ChoiceEnum(list(PRESETS))
+ASCENT_CHOICES = ChoiceEnum(list(ASCENTS))
+MEMORY_CHOICES = ChoiceEnum(list(MEMORIES))
+PRECISION_CHOICES = ChoiceEnum(list(PRECISIONS))
 EPSILON_MODE_CHOICES = ChoiceEnum(list(EPSILON_MODES))
 NORM_CHOICES = ChoiceEnum(list(NORMS))
 SCOPE_CHOICES = ChoiceEnum(list(SCOPES))
@@ -45,6 +56,15 @@ class AlumConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "weight of the regulariser beside the task's loss; 0: off" + _FROM_PRESET
+        },
+    )
+    alum_ascent: Optional[ASCENT_CHOICES] = field(
+        default=None,
+        metadata={
+            "help": "what the first ascent step goes along: 'power': the divergence from a random "
+            "start; at less cost 'sampled-label': the log-likelihood of labels drawn from the "
+            "prediction, or 'true-label': the task's loss; 'random': a random direction of size "
+            "epsilon, no ascent" + _FROM_PRESET
         },
     )
     alum_steps: Optional[int] = field(
@@ -99,6 +119,38 @@ class AlumConfig(FairseqDataclass):
         default=None,
         metadata={"help": "dropout masks of the passes of one update" + _FROM_PRESET},
     )
+    alum_step_layers: int = field(
+        default=0,
+        metadata={
+            "help": "ascent steps after the first run only so many layers, and keep the gradient "
+            "above them from the first step; 0: all layers"
+        },
+    )
+    alum_ascent_precision: PRECISION_CHOICES = field(
+        default="same",
+        metadata={"help": "type that the ascent's matrix products are computed in (autocast)"},
+    )
+    alum_memory: MEMORY_CHOICES = field(
+        default="normal",
+        metadata={
+            "help": "'low': hold the activations of one pass at a time, for one forward pass more "
+            "an update; the same loss and gradients"
+        },
+    )
+    alum_fraction: float = field(
+        default=1.0,
+        metadata={
+            "help": "share of each batch's sequences, chosen at random, that is perturbed; their "
+            "regulariser counts 1 / share times, so that alpha means the same"
+        },
+    )
+    alum_interval: int = field(
+        default=1,
+        metadata={
+            "help": "perturb in every n-th update only, where the regulariser counts n times, so "
+            "that alpha means the same"
+        },
+    )
     alum_layer: int = field(
         default=0,
         metadata={
@@ -142,6 +194,11 @@ class AlumSettings:
         adversary: the inner maximisation.
         alpha: weight of the regulariser once the schedule has run its course.
         layer: where the perturbation enters.
+        step_layers: how many layers ascent steps after the first run; 0 for all.
+        ascent_precision: ``"same"``, ``"bf16"`` or ``"fp16"``: the type of the ascent's products.
+        memory: ``"normal"``, or ``"low"``: one pass's activations at a time.
+        fraction: share of each batch that is perturbed.
+        interval: every how manieth update is.
         dropout: ``"shared"`` or ``"independent"`` masks.
         start_update: first update with the adversary.
         warmup_updates: updates in which alpha rises from 0.
@@ -156,6 +213,11 @@ class AlumSettings:
     adversary: Adversary
     alpha: float
     layer: int
+    step_layers: int
+    ascent_precision: str
+    memory: str
+    fraction: float
+    interval: int
     dropout: str
     start_update: int
     warmup_updates: int
@@ -165,7 +227,18 @@ class AlumSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
             raise UsageError(f"--alum-alpha is {self.alpha}: it must be 0 (off) or more")
-        for name in ("layer", "start_update", "warmup_updates", "log_gain_interval"):
+        if not 0 < self.fraction <= 1:
+            raise UsageError(
+                f"--alum-fraction is {self.fraction}: it must be above 0 and at most 1 (all)"
+            )
+        if self.interval < 1:
+            raise UsageError(f"--alum-interval is {self.interval}: it must be 1 (every) or more")
+        if self.step_layers > 0 and self.adversary.steps < 2:
+            raise UsageError(
+                f"--alum-step-layers is {self.step_layers}, but --alum-steps is "
+                f"{self.adversary.steps}: there must be 2 or more, since the first runs all layers"
+            )
+        for name in ("layer", "step_layers", "start_update", "warmup_updates", "log_gain_interval"):
             if getattr(self, name) < 0:
                 option = "--alum-" + name.replace("_", "-")
                 raise UsageError(f"{option} is {getattr(self, name)}: it must be 0 or more")
@@ -190,6 +263,11 @@ class AlumSettings:
                 return {}
             return {name: value if isinstance(value, int | float) else str(value)}
 
+        if str(cfg.alum_ascent) == "random" and cfg.alum_steps:
+            raise UsageError(
+                f"--alum-steps is {cfg.alum_steps}, but --alum-ascent is random, which takes none: "
+                "leave one of the two away"
+            )
         overrides: dict[str, Any] = {"divergence": "squared_error"} if regression else {}
         for name in _ADVERSARY_FIELDS:
             overrides |= given(name)
@@ -210,6 +288,11 @@ class AlumSettings:
             adversary=adversary,
             alpha=given("alpha").get("alpha", alpha),
             layer=cfg.alum_layer,
+            step_layers=cfg.alum_step_layers,
+            ascent_precision=str(cfg.alum_ascent_precision),
+            memory=str(cfg.alum_memory),
+            fraction=cfg.alum_fraction,
+            interval=cfg.alum_interval,
             dropout=given("dropout").get("dropout", preset.dropout),
             start_update=cfg.alum_start_update,
             warmup_updates=cfg.alum_warmup_updates,
@@ -220,16 +303,27 @@ class AlumSettings:
     @property
     def scheduled(self) -> bool:
         """Whether alpha depends on the update number."""
-        return self.start_update > 0 or self.warmup_updates > 0
+        return self.start_update > 0 or self.warmup_updates > 0 or self.interval > 1
 
     def alpha_at(self, num_updates: int) -> float:
-        """Alpha after so many updates: 0 before the start, then a linear rise to the full value."""
+        """Alpha after so many updates: 0 before the start, then a linear rise to the full value.
+
+        With an interval of n, n times that in every n-th update, and 0 in the others.
+        """
         since_start = num_updates - self.start_update
-        if since_start < 0:
+        if since_start < 0 or since_start % self.interval:
             return 0.0
+        alpha = self.alpha * self.interval
         if since_start < self.warmup_updates:
-            return self.alpha * since_start / self.warmup_updates
-        return self.alpha
+            return alpha * since_start / self.warmup_updates
+        return alpha
+
+    def measures_gain_at(self, num_updates: int) -> bool:
+        """Whether the gain is due after so many updates, of those with the adversary."""
+        if self.log_gain_interval == 0:
+            return False
+        attacks = (num_updates - self.start_update) // self.interval
+        return attacks % max(1, round(self.log_gain_interval / self.interval)) == 0
 
     def __str__(self) -> str:
         shown = {"preset": self.preset, "alpha": self.alpha}
@@ -240,4 +334,5 @@ class AlumSettings:
         return " ".join(
             f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
             for name, value in shown.items()
+            if value is not None
         )

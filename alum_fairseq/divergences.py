@@ -6,16 +6,23 @@ per prediction. Distributions are the softmax over the last dimension: ``(..., C
 
 Half-precision logits are taken to float32 first; float64 stays float64. Gradients flow into
 both arguments; a caller that wants a stop-gradient detaches.
+
+A divergence of N predictions over a vocabulary of V words, written plainly, keeps four or five
+float32 tensors of N x V for the backward pass, more than a small encoder's activations.
+:class:`Divergence` works through the predictions a few rows at a time, forward and backward, and
+keeps the logits alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from alum_fairseq.errors import UsageError
 
@@ -64,17 +71,30 @@ def squared_error(p: Tensor, q: Tensor) -> Tensor:
     return (widen(p) - widen(q)).square()
 
 
+# Numbers that are worked on at a time: on a CPU about what its cache holds, on a GPU enough to
+# fill it.
+_AT_A_TIME = {"cpu": 1 << 18}
+_AT_A_TIME_ELSEWHERE = 1 << 24
+
+
 @dataclass(frozen=True)
 class Divergence:
-    """A divergence and the one fact that the outer loss needs about it."""
+    """A divergence of two sets of predictions, and what an update needs of it.
+
+    Attributes:
+        function: from two tensors of logits to one number for each prediction.
+        symmetric: whether the order of the two does not matter.
+        categorical: whether logits stand for a distribution over their last dimension, rather than
+            for themselves.
+    """
 
     function: DivergenceFunction
     symmetric: bool
+    categorical: bool = True
 
     def total(self, p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
         """Sum over the predictions, each times its weight (shape of ``function(p, q)``)."""
-        values = self.function(p, q)
-        return (values if weights is None else values * weights).sum()
+        return self._sum(self.function, p, q, weights)
 
     def consistency(
         self, adversarial: Tensor, clean: Tensor, weights: Tensor | None = None
@@ -85,16 +105,144 @@ class Divergence:
         Algorithm 1, with the symmetric sum of their released code). For a symmetric divergence
         the two terms are equal, so one term with gradients into both sides is taken.
 
+        Its gradient for either side does not pass through the other: that of the adversarial
+        logits is that of ``consistency(adversarial, clean.detach())``, and so is the clean one's.
+
         Args:
             adversarial: logits of the perturbed input.
             clean: logits of the input as it is, same shape.
             weights: per-prediction weights, for instance 0 for those that do not count.
         """
-        if self.symmetric:
-            return self.total(adversarial, clean, weights)
-        return self.total(adversarial, clean.detach(), weights) + self.total(
-            clean, adversarial.detach(), weights
+        return self._sum(
+            self.function if self.symmetric else self._both_ways, adversarial, clean, weights
         )
+
+    def _both_ways(self, p: Tensor, q: Tensor) -> Tensor:
+        return self.function(p, q.detach()) + self.function(q, p.detach())
+
+    def gradient(self, p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The gradient of :meth:`total` with respect to ``p``: its shape, at least float32."""
+        gradient = torch.empty_like(widen(p.detach()))
+        for rows in self._pieces(p):
+            _gradients(self.function, p, q, weights, rows, out=(gradient, None))
+        return gradient
+
+    def label_gradient(self, p: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The gradient of the labels' negative log-likelihood with respect to the logits ``p``.
+
+        Args:
+            p: logits.
+            labels: classes, ``p.shape[:-1]``; where the divergence is not of distributions,
+                numbers (the means of normal distributions of variance 1), ``p.shape``.
+            weights: one for each prediction.
+
+        Returns:
+            The shape of ``p``, at least float32.
+        """
+        if not self.categorical:
+            gradient = widen(p.detach()) - labels.reshape(p.shape).to(p.device)
+            return gradient if weights is None else gradient * weights
+        gradient = torch.softmax(widen(p.detach()), dim=-1)
+        index = labels.reshape(p.shape[:-1]).unsqueeze(-1)
+        gradient.scatter_add_(-1, index, gradient.new_full(index.shape, -1.0))
+        return gradient if weights is None else gradient.mul_(weights.unsqueeze(-1))
+
+    def sample(self, p: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Labels drawn from the predictions themselves, one each, fit for :meth:`label_gradient`.
+
+        By one uniform number for each prediction and the inverse of the cumulative distribution:
+        a random number for each of a vocabulary's words would cost more than the rest.
+        """
+        p = widen(p.detach())
+        if not self.categorical:
+            return p + torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generator)
+        labels = torch.empty(p.shape[:-1], dtype=torch.long, device=p.device)
+        uniform = torch.rand(labels.shape, dtype=p.dtype, device=p.device, generator=generator)
+        flat, drawn, labelled = p.reshape(-1, p.shape[-1]), uniform.view(-1, 1), labels.view(-1, 1)
+        for rows in self._pieces(flat):
+            cumulative = torch.softmax(flat[rows], dim=-1).cumsum_(-1)
+            # The last entry is 1 but for rounding; what is drawn must lie under it.
+            index = torch.searchsorted(cumulative, drawn[rows] * cumulative[:, -1:], right=True)
+            labelled[rows] = index.clamp_max(p.shape[-1] - 1)
+        return labels
+
+    def _sum(
+        self, function: DivergenceFunction, p: Tensor, q: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        return _Sum.apply(p, q, weights, function, list(self._pieces(p)))
+
+    def _pieces(self, p: Tensor) -> Iterator[slice]:
+        """The rows of ``p`` (its first dimension), a few at a time."""
+        if p.dim() == 0:
+            yield ...
+            return
+        numbers = max(p[:1].numel(), 1)
+        rows = max(_AT_A_TIME.get(p.device.type, _AT_A_TIME_ELSEWHERE) // numbers, 1)
+        for start in range(0, len(p), rows):
+            yield slice(start, start + rows)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a function of rows, whose backward pass goes through the rows again."""
+
+    @staticmethod
+    @override
+    def forward(
+        ctx: Any,
+        p: Tensor,
+        q: Tensor,
+        weights: Tensor | None,
+        function: DivergenceFunction,
+        pieces: list[slice],
+    ) -> Tensor:
+        ctx.save_for_backward(p, q, weights)
+        ctx.function, ctx.pieces = function, pieces
+        total = widen(p.new_zeros(()))
+        for rows in pieces:
+            values = function(p[rows], q[rows])
+            total += (values if weights is None else values * weights[rows]).sum()
+        return total
+
+    @staticmethod
+    @override
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        p, q, weights = ctx.saved_tensors
+        out = tuple(
+            torch.empty_like(x) if wanted else None
+            for x, wanted in zip((p, q), ctx.needs_input_grad, strict=False)
+        )
+        for rows in ctx.pieces:
+            _gradients(ctx.function, p, q, weights, rows, out, upstream)
+        return *out, None, None, None
+
+
+def _gradients(
+    function: DivergenceFunction,
+    p: Tensor,
+    q: Tensor,
+    weights: Tensor | None,
+    rows: slice,
+    out: tuple[Tensor | None, Tensor | None],
+    upstream: Tensor | None = None,
+) -> None:
+    """Write the gradients of these rows of ``p`` and ``q`` to those of ``out`` that are given."""
+    wanted = [target is not None for target in out]
+    with torch.enable_grad():
+        inputs = [
+            widen(x[rows].detach()).requires_grad_(want)
+            for x, want in zip((p, q), wanted, strict=True)
+        ]
+        values = function(*inputs)
+        factors = torch.ones_like(values) if weights is None else weights[rows].to(values.dtype)
+        found = torch.autograd.grad(
+            values,
+            [x for x in inputs if x.requires_grad],
+            (factors if upstream is None else factors * upstream).expand_as(values),
+        )
+    targets = (target for target in out if target is not None)
+    for target, gradient in zip(targets, found, strict=True):
+        target[rows] = gradient
 
 
 DIVERGENCES: dict[str, Divergence] = {
@@ -102,7 +250,7 @@ DIVERGENCES: dict[str, Divergence] = {
     "symmetric_kl": Divergence(symmetric_kl, symmetric=True),
     "jensen_shannon": Divergence(jensen_shannon, symmetric=True),
     "squared_hellinger": Divergence(squared_hellinger, symmetric=True),
-    "squared_error": Divergence(squared_error, symmetric=True),
+    "squared_error": Divergence(squared_error, symmetric=True, categorical=False),
 }
 
 

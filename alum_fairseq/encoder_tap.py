@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from fairseq import utils
 from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils.checkpoint import checkpoint
 
+from alum_fairseq.adversary import Split
 from alum_fairseq.errors import UsageError
 
 DROPOUTS = ("shared", "independent")
@@ -48,8 +50,13 @@ def sentence_encoder(model: nn.Module) -> nn.Module:
     return encoder
 
 
-def check_layer(model: nn.Module, layer: int) -> None:
-    """Make sure that the encoder has a layer of this number.
+def check_layer(model: nn.Module, layer: int, step_layers: int = 0) -> None:
+    """Make sure that the encoder has a layer of this number, and enough of them above it.
+
+    Args:
+        model: a model, wrapped or not.
+        layer: the layer that the perturbation enters.
+        step_layers: how many layers from there the later ascent steps run; 0 for all.
 
     Raises:
         UsageError: it has not.
@@ -60,30 +67,31 @@ def check_layer(model: nn.Module, layer: int) -> None:
             f"--alum-layer is {layer}: it must be from 0 (the embedding output) to {layers - 1} "
             f"(the input of the last of this model's {layers} layers)"
         )
+    above = layers - layer - 1
+    if not 0 <= step_layers <= above:
+        raise UsageError(
+            f"--alum-step-layers is {step_layers}: it must be from 0 (all layers) to {above}, "
+            f"one less than this model has from layer {layer} on"
+        )
 
 
-def _adds_quantization_noise(module: nn.Module) -> bool:
-    """Whether fairseq's ``--quant-noise-pq`` noises this module's weights in its next forward pass.
+def _changes_itself(module: nn.Module) -> bool:
+    """Whether this module's weights change in its next forward pass.
 
-    It does so in place: the clean pass has done it for the update, and once more would be too much.
+    By fairseq's ``--quant-noise-pq``, which noises them in place, or by spectral normalisation
+    (``--spectral-norm-classification-head``), which refines its estimate. The clean pass has done
+    it for the update; once more would be too much, and the passes would differ by more than the
+    perturbation.
     """
     return module.training and any(
-        hook.__module__ == quant_noise.__module__ for hook in module._forward_pre_hooks.values()
+        isinstance(hook, SpectralNorm) or hook.__module__ == quant_noise.__module__
+        for hook in module._forward_pre_hooks.values()
     )
 
 
-class _NonReentrant(nn.Module):
-    """A layer under activation checkpointing, made fit for ``torch.autograd.grad``.
-
-    fairseq's own checkpointing (as torch's reentrant form) refuses to take part in it.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return checkpoint(self.layer.precheckpoint_forward, *args, use_reentrant=False, **kwargs)
+def _is_checkpointed(module: nn.Module) -> bool:
+    """Whether fairseq's ``--checkpoint-activations`` wrapped this module."""
+    return hasattr(module, "precheckpoint_forward")
 
 
 @dataclass
@@ -94,6 +102,8 @@ class _Call:
     kwargs: dict[str, Any]
     hidden: Tensor | None = None  # B x T x D
     rng_state: dict[str, Any] | None = None
+    middle: Tensor | None = None  # the input of the upper part, B x T x D
+    middle_rng_state: dict[str, Any] | None = None
     layers: list[nn.Module] = field(default_factory=list)
     output: Tensor | None = None
 
@@ -120,6 +130,8 @@ class EncoderTap:
         layer: 0 for the embedding output, N for the input of layer N.
         dropout: ``"shared"``: a re-run uses the dropout masks of the recorded pass;
             ``"independent"``: it draws its own.
+        step_layers: where the model is cut for :attr:`split`: after so many of the layers from
+            ``layer`` on; 0 for nowhere.
         combine: makes the logits of what the model returned in the calls of a pass, in order.
 
     Raises:
@@ -131,7 +143,7 @@ class EncoderTap:
         with tap.recording():
             logits = model(src_tokens)[0]
         with tap.ascending():
-            delta = adversary.perturb(tap.rerun, tap.embeddings, logits, tap.mask)
+            delta = adversary.perturb(tap.network, tap.embeddings, logits, tap.mask)
         perturbed_logits = tap.rerun(tap.embeddings + delta)
 
     A pass may call the model several times, such as once for each candidate answer: the
@@ -147,18 +159,29 @@ class EncoderTap:
         layer: int = 0,
         dropout: str = "shared",
         combine: Callable[[list[Tensor]], Tensor] = the_only_output,
+        step_layers: int = 0,
     ) -> None:
         if dropout not in DROPOUTS:
             raise UsageError(f"--alum-dropout is {dropout!r}: choose one of {', '.join(DROPOUTS)}")
-        check_layer(model, layer)
+        check_layer(model, layer, step_layers)
         self._model = model
         self._encoder = sentence_encoder(model)
         self._layer = layer
+        self._step_layers = step_layers
         self._dropout = dropout
         self._combine = combine
-        self._ascending = False
         self._calls: list[_Call] = []
         self._logits: Tensor | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """What the criterion was handed."""
+        return self._model
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is being trained."""
+        return self._model.training
 
     @property
     def recorded(self) -> bool:
@@ -172,6 +195,39 @@ class EncoderTap:
         return _side_by_side([call.hidden for call in self._calls])
 
     @property
+    def hidden(self) -> Tensor | None:
+        """Where the model is cut, what passed from the lower to the upper part, ``B x T x D``."""
+        if not self._cut:
+            return None
+        return _side_by_side([call.middle for call in self._calls])
+
+    @property
+    def network(self) -> Callable[[Tensor], Tensor] | Split:
+        """The model from the tap on, as an adversary takes it: in two parts where it is cut."""
+        return Split(self._rerun_lower, self._rerun_upper) if self._cut else self.rerun
+
+    @property
+    def _cut(self) -> bool:
+        # LayerDrop may have left too few layers.
+        return self._step_layers > 0 and all(call.middle is not None for call in self._calls)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients can be had from the graph of the recorded pass before its own backward.
+
+        fairseq's ``--checkpoint-activations`` refuses it.
+        """
+        return not any(map(_is_checkpointed, self._encoder.modules()))
+
+    def release(self) -> None:
+        """Let go of the graph of the recorded pass; the numbers stay."""
+        for call in self._calls:
+            call.hidden, call.output = call.hidden.detach(), None
+            call.middle = None if call.middle is None else call.middle.detach()
+        self._logits = self.logits.detach()
+        self._forget()
+
+    @property
     def logits(self) -> Tensor:
         """What the recorded pass predicted, in the graph of that pass."""
         assert self._logits is not None, "nothing was recorded"
@@ -180,11 +236,8 @@ class EncoderTap:
     @cached_property
     def mask(self) -> Tensor:
         """True on tokens, false on padding, ``B x T``."""
-        tokens = [
-            call.kwargs["src_tokens"] if "src_tokens" in call.kwargs else call.args[0]
-            for call in self._calls
-        ]
-        return _side_by_side(tokens).ne(self._encoder.padding_idx)
+        tokens = _side_by_side([_tokens(call) for call in self._calls])
+        return tokens.ne(self._encoder.padding_idx)
 
     def of_rows(self, rows: Tensor) -> EncoderTap:
         """A tap of the recorded pass as it would have been with these rows of the batch alone.
@@ -204,6 +257,7 @@ class EncoderTap:
                 args=tuple(_rows_of(value, rows) for value in call.args),
                 kwargs={name: _rows_of(value, rows) for name, value in call.kwargs.items()},
                 hidden=_rows_of(call.hidden, rows),
+                middle=_rows_of(call.middle, rows),
                 output=None,
             )
             for call in self._calls
@@ -244,6 +298,9 @@ class EncoderTap:
             call.hidden = args[0].transpose(0, 1)  # fairseq's encoder is T x B x D inside
             # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
             call.rng_state = utils.get_rng_state()
+        elif len(call.layers) == self._step_layers:
+            call.middle = args[0].transpose(0, 1)
+            call.middle_rng_state = utils.get_rng_state()
         call.layers.append(layer)
 
     def _note_output(
@@ -259,6 +316,12 @@ class EncoderTap:
             embeddings: ``B x T x D``, for the batch that was recorded. Its calls are made again
                 in their order.
         """
+        with self._replaying(embeddings, slice(None)):
+            yield
+
+    @contextmanager
+    def _replaying(self, embeddings: Tensor, part: slice) -> Iterator[None]:
+        """As :meth:`replaying`, with a part of the layers."""
         encoder = self._encoder
         layers = encoder.layers
         resume_at = utils.get_rng_state() if self._dropout == "shared" else None
@@ -266,22 +329,18 @@ class EncoderTap:
         replayed = zip(self._calls, embeddings.split(lengths, dim=1), strict=True)
 
         def forward_embedding(*_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            call, part = next(replayed)
-            encoder.layers = nn.ModuleList(self._layers_for_rerun(call))
+            call, states = next(replayed)
+            encoder.layers = nn.ModuleList(call.layers[part])
             if resume_at is not None:
-                utils.set_rng_state(call.rng_state)
-            return part, part
+                utils.set_rng_state(call.middle_rng_state if part.start else call.rng_state)
+            return states, states
 
         had_own = vars(encoder).get("forward_embedding")
-        noised = [module for module in self._model.modules() if _adds_quantization_noise(module)]
         try:
-            for module in noised:
-                module.training = False
-            encoder.forward_embedding = forward_embedding
-            yield
+            with self.unchanging():
+                encoder.forward_embedding = forward_embedding
+                yield
         finally:
-            for module in noised:
-                module.training = True
             encoder.layers = layers
             del encoder.forward_embedding
             if had_own is not None:
@@ -290,28 +349,54 @@ class EncoderTap:
                 # Else the next pass would meet the masks of this one again.
                 utils.set_rng_state(resume_at)
 
-    def _layers_for_rerun(self, call: _Call) -> list[nn.Module]:
-        if not self._ascending:
-            return call.layers
-        return [
-            _NonReentrant(layer) if hasattr(layer, "precheckpoint_forward") else layer
-            for layer in call.layers
-        ]
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """Inside, a pass leaves the weights as the recorded one found them (or made them)."""
+        changing = [module for module in self._model.modules() if _changes_itself(module)]
+        try:
+            for module in changing:
+                module.training = False
+            yield
+        finally:
+            for module in changing:
+                module.training = True
 
     @contextmanager
-    def ascending(self) -> Iterator[None]:
+    def fit_for_grad(self) -> Iterator[None]:
+        """Inside, passes are made whose graphs ``torch.autograd.grad`` can go through.
+
+        fairseq's own activation checkpointing (as torch's reentrant form) refuses to: torch's
+        other form stands in for it.
+        """
+        forwards = {m: m.forward for m in self._encoder.modules() if _is_checkpointed(m)}
+        try:
+            for module in forwards:
+                module.forward = partial(
+                    checkpoint, module.precheckpoint_forward, use_reentrant=False
+                )
+            yield
+        finally:
+            for module, forward in forwards.items():
+                module.forward = forward
+
+    @contextmanager
+    def ascending(self, precision: torch.dtype | None = None) -> Iterator[None]:
         """Inside, re-runs serve ``torch.autograd.grad`` for the embeddings, and nothing else.
 
         No parameter needs a gradient, so nothing is kept to compute one.
+
+        Args:
+            precision: the type to autocast to; None: as the recorded pass.
         """
+        device = next(self._model.parameters()).device.type
+        autocast = torch.autocast(device, precision) if precision else nullcontext()
         parameters = [p for p in self._model.parameters() if p.requires_grad]
-        self._ascending = True
         try:
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            yield
+            with autocast, self.fit_for_grad():
+                yield
         finally:
-            self._ascending = False
             for parameter in parameters:
                 parameter.requires_grad_(True)
 
@@ -325,9 +410,26 @@ class EncoderTap:
             Logits in the shape of :attr:`logits`.
         """
         with self.replaying(embeddings):
-            return self._combine(
-                [self._model(*call.args, **call.kwargs)[0] for call in self._calls]
-            )
+            return self._logits_again()
+
+    def _rerun_lower(self, embeddings: Tensor) -> Tensor:
+        with self._replaying(embeddings, slice(0, self._step_layers)):
+            states = [
+                self._encoder(_tokens(call), return_all_hiddens=True)["encoder_states"][-1]
+                for call in self._calls
+            ]
+        return _side_by_side([state.transpose(0, 1) for state in states])
+
+    def _rerun_upper(self, hidden: Tensor) -> Tensor:
+        with self._replaying(hidden, slice(self._step_layers, None)):
+            return self._logits_again()
+
+    def _logits_again(self) -> Tensor:
+        return self._combine([self._model(*call.args, **call.kwargs)[0] for call in self._calls])
+
+
+def _tokens(call: _Call) -> Tensor:
+    return call.kwargs["src_tokens"] if "src_tokens" in call.kwargs else call.args[0]
 
 
 def _rows_of(value: Any, rows: Tensor) -> Any:

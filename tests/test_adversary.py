@@ -110,7 +110,7 @@ def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tens
     for b in range(BATCH):
         for group in groups(b):
             for i in group:
-                delta[i] = adversary.noise_std * rms(b) * noise[i]
+                delta[i] = adversary.start_std(e) * rms(b) * noise[i]
     if adversary.steps == 0:
         project()
     for _ in range(adversary.steps):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +16,10 @@ from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, Meter, MetersDict
 from torch import Tensor, nn
 
-from alum_fairseq.config import AlumConfig, AlumSettings, Stage
+from alum_fairseq.adversary import computed_in
+from alum_fairseq.batches import merge_logs, split_rows
+from alum_fairseq.config import PRECISIONS, AlumConfig, AlumSettings, Stage
+from alum_fairseq.deferred import deferred
 from alum_fairseq.encoder_tap import EncoderTap, the_only_output
 from alum_fairseq.errors import UsageError
 
@@ -39,6 +45,26 @@ LOW_GAIN = 2.0
 LOW_GAIN_MEASUREMENTS = 20
 
 
+Output = tuple[Tensor, Tensor | int, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Attack:
+    """What came of attacking a batch.
+
+    Attributes:
+        output: the loss, regulariser included in training, the sample size and the logging outputs.
+        delta: the perturbation; None where the regulariser was dropped.
+        adversarial: the logits under it, detached.
+        regularizer: summed over the predictions, before alpha, detached.
+    """
+
+    output: Output
+    delta: Tensor | None = None
+    adversarial: Tensor | None = None
+    regularizer: Tensor | None = None
+
+
 class AlumCriterion:
     """Mixin that adds ALUM to a fairseq criterion.
 
@@ -52,7 +78,8 @@ class AlumCriterion:
 
     def __init__(self, cfg: AlumConfig, task: Any) -> None:
         super().__init__(cfg, task)
-        self.alum = AlumSettings.resolve(cfg, self.stage, self.predicts_numbers(cfg))
+        self._numbers = self.predicts_numbers(cfg)
+        self.alum = AlumSettings.resolve(cfg, self.stage, self._numbers)
         self._told_updates = getattr(task, "passes_update_number", False)
         if self.alum.scheduled and not self._told_updates:
             option = "--alum-start-update" if self.alum.start_update else "--alum-warmup-updates"
@@ -65,6 +92,7 @@ class AlumCriterion:
         self._gain_measured_at = -1
         self._gains: list[tuple[float, float]] = []
         self._warned = False
+        self._start_looked_at = False
         logger.info("ALUM: %s", self.alum)
 
     @classmethod
@@ -80,13 +108,15 @@ class AlumCriterion:
         """Weights of the predictions in the divergence, where not all of them count."""
         return None
 
+    def prediction_labels(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
+        """The label of every prediction; for regression, the number."""
+        return sample["target"].view(logits.shape[:1] if not self._numbers else logits.shape)
+
     def set_num_updates(self, num_updates: int) -> None:
         """Tell the schedule where training is; called by the ALUM tasks before every batch."""
         self.num_updates = num_updates
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Output:
         """Compute the loss of a batch: the extended criterion's, plus the regulariser.
 
         Returns:
@@ -95,71 +125,184 @@ class AlumCriterion:
         training = model.training
         alpha = self.alum.alpha_at(self.num_updates) if training else 0.0
         if alpha > 0 or (self.alum.validate and not training):
-            output = self._forward_with_adversary(model, sample, reduce, alpha)
+            if training and self.alum.fraction < 1:
+                output = self._forward_in_part(model, sample, reduce, alpha)
+            else:
+                output = self._forward_with_adversary(model, sample, reduce, alpha)
         else:
-            output = super().forward(model, sample, reduce)
-            output[2].update(_sums(output[0].device))
+            output = self._forward_plainly(model, sample, reduce)
         if training and not self._told_updates:
             self.num_updates += 1
         return output
 
+    def _forward_plainly(self, model: nn.Module, sample: dict[str, Any], reduce: bool) -> Output:
+        loss, sample_size, logging_output = super().forward(model, sample, reduce)
+        logging_output.update(_sums(loss.device))
+        return loss, sample_size, logging_output
+
+    def _forward_in_part(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool, alpha: float
+    ) -> Output:
+        """With the adversary for a random part of the batch, plainly for the rest.
+
+        Every sequence is in the part with probability ``fraction``, so ``1 / fraction`` times its
+        regulariser is right on average.
+        """
+        fraction, sentences = self.alum.fraction, sample["nsentences"]
+        count = int(fraction * sentences + torch.rand(()).item())
+        part, rest = split_rows(sample, torch.randperm(sentences)[:count])
+        outputs = []
+        if count > 0:
+            outputs.append(self._forward_with_adversary(model, part, reduce, alpha / fraction))
+        if count < sentences:
+            outputs.append(self._forward_plainly(model, rest, reduce))
+        losses, sample_sizes, logging_outputs = zip(*outputs, strict=True)
+        return sum(losses), sum(sample_sizes), merge_logs(logging_outputs)
+
     def _forward_with_adversary(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool, alpha: float
-    ) -> tuple[Tensor, Tensor | int, dict[str, Any]]:
+    ) -> Output:
         training = model.training
-        tap = EncoderTap(model, self.alum.layer, self.alum.dropout, self.combine)
-        with tap.recording():
-            loss, sample_size, logging_output = super().forward(model, sample, reduce)
+        plain = partial(super().forward, model, sample, reduce)
+        tap = EncoderTap(
+            model, self.alum.layer, self.alum.dropout, self.combine, self.alum.step_layers
+        )
+        if training and self.alum.memory == "low":
+            attack = self._attack_in_low_memory(tap, sample, plain, alpha)
+        else:
+            attack = self._attack(tap, sample, plain, alpha)
+        loss, sample_size, logging_output = attack.output
         attacked = dict(logging_output)
-        attack = self._attack(tap, sample, training)
-        if attack is None:
+        if attack.delta is None:
             sums = {"_alum_skipped": 1}
         else:
-            delta, adversarial, regularizer = attack
-            loss = loss + alpha * regularizer if training else loss
             sums = {
-                "_alum_loss": regularizer.detach(),
+                "_alum_loss": attack.regularizer,
                 "_alum_sample_size": sample_size,
-                "_alum_norm": self.alum.adversary.mean_size(delta, tap.mask),
+                "_alum_norm": self.alum.adversary.mean_size(attack.delta, tap.mask),
                 "_alum_batches": 1,
             }
             if self._gain_is_due(training):
-                sums |= self._measure_gain(tap, sample, delta, adversarial, training)
+                sums |= self._measure_gain(tap, sample, attack, training)
             if not training:
                 # The criterion's own metrics, of the same batch, under attack.
-                with tap.replaying(_perturbed(tap.embeddings, delta)):
-                    attacked = super().forward(model, sample, reduce)[2]
+                with tap.replaying(_perturbed(tap.embeddings, attack.delta)):
+                    attacked = plain()[2]
         if not training:
             logging_output |= {_UNDER_ATTACK + key: value for key, value in attacked.items()}
         logging_output.update(_sums(loss.device, _alum_attempts=1, **sums))
         return loss, sample_size, logging_output
 
     def _attack(
-        self, tap: EncoderTap, sample: dict[str, Any], training: bool
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The perturbation, the logits under it and the regulariser; None where it is dropped."""
-        if not tap.recorded:
-            return None
-        adversary = self.alum.adversary
-        weights = self.prediction_weights(sample, tap.logits)
-        # In validation the same noise for every batch, so that figures of two epochs compare.
-        generator = None if training else _fixed_generator(tap.logits.device)
-        with tap.ascending():
-            delta = adversary.perturb(
-                tap.rerun, tap.embeddings, tap.logits, tap.mask, weights, generator
-            )
+        self, tap: EncoderTap, sample: dict[str, Any], plain: Callable[[], Output], alpha: float
+    ) -> _Attack:
+        """The clean and the adversarial pass, both in the graph of the loss."""
+        with tap.recording():
+            loss, *rest = plain()
+        delta = self._perturb(tap, sample) if tap.recorded else None
+        if delta is None:
+            return _Attack((loss, *rest))
         adversarial = tap.rerun(_perturbed(tap.embeddings, delta))
-        # Asking costs the one GPU-to-host copy of an update. It is worth it: a graph that holds
-        # a NaN anywhere puts NaN into the gradients, even when multiplied by zero.
-        if not bool(torch.isfinite(delta).all() & torch.isfinite(adversarial).all()):
-            return None
-        return delta, adversarial, adversary.measure.consistency(adversarial, tap.logits, weights)
+        if not _finite(delta, adversarial):
+            return _Attack((loss, *rest))
+        weights = self.prediction_weights(sample, tap.logits)
+        regularizer = self.alum.adversary.measure.consistency(adversarial, tap.logits, weights)
+        if tap.training:
+            loss = loss + alpha * regularizer
+        return _Attack((loss, *rest), delta, adversarial.detach(), regularizer.detach())
+
+    def _attack_in_low_memory(
+        self, tap: EncoderTap, sample: dict[str, Any], plain: Callable[[], Output], alpha: float
+    ) -> _Attack:
+        """As :meth:`_attack`, holding the activations of one pass at a time.
+
+        The gradients of the regulariser's two sides do not pass through each other. So the clean
+        pass is run without a graph and once more in the backward pass, after the adversarial
+        pass has had its own and is gone. The perturbation's point of entry belongs to both: what
+        the adversarial pass says of it goes on into the second clean pass.
+        """
+        measure = self.alum.adversary.measure
+        random_state = utils.get_rng_state()
+        joined = self.alum.adversary.needs_clean_graph and tap.differentiable
+        with tap.recording(), torch.set_grad_enabled(joined):
+            loss, *rest = plain()
+        delta = self._perturb(tap, sample) if tap.recorded else None
+        if tap.recorded:
+            tap.release()
+        # Autocast may have kept weights of the pass without a graph, which have no gradient.
+        torch.clear_autocast_cache()
+        parameters = [p for p in tap.model.parameters() if p.requires_grad]
+        clean = adversarial = entry = weights = None
+        if delta is not None:
+            clean, entry = tap.logits, tap.embeddings.requires_grad_()
+            with tap.fit_for_grad():
+                adversarial = tap.rerun(_perturbed(entry, delta))
+            if not _finite(delta, adversarial):
+                delta = adversarial = entry = None
+        attack = _Attack((loss.detach(), *rest))
+        if delta is not None:
+            weights = self.prediction_weights(sample, clean)
+            final = adversarial.detach()
+            regularizer = measure.consistency(final, clean, weights)
+            attack = _Attack(
+                (loss.detach() + alpha * regularizer, *rest), delta, final, regularizer
+            )
+        # The backward pass takes the graph out of here, so that it is gone when the next is built.
+        branch = [adversarial]
+        del adversarial
+
+        def gradients(upstream: Tensor) -> list[Tensor | None]:
+            found: list[Tensor | None] = [None] * len(parameters)
+            at_entry = None
+            if delta is not None:
+                side = alpha * measure.consistency(branch.pop(), clean, weights)
+                *found, at_entry = torch.autograd.grad(
+                    side, [*parameters, entry], upstream, allow_unused=True
+                )
+                del side
+            resume_at = utils.get_rng_state()
+            utils.set_rng_state(random_state)
+            with tap.recording(), tap.fit_for_grad(), tap.unchanging():
+                total = plain()[0]
+            utils.set_rng_state(resume_at)
+            ends, upstreams = [total], [upstream]
+            if delta is not None:
+                total = total + alpha * measure.consistency(attack.adversarial, tap.logits, weights)
+                ends, upstreams = [total, tap.embeddings], [upstream, at_entry]
+            more = torch.autograd.grad(ends, parameters, upstreams, allow_unused=True)
+            tap.release()
+            return [_plus(a, b) for a, b in zip(found, more, strict=True)]
+
+        total, *rest = attack.output
+        return replace(attack, output=(deferred(total, gradients, parameters), *rest))
+
+    def _perturb(self, tap: EncoderTap, sample: dict[str, Any]) -> Tensor:
+        adversary = self.alum.adversary
+        labels = None
+        if adversary.ascent == "true-label":
+            labels = self.prediction_labels(sample, tap.logits)
+        joined = adversary.needs_clean_graph and tap.differentiable
+        # In validation the same noise for every batch, so that figures of two epochs compare.
+        generator = None if tap.training else _fixed_generator(tap.logits.device)
+        self._warn_of_lost_start(tap)
+        with tap.ascending(PRECISIONS[self.alum.ascent_precision]):
+            return adversary.perturb(
+                tap.network,
+                tap.embeddings if joined else tap.embeddings.detach(),
+                tap.logits,
+                tap.mask,
+                self.prediction_weights(sample, tap.logits),
+                generator,
+                labels=labels,
+                hidden=tap.hidden,
+            )
 
     def _gain_is_due(self, training: bool) -> bool:
-        interval = self.alum.log_gain_interval
-        if not training or interval == 0:
-            return interval > 0
-        due = self.num_updates % interval == 0 and self.num_updates != self._gain_measured_at
+        if not training:
+            return self.alum.log_gain_interval > 0
+        due = self.num_updates != self._gain_measured_at and self.alum.measures_gain_at(
+            self.num_updates
+        )
         if due:  # once an update, whatever --update-freq is
             self._gain_measured_at = self.num_updates
         return due
@@ -168,20 +311,19 @@ class AlumCriterion:
         self,
         tap: EncoderTap,
         sample: dict[str, Any],
-        delta: Tensor,
-        adversarial: Tensor,
+        attack: _Attack,
         training: bool,
     ) -> dict[str, Any]:
         """Compare with a random direction of equal norm, leaving no trace in the random numbers."""
         adversary = self.alum.adversary
         weights = self.prediction_weights(sample, tap.logits)
         seed = self.num_updates if training else 1
-        generator = _fixed_generator(delta.device, seed)
+        generator = _fixed_generator(attack.delta.device, seed)
         random_state = utils.get_rng_state()
         with torch.no_grad():
-            direction = adversary.random_like(delta, tap.mask, generator)
+            direction = adversary.random_like(attack.delta, tap.mask, generator)
             randomly = tap.rerun(_perturbed(tap.embeddings, direction))
-            found = adversary.measure.total(adversarial, tap.logits, weights)
+            found = adversary.measure.total(attack.adversarial, tap.logits, weights)
             by_chance = adversary.measure.total(randomly, tap.logits, weights)
         utils.set_rng_state(random_state)
         if training:
@@ -191,6 +333,26 @@ class AlumCriterion:
             "_alum_gain_random": by_chance,
             "_alum_gain_measured": 1,
         }
+
+    def _warn_of_lost_start(self, tap: EncoderTap) -> None:
+        """Say once where the random start is rounded away before the model sees it."""
+        adversary = self.alum.adversary
+        if self._start_looked_at or adversary.needs_clean_graph or not adversary.steps:
+            return
+        self._start_looked_at = True
+        device = tap.embeddings.device.type
+        precision = PRECISIONS[self.alum.ascent_precision]
+        with torch.autocast(device, precision) if precision else nullcontext():
+            survives = adversary.survives_rounding(tap.embeddings, tap.mask)
+            computed = computed_in(tap.embeddings)
+        if not survives:
+            logger.warning(
+                "ALUM: a random start of --alum-noise-std %g is rounded away in %s: the ascent "
+                "begins from rounding errors. Leave --alum-noise-std to --alum-preset calibrated, "
+                "or raise it.",
+                adversary.start_std(tap.embeddings),
+                str(computed).removeprefix("torch."),
+            )
 
     def _warn_of_low_gain(self, found: float, by_chance: float) -> None:
         self._gains.append((found, by_chance))
@@ -264,6 +426,18 @@ def _sums(device: torch.device, **values: Any) -> dict[str, Tensor]:
 
 def _perturbed(embeddings: Tensor, delta: Tensor) -> Tensor:
     return (embeddings + delta).to(embeddings.dtype)
+
+
+def _finite(*tensors: Tensor) -> bool:
+    # Asking costs the one GPU-to-host copy of an update. It is worth it: a graph that holds
+    # a NaN anywhere puts NaN into the gradients, even when multiplied by zero.
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a.add_(b)
 
 
 def _fixed_generator(device: torch.device, seed: int = 0) -> torch.Generator:

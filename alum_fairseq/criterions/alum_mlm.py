@@ -32,3 +32,12 @@ class AlumMlm(AlumCriterion, MaskedLmLoss):
         if len(logits) == masked.numel():  # a GPU's form of the same: (B * T, V)
             return masked.flatten().float()
         return None
+
+    def prediction_labels(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
+        """The words behind the masks; padding where there is none, whose weight is 0."""
+        target = sample["target"]
+        if logits.dim() == 3:
+            return target
+        if len(logits) == target.numel():
+            return target.flatten()
+        return target[target.ne(self.padding_idx)]

@@ -82,7 +82,7 @@ class AlumTask:
         criterion = super().build_criterion(cfg, from_checkpoint)
         model = getattr(self, "_built_model", None)
         if hasattr(criterion, "alum") and model is not None:
-            check_layer(model, criterion.alum.layer)
+            check_layer(model, criterion.alum.layer, criterion.alum.step_layers)
         if getattr(self, "_trained_by", None) is not None:
             path, name = self._trained_by
             if name != type(criterion).__name__:

@@ -1,0 +1,51 @@
+"""A part of one of fairseq's batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Any]
+
+
+def split_rows(batch: Batch, rows: Tensor) -> tuple[Batch, Batch]:
+    """Cut a batch in two: these rows, and all others.
+
+    Args:
+        batch: as a fairseq task makes it for sentences: tensors with one row for each, in nested
+            dictionaries, and the counts ``nsentences`` and ``ntokens``.
+        rows: numbers of rows, each once, on any device.
+
+    Returns:
+        The rows asked for, and the rest; their counts add up to those of the batch.
+    """
+    size = batch["nsentences"]
+    rest = torch.ones(size, dtype=torch.bool)
+    rest[rows.cpu()] = False
+    part, others = _take(batch, rows, size), _take(batch, rest.nonzero().flatten(), size)
+    part |= {"nsentences": len(rows), "ntokens": _tokens(part, batch, len(rows))}
+    for count in ("nsentences", "ntokens"):
+        others[count] = batch[count] - part[count]
+    return part, others
+
+
+def _take(value: Any, rows: Tensor, size: int) -> Any:
+    if isinstance(value, dict):
+        return {name: _take(entry, rows, size) for name, entry in value.items()}
+    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == size:
+        return value[rows.to(value.device, non_blocking=True)]
+    return value
+
+
+def _tokens(part: Batch, batch: Batch, sentences: int) -> int:
+    """How many of the batch's tokens are in the part: in proportion, so that no GPU is asked."""
+    return batch["ntokens"] * sentences // batch["nsentences"]
+
+
+def merge_logs(logs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The logging outputs of parts of a batch as those of the whole: sums of numbers."""
+    keys = dict.fromkeys(key for log in logs for key in log)
+    return {key: sum(log[key] for log in logs if key in log) for key in keys}
