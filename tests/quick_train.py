@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from unittest import mock
 import pytest
 from conftest import PLUGIN, SMALL_MODEL, command_line
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
 # torch imports torch._dynamo late, with the first optimizer, and takes 3 seconds for it.
-_CONTEXT.set_forkserver_preload(["fairseq_cli.train", "torch._dynamo", "quick_train"])
+CONTEXT.set_forkserver_preload(["fairseq_cli.train", "torch._dynamo", "quick_train"])
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 # What runs in the new process before training, such as a fault to inject. Must be importable.
@@ -53,7 +54,10 @@ class Run:
 
     def kill(self) -> None:
         """SIGKILL to it and to its loader's processes, as a scheduler does it; wait for the end."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        while self.alive:
+            with suppress(ProcessLookupError):  # it may not have made its group yet
+                os.killpg(self.process.pid, signal.SIGKILL)
+                break
         self.process.join()
 
     @property
@@ -64,7 +68,7 @@ class Run:
 def start(command: list[str], log: Path, before: Before | None = None) -> Run:
     """Start ``fairseq-train`` with these arguments; its output goes to the end of a file."""
     arguments = (list(map(str, command)), str(log), before)
-    process = _CONTEXT.Process(target=_train, args=arguments)
+    process = CONTEXT.Process(target=_train, args=arguments)
     with mock.patch.dict(os.environ, _ENVIRONMENT):
         process.start()
     return Run(process, log)

@@ -1,0 +1,274 @@
+"""Two workers compute what one computes from all of the batch, whatever they are wrapped in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import json_log, make_dictionary, make_model, make_sample, make_task
+from fairseq import checkpoint_utils
+from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
+from fairseq.tasks import FairseqTask
+from quick_train import CONTEXT, free_port, mlm_options, rank_options, start
+from test_kill_and_resume import make_shards
+from torch import Tensor, distributed, nn
+
+from alum_fairseq import adversary
+from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
+from alum_fairseq.criterions.alum_sentence_prediction import (
+    AlumSentencePrediction,
+    AlumSentencePredictionConfig,
+)
+from alum_fairseq.criterions.alum_sentence_ranking import (
+    AlumSentenceRanking,
+    AlumSentenceRankingConfig,
+)
+
+WORKERS = 2
+PAD = 1
+HEAD = "sentence_classification_head"
+LARGE = {"alum_alpha": 2.0, "alum_epsilon": 0.3, "alum_noise_std": 0.05}
+ROWS = ([0, 2, 4], [1, 3])  # of each worker: not equally many, nor equally long
+KINDS = (
+    *("mlm", "mlm, a worker without masks", "mlm, a worker without a batch"),
+    *("classification", "regression", "ranking"),
+)
+MEMORIES = ("normal", "low")
+WRAPPERS = ("legacy", "torch")
+
+Batch = dict[str, Any]
+
+
+@dataclass
+class Case:
+    """A model, a criterion, a batch, and the parts of it that workers have; None: a dummy."""
+
+    model: nn.Module
+    criterion: nn.Module
+    whole: Batch
+    parts: list[Batch | None]
+
+
+def rows_of(batch: Batch, rows: list[int]) -> Batch:
+    """These rows of a batch, less the padding that they do not need."""
+    part = {**batch, "nsentences": len(rows), "target": batch["target"][rows]}
+    for name in (name for name in batch if name.startswith("net_input")):
+        tokens, lengths = (batch[name][key][rows] for key in ("src_tokens", "src_lengths"))
+        width = lengths.max()
+        part[name] = {"src_tokens": tokens[:, :width].contiguous(), "src_lengths": lengths}
+        if batch["target"].shape == batch[name]["src_tokens"].shape:
+            part["target"] = part["target"][:, :width].contiguous()
+    return part
+
+
+def take_masks_off(batch: Batch, rows: list[int]) -> None:
+    for row in rows:
+        masked = batch["target"][row].ne(PAD)
+        batch["net_input"]["src_tokens"][row][masked] = batch["target"][row][masked]
+        batch["target"][row] = PAD
+
+
+def make_case(kind: str, memory: str) -> Case:
+    torch.manual_seed(7)
+    task = make_task(passes_update_number=True, label_dictionary=make_dictionary(3))
+    # fairseq's gelu computes in float32; equality to rounding wants float64 throughout.
+    model = make_model(task, activation_fn="tanh", pooler_activation_fn="tanh").train()
+    options = {**LARGE, "alum_memory": memory}
+    if kind.startswith("mlm"):
+        criterion = AlumMlm(AlumMlmConfig(tpu=False, **options), task)
+        whole = make_sample(task.source_dictionary, (9, 8, 4, 7, 5))
+    elif kind == "ranking":
+        criterion = AlumSentenceRanking(AlumSentenceRankingConfig(num_classes=2, **options), task)
+        whole = {"nsentences": 5, "ntokens": 68, "target": torch.tensor([0, 1, 1, 0, 1])}
+        for name in ("net_input1", "net_input2"):
+            # The candidates' embeddings lie side by side: were the first less padded in one part,
+            # the second one's noise would be another.
+            one = make_sample(task.source_dictionary, (9, 9, 4, 7, 5), masked=0)
+            whole[name] = one["net_input"]
+    else:
+        config = AlumSentencePredictionConfig(regression_target=kind == "regression", **options)
+        criterion = AlumSentencePrediction(config, task)
+        whole = make_sample(task.source_dictionary, (9, 8, 4, 7, 5), masked=0)
+        whole["target"] = torch.tensor([[0], [2], [1], [1], [0]])
+    if not kind.startswith("mlm"):
+        classes = {"ranking": 1, "regression": 1, "classification": 3}[kind]
+        model.register_classification_head(HEAD, num_classes=classes)
+    if kind == "mlm, a worker without masks":
+        take_masks_off(whole, ROWS[1])
+    case = Case(model.double(), criterion, whole, [rows_of(whole, rows) for rows in ROWS])
+    if kind == "mlm, a worker without a batch":
+        return replace(case, whole=case.parts[0], parts=[case.parts[0], None])
+    return case
+
+
+def same_noise_everywhere() -> None:
+    """Make the random start depend on a token's position alone, not on worker, row or padding."""
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randn(64, 64, generator=generator, dtype=torch.float64)
+
+    def normal_like(like: Tensor, _: torch.Generator | None) -> Tensor:
+        return pattern[: like.shape[1], : like.shape[2]].to(like.dtype).expand(like.shape)
+
+    adversary._normal_like = normal_like
+
+
+def train_step(model: nn.Module, criterion: nn.Module, batch: Batch, dummy: bool) -> dict[str, Any]:
+    """Forward and backward as fairseq's task does it; sums, as its trainer adds them up."""
+    optimizer = SimpleNamespace(backward=lambda loss: loss.backward())
+    _, sample_size, log = FairseqTask.train_step(
+        None, batch, model, criterion, optimizer, update_num=0, ignore_grad=dummy
+    )
+    kept = 0 if dummy else 1
+    sums = {name: kept * float(log[name]) for name in ("loss", "_alum_loss", "_alum_skipped")}
+    return {**sums, "sample_size": kept * float(sample_size)}
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def wrap(model: nn.Module, wrapper: str) -> nn.Module:
+    group = distributed.group.WORLD
+    if wrapper == "legacy":
+        return ModuleProxyWrapper(LegacyDistributedDataParallel(model, group))
+    # As with fairseq's --find-unused-parameters: in fine-tuning the LM head has no gradient.
+    ddp = nn.parallel.DistributedDataParallel(
+        model, process_group=group, find_unused_parameters=True, broadcast_buffers=False
+    )
+    return ModuleProxyWrapper(ddp)
+
+
+def work_on(case: Case, wrapper: str, rank: int) -> dict[str, Any]:
+    """Two updates of one worker (DDP complains of an unfinished first); the second's outcome."""
+    model = wrap(case.model, wrapper)
+    part = case.parts[rank]
+    for _ in range(2):
+        model.zero_grad()
+        batch = case.parts[0] if part is None else part
+        sums = train_step(model, case.criterion, batch, dummy=part is None)
+        if wrapper == "legacy":
+            model.module.all_reduce_grads()
+    return {"sums": sums, "gradients": gradients(case.model)}
+
+
+def drawn_noise() -> Tensor:
+    """What a worker finds in a batch that all workers have, after fairseq seeded all alike."""
+    case = make_case("mlm", "normal")
+    found = []
+    perturb = adversary.Adversary.perturb
+    adversary.Adversary.perturb = lambda *a, **k: found.append(perturb(*a, **k)) or found[-1]
+    torch.manual_seed(11)
+    train_step(case.model, case.criterion, case.whole, dummy=False)
+    adversary.Adversary.perturb = perturb
+    return found[0]
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    address = f"tcp://127.0.0.1:{port}"
+    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=WORKERS)
+    outcome: dict[Any, Any] = {"noise": drawn_noise()}
+    same_noise_everywhere()
+    for kind in KINDS:
+        for memory in MEMORIES:
+            for wrapper in WRAPPERS:
+                try:
+                    done = work_on(make_case(kind, memory), wrapper, rank)
+                except RuntimeError as error:  # DDP's, on all workers
+                    done = str(error)
+                outcome[kind, memory, wrapper] = done
+    torch.save(outcome, folder / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    """What two processes made of every case."""
+    folder, port = tmp_path_factory.mktemp("workers"), free_port()
+    workers = [CONTEXT.Process(target=work, args=(r, port, folder)) for r in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORKERS)]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_make_the_gradients_of_one_with_the_whole_batch(
+    kind: str,
+    memory: str,
+    wrapper: str,
+    outcomes: list[dict[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adversary, "_normal_like", adversary._normal_like)  # put back afterwards
+    same_noise_everywhere()
+    case = make_case(kind, memory)
+    expected = train_step(case.model, case.criterion, case.whole, dummy=False)
+    assert expected["_alum_loss"] > 1e-3
+    assert expected["_alum_skipped"] == 0
+    got = [outcome[kind, memory, wrapper] for outcome in outcomes]
+    assert not isinstance(got[0], str), got[0]
+    for name, value in expected.items():
+        total = sum(worker["sums"][name] for worker in got)
+        assert total == pytest.approx(value, rel=1e-6), name
+    expected_gradients = gradients(case.model)
+    largest = max(g.abs().max() for g in expected_gradients.values())
+    for worker in got:
+        for name, gradient in expected_gradients.items():
+            # Wrappers average over the workers; fairseq multiplies by their number.
+            difference = (WORKERS * worker["gradients"][name] - gradient).abs().max()
+            assert difference < 1e-6 * largest, name
+    # All of it would hold without an adversary as well: it is not what makes the gradients agree.
+    case = make_case(kind, memory)
+    case.criterion.alum = replace(case.criterion.alum, alpha=0.0)
+    train_step(case.model, case.criterion, case.whole, dummy=False)
+    plain = gradients(case.model)
+    assert any((plain[n] - g).abs().max() > 1e-3 * largest for n, g in expected_gradients.items())
+
+
+def test_workers_draw_different_noise(outcomes: list[dict[Any, Any]]) -> None:
+    first, second = (outcome["noise"] for outcome in outcomes)
+    assert first.shape == second.shape
+    assert (first - second).abs().max() > 0.1 * first.abs().max()
+
+
+def test_two_ranks_train_as_one_that_accumulates(mlm_data: Path, tmp_path: Path) -> None:
+    """fairseq-train, over the end of an epoch with an odd number of batches."""
+    data = make_shards(mlm_data, tmp_path)
+    # Adam would blow up roundings where gradients are tiny.
+    options = {"optimizer": "sgd", "lr": 0.5, "max_update": 15, "alum_start_update": 2}
+    options |= {"alum_epsilon": 0.3, "alum_noise_std": 0.05, "required_batch_size_multiple": 1}
+    options |= {"dropout": 0, "attention_dropout": 0}
+    one = mlm_options(data, tmp_path / "one", update_freq=2, **options)
+    alone = start(one, tmp_path / "one.log", same_noise_everywhere).wait()
+    port = free_port()
+    ranks = [
+        start(
+            mlm_options(data, tmp_path / "two", **options, **rank_options(rank, port)),
+            tmp_path / f"rank{rank}.log",
+            same_noise_everywhere,
+        )
+        for rank in range(WORKERS)
+    ]
+    together = [run.wait() for run in ranks][0]
+    expected, got = (json_log(output, "train_inner") for output in (alone, together))
+    assert [line["bsz"] for line in got] == [line["bsz"] for line in expected]
+    assert len({line["bsz"] for line in expected}) > 1  # an uneven last batch
+    for mine, its in zip(got, expected, strict=True):
+        for name in ("loss", "adv_loss", "gnorm"):
+            assert float(mine.get(name, 0)) == pytest.approx(float(its.get(name, 0)), abs=2e-3)
+    models = [
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / name / "checkpoint_last.pt"))
+        for name in ("one", "two")
+    ]
+    for name, weight in models[0]["model"].items():
+        torch.testing.assert_close(models[1]["model"][name], weight, rtol=1e-4, atol=1e-5)
