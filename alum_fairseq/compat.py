@@ -71,6 +71,7 @@ def apply() -> None:
     load_checkpoints_with_numpy_numbers()
     restore_numpy_long()
     write_checkpoints_whole()
+    find_nan_in_dictionaries()
     stop_loaders_at_exit()
     silence_chatter()
 
@@ -143,6 +144,28 @@ def write_checkpoints_whole() -> None:
 
     PathManager.copy = staticmethod(copy_aside)
     PathManager.rename = staticmethod(rename_written)
+
+
+def find_nan_in_dictionaries() -> None:
+    """Let fairseq say in which module numbers went wrong, before it stops over them.
+
+    To look at gradients it hooks all modules in a way that torch refuses to modules that return
+    dictionaries without a tensor, such as RoBERTa's encoder: what the user saw was a bare
+    ``StopIteration``. The innermost modules, which return tensors, are enough. Can go when
+    fairseq 0.12's NanDetector uses full backward hooks.
+    """
+    from fairseq.nan_detector import NanDetector
+
+    if NanDetector.add_hooks.__module__ == __name__:
+        return
+
+    def add_hooks(self: NanDetector, module: torch.nn.Module) -> None:
+        if self.forward:
+            self.fhooks.append(module.register_forward_hook(self.fhook_fn))
+        if self.backward and not any(module.children()):
+            self.bhooks.append(module.register_backward_hook(self.bhook_fn))
+
+    NanDetector.add_hooks = add_hooks
 
 
 def stop_loaders_at_exit() -> None:

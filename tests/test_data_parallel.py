@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import json_log, make_dictionary, make_model, make_sample, make_task
+from conftest import json_log
+from criteria_cases import KINDS, MEMORIES, Batch, Case, make_case
 from fairseq import checkpoint_utils
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
 from fairseq.tasks import FairseqTask
@@ -19,91 +20,9 @@ from test_kill_and_resume import make_shards
 from torch import Tensor, distributed, nn
 
 from alum_fairseq import adversary
-from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
-from alum_fairseq.criterions.alum_sentence_prediction import (
-    AlumSentencePrediction,
-    AlumSentencePredictionConfig,
-)
-from alum_fairseq.criterions.alum_sentence_ranking import (
-    AlumSentenceRanking,
-    AlumSentenceRankingConfig,
-)
 
 WORKERS = 2
-PAD = 1
-HEAD = "sentence_classification_head"
-LARGE = {"alum_alpha": 2.0, "alum_epsilon": 0.3, "alum_noise_std": 0.05}
-ROWS = ([0, 2, 4], [1, 3])  # of each worker: not equally many, nor equally long
-KINDS = (
-    *("mlm", "mlm, a worker without masks", "mlm, a worker without a batch"),
-    *("classification", "regression", "ranking"),
-)
-MEMORIES = ("normal", "low")
 WRAPPERS = ("legacy", "torch")
-
-Batch = dict[str, Any]
-
-
-@dataclass
-class Case:
-    """A model, a criterion, a batch, and the parts of it that workers have; None: a dummy."""
-
-    model: nn.Module
-    criterion: nn.Module
-    whole: Batch
-    parts: list[Batch | None]
-
-
-def rows_of(batch: Batch, rows: list[int]) -> Batch:
-    """These rows of a batch, less the padding that they do not need."""
-    part = {**batch, "nsentences": len(rows), "target": batch["target"][rows]}
-    for name in (name for name in batch if name.startswith("net_input")):
-        tokens, lengths = (batch[name][key][rows] for key in ("src_tokens", "src_lengths"))
-        width = lengths.max()
-        part[name] = {"src_tokens": tokens[:, :width].contiguous(), "src_lengths": lengths}
-        if batch["target"].shape == batch[name]["src_tokens"].shape:
-            part["target"] = part["target"][:, :width].contiguous()
-    return part
-
-
-def take_masks_off(batch: Batch, rows: list[int]) -> None:
-    for row in rows:
-        masked = batch["target"][row].ne(PAD)
-        batch["net_input"]["src_tokens"][row][masked] = batch["target"][row][masked]
-        batch["target"][row] = PAD
-
-
-def make_case(kind: str, memory: str) -> Case:
-    torch.manual_seed(7)
-    task = make_task(passes_update_number=True, label_dictionary=make_dictionary(3))
-    # fairseq's gelu computes in float32; equality to rounding wants float64 throughout.
-    model = make_model(task, activation_fn="tanh", pooler_activation_fn="tanh").train()
-    options = {**LARGE, "alum_memory": memory}
-    if kind.startswith("mlm"):
-        criterion = AlumMlm(AlumMlmConfig(tpu=False, **options), task)
-        whole = make_sample(task.source_dictionary, (9, 8, 4, 7, 5))
-    elif kind == "ranking":
-        criterion = AlumSentenceRanking(AlumSentenceRankingConfig(num_classes=2, **options), task)
-        whole = {"nsentences": 5, "ntokens": 68, "target": torch.tensor([0, 1, 1, 0, 1])}
-        for name in ("net_input1", "net_input2"):
-            # The candidates' embeddings lie side by side: were the first less padded in one part,
-            # the second one's noise would be another.
-            one = make_sample(task.source_dictionary, (9, 9, 4, 7, 5), masked=0)
-            whole[name] = one["net_input"]
-    else:
-        config = AlumSentencePredictionConfig(regression_target=kind == "regression", **options)
-        criterion = AlumSentencePrediction(config, task)
-        whole = make_sample(task.source_dictionary, (9, 8, 4, 7, 5), masked=0)
-        whole["target"] = torch.tensor([[0], [2], [1], [1], [0]])
-    if not kind.startswith("mlm"):
-        classes = {"ranking": 1, "regression": 1, "classification": 3}[kind]
-        model.register_classification_head(HEAD, num_classes=classes)
-    if kind == "mlm, a worker without masks":
-        take_masks_off(whole, ROWS[1])
-    case = Case(model.double(), criterion, whole, [rows_of(whole, rows) for rows in ROWS])
-    if kind == "mlm, a worker without a batch":
-        return replace(case, whole=case.parts[0], parts=[case.parts[0], None])
-    return case
 
 
 def same_noise_everywhere() -> None:
@@ -259,7 +178,7 @@ def test_two_ranks_train_as_one_that_accumulates(mlm_data: Path, tmp_path: Path)
         )
         for rank in range(WORKERS)
     ]
-    together = [run.wait() for run in ranks][0]
+    together, _ = [run.wait() for run in ranks]
     expected, got = (json_log(output, "train_inner") for output in (alone, together))
     assert [line["bsz"] for line in got] == [line["bsz"] for line in expected]
     assert len({line["bsz"] for line in expected}) > 1  # an uneven last batch
