@@ -22,13 +22,14 @@ LAST_CHECKPOINT = "checkpoint_last.pt"
 
 @dataclass
 class AlumTaskConfig(FairseqDataclass):
-    """Not options, but what fairseq's options of checkpoints resolve to; tasks see no other way."""
+    """Not options, but what other options of fairseq resolve to; tasks see them no other way."""
 
     alum_save_dir: str = II("checkpoint.save_dir")
     alum_restore_file: str = II("checkpoint.restore_file")
     alum_finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     # Not bool: fairseq-train would make bool("${...}") of it.
     alum_reset_optimizer: Any = II("checkpoint.reset_optimizer")  # noqa: RUF009
+    alum_ddp_backend: str = II("distributed_training.ddp_backend")
 
 
 class AlumTask:
@@ -49,8 +50,9 @@ class AlumTask:
         """
         model = super().build_model(cfg, from_checkpoint)
         # To check the criterion against, which is built next.
-        self._built_model, self._trained_by = model, None
+        self._built_model, self._trained_by, self._ddp_backend = model, None, None
         if not from_checkpoint:
+            self._ddp_backend = str(self.cfg.alum_ddp_backend)
             self._check_starting_point(model)
         return model
 
@@ -75,14 +77,19 @@ class AlumTask:
         """Build the criterion; make sure that it fits the model and the checkpoint.
 
         Raises:
-            UsageError: the criterion is one of ours, but the model is no RoBERTa or has no layer of
-                the number that was asked for; or the checkpoint's optimizer belongs to training
-                by another criterion.
+            UsageError: the criterion is one of ours, but the model is no RoBERTa, has no layer of
+                the number that was asked for, or is to be sharded; or the checkpoint's optimizer
+                belongs to training by another criterion.
         """
         criterion = super().build_criterion(cfg, from_checkpoint)
         model = getattr(self, "_built_model", None)
         if hasattr(criterion, "alum") and model is not None:
             check_layer(model, criterion.alum.layer, criterion.alum.step_layers)
+            if self._ddp_backend == "fully_sharded":
+                raise UsageError(
+                    "--ddp-backend is fully_sharded: the adversary re-runs parts of the model, for "
+                    "which sharded weights are not gathered; choose pytorch_ddp or legacy_ddp"
+                )
         if getattr(self, "_trained_by", None) is not None:
             path, name = self._trained_by
             if name != type(criterion).__name__:
