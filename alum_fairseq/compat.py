@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,7 @@ def apply() -> None:
     """Apply every fix. Safe to call more than once."""
     load_checkpoints_with_namespace()
     load_checkpoints_with_numpy_numbers()
+    hand_checkpoints_to_all_ranks()
     restore_numpy_long()
     write_checkpoints_whole()
     find_nan_in_dictionaries()
@@ -101,6 +103,30 @@ def load_checkpoints_with_numpy_numbers() -> None:
         scalar = np.float64().__reduce__()[0]
         names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # numpy 1, 2
         allow([np.dtype, type(np.dtype(np.float64)), *((scalar, name) for name in names)])
+
+
+def hand_checkpoints_to_all_ranks() -> None:
+    """Let a run of several processes start from a checkpoint.
+
+    The first rank reads it, under ``weights_only=True``, and sends it to the others, who with torch
+    2.6 and later refuse the options in it: by then they are a ``DictConfig``. What comes from the
+    run's own first rank is no stranger's, and torch's own function for it says the same. Can go
+    when fairseq 0.12's ``broadcast_object`` uses that, or says ``weights_only=False``.
+    """
+    from fairseq.distributed import utils
+
+    broadcast_slow = utils._broadcast_object_slow
+    if broadcast_slow.__module__ == __name__:
+        return
+
+    def broadcast(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
+        if utils.use_xla():
+            return broadcast_slow(obj, src_rank, group, dist_device)
+        box = [obj]
+        torch.distributed.broadcast_object_list(box, src_rank, group, dist_device)
+        return box[0]
+
+    utils._broadcast_object_slow = broadcast
 
 
 def restore_numpy_long() -> None:

@@ -160,7 +160,7 @@ def test_workers_draw_different_noise(outcomes: list[dict[Any, Any]]) -> None:
     assert (first - second).abs().max() > 0.1 * first.abs().max()
 
 
-def test_two_ranks_train_as_one_that_accumulates(mlm_data: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_and_resume_as_one_that_accumulates(mlm_data: Path, tmp_path: Path) -> None:
     """fairseq-train, over the end of an epoch with an odd number of batches."""
     data = make_shards(mlm_data, tmp_path)
     # Adam would blow up roundings where gradients are tiny.
@@ -169,16 +169,23 @@ def test_two_ranks_train_as_one_that_accumulates(mlm_data: Path, tmp_path: Path)
     options |= {"dropout": 0, "attention_dropout": 0}
     one = mlm_options(data, tmp_path / "one", update_freq=2, **options)
     alone = start(one, tmp_path / "one.log", same_noise_everywhere).wait()
-    port = free_port()
-    ranks = [
-        start(
-            mlm_options(data, tmp_path / "two", **options, **rank_options(rank, port)),
-            tmp_path / f"rank{rank}.log",
-            same_noise_everywhere,
-        )
-        for rank in range(WORKERS)
-    ]
-    together, _ = [run.wait() for run in ranks]
+    together = ""
+    for max_update in (6, options["max_update"]):  # it goes on from a checkpoint in the middle
+        port = free_port()
+        commands = [
+            mlm_options(
+                data,
+                tmp_path / "two",
+                **{**options, "max_update": max_update},
+                **rank_options(rank, port),
+            )
+            for rank in range(WORKERS)
+        ]
+        ranks = [
+            start(command, tmp_path / f"{max_update}-{rank}.log", same_noise_everywhere)
+            for rank, command in enumerate(commands)
+        ]
+        together += [run.wait() for run in ranks][0]  # noqa: RUF015  # all of them are waited for
     expected, got = (json_log(output, "train_inner") for output in (alone, together))
     assert [line["bsz"] for line in got] == [line["bsz"] for line in expected]
     assert len({line["bsz"] for line in expected}) > 1  # an uneven last batch
