@@ -74,6 +74,7 @@ def apply() -> None:
     restore_numpy_long()
     write_checkpoints_whole()
     find_nan_in_dictionaries()
+    stop_abandoned_loaders()
     stop_loaders_at_exit()
     silence_chatter()
 
@@ -192,6 +193,28 @@ def find_nan_in_dictionaries() -> None:
             self.bhooks.append(module.register_backward_hook(self.bhook_fn))
 
     NanDetector.add_hooks = add_hooks
+
+
+def stop_abandoned_loaders() -> None:
+    """Let fairseq's thread that loads batches ahead end when nobody can ask it for more.
+
+    Else every validation that ``--max-valid-steps`` cuts short leaves one behind, with the batches
+    that it has loaded. Can go when fairseq 0.12's BufferedIterator does it.
+    """
+    from fairseq.data.iterators import BufferedIterator
+
+    BufferedIterator.__del__ = _abandon
+
+
+def _abandon(batches: Any) -> None:
+    consumer = getattr(batches, "_consumer", None)
+    # Garbage may be collected anywhere, even where this thread holds the lock already.
+    if consumer is not None and consumer._queue.mutex.acquire(blocking=False):
+        consumer._max_len = 0  # it ends after the batch that it is at
+        consumer._queue.queue.clear()
+        consumer._queue.maxsize = sys.maxsize  # it may be waiting for room
+        consumer._queue.not_full.notify_all()
+        consumer._queue.mutex.release()
 
 
 def stop_loaders_at_exit() -> None:

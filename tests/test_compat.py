@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 import torch
 from conftest import ROOT
 from fairseq import checkpoint_utils
+from fairseq.data.iterators import BufferedIterator
+from fairseq.file_io import PathManager
+from fairseq.nan_detector import NanDetector
 
 from alum_fairseq import compat
 
@@ -116,9 +120,75 @@ def test_a_loader_that_is_still_ahead_does_not_abort_the_process_at_its_end() ->
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+def test_a_loader_that_nobody_can_ask_any_more_ends() -> None:
+    batches = BufferedIterator(1, range(1000))
+    assert next(batches) == 0
+    thread = batches._consumer
+    assert thread.is_alive()
+    del batches
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "checkpoint_1_5.pt"
+    checkpoint_utils.torch_persistent_save({"model": {"w": torch.ones(1000)}}, str(path))
+    return path
+
+
+def test_a_copy_of_a_checkpoint_takes_its_name_when_it_is_whole(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = saved.with_name("checkpoint_last.pt")
+    last.write_text("the one before")
+    sizes = []
+
+    def half(source: str, target: str) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        sizes.append(last.read_text())
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(shutil, "copyfile", half)
+        PathManager.copy(str(saved), str(last), overwrite=True)
+    assert sizes == ["the one before"]
+    assert last.read_text() == "the one before"
+    assert PathManager.copy(str(saved), str(last), overwrite=True)
+    assert last.read_bytes() == saved.read_bytes()
+    assert sorted(p.name for p in saved.parent.iterdir()) == [saved.name, last.name]
+
+
+def test_a_link_to_a_checkpoint_stays_one(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere/kept.pt", tmp_path / "checkpoint_last.pt"
+    target.write_text("the one before")
+    link.symlink_to(target)
+    assert PathManager.copy(str(saved), str(link), overwrite=True)
+    assert link.is_symlink()
+    assert target.read_bytes() == saved.read_bytes()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    sync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append("written") or sync(file))
+    monkeypatch.setattr(os, "rename", lambda *a: steps.append("named") or rename(*a))
+    checkpoint_utils.torch_persistent_save({"model": {}}, str(tmp_path / "checkpoint_1_5.pt"))
+    assert steps == ["written", "named"]
+
+
 def test_fixes_can_be_applied_twice() -> None:
+    from fairseq.distributed import utils
+
     compat.apply()
+    patched = (PathManager.copy, PathManager.rename, NanDetector.add_hooks)
+    patched += (utils._broadcast_object_slow,)
     compat.apply()
+    again = (PathManager.copy, PathManager.rename, NanDetector.add_hooks)
+    assert (*again, utils._broadcast_object_slow) == patched
 
 
 def test_other_exceptions_are_shown_as_before() -> None:

@@ -252,3 +252,27 @@ def test_killed_many_times_a_run_ends_as_if_nothing_had_happened(
     name: str, mlm_data: Path, tmp_path: Path
 ) -> None:
     check(name, KILLS, mlm_data, tmp_path, seed=1)
+
+
+def test_a_broken_checkpoint_is_refused_and_the_newest_whole_one_is_named(
+    mlm_data: Path, tmp_path: Path
+) -> None:
+    """As a run without the plugin, or a full disk, may have left it."""
+    save = tmp_path / "save"
+    command = mlm_options(mlm_data, save, max_update=3, save_interval_updates=1)
+    start(command, tmp_path / "log").wait()
+    last = save / "checkpoint_last.pt"
+    for path in (last, save / "checkpoint_1_3.pt"):
+        path.write_bytes(path.read_bytes()[:1000])
+    again = start(command, tmp_path / "again")
+    assert (
+        again.wait(check=False)
+        .splitlines()[-1]
+        .endswith(
+            f"{last} is no checkpoint, or was cut short. The newest whole one beside it is "
+            f"checkpoint_1_2.pt: to go on from there, copy it to {last}"
+        )
+    )
+    assert again.process.exitcode == 1
+    shutil.copyfile(save / "checkpoint_1_2.pt", last)
+    assert "num_updates: 3 >= max_update: 3" in start(command, tmp_path / "log").wait()
