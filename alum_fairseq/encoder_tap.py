@@ -215,9 +215,10 @@ class EncoderTap:
     def differentiable(self) -> bool:
         """Whether gradients can be had from the graph of the recorded pass before its own backward.
 
-        fairseq's ``--checkpoint-activations`` refuses it.
+        fairseq's ``--checkpoint-activations`` refuses it; and of several calls :attr:`embeddings`
+        is a copy, laid side by side.
         """
-        return not any(map(_is_checkpointed, self._encoder.modules()))
+        return len(self._calls) == 1 and not any(map(_is_checkpointed, self._encoder.modules()))
 
     def release(self) -> None:
         """Let go of the graph of the recorded pass; the numbers stay."""
@@ -225,7 +226,7 @@ class EncoderTap:
             call.hidden, call.output = call.hidden.detach(), None
             call.middle = None if call.middle is None else call.middle.detach()
         self._logits = self.logits.detach()
-        self._forget()
+        self._forget_derived()
 
     @property
     def logits(self) -> Tensor:
@@ -249,7 +250,7 @@ class EncoderTap:
         """
         assert self.recorded, "nothing was recorded"
         tap = copy.copy(self)
-        tap._forget()
+        tap._forget_derived()
         tap._logits = None
         tap._calls = [
             replace(
@@ -264,16 +265,19 @@ class EncoderTap:
         ]
         return tap
 
-    def _forget(self) -> None:
-        """Let go of what was worked out from the recorded pass."""
+    def forget(self) -> None:
+        """Let go of all that was recorded."""
+        self._calls, self._logits = [], None
+        self._forget_derived()
+
+    def _forget_derived(self) -> None:
         for name in ("embeddings", "mask"):
             vars(self).pop(name, None)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Take notes of the calls of the model that are made inside."""
-        self._calls = []
-        self._forget()
+        self.forget()
         with ExitStack() as stack:
             # Iterating over the list itself would draw LayerDrop's random numbers.
             for index, layer in enumerate(self._encoder.layers.children()):
@@ -292,16 +296,21 @@ class EncoderTap:
     def _note_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._calls.append(_Call(args, kwargs))
 
-    def _note_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def _note_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         call = self._calls[-1]
-        if call.hidden is None:
-            call.hidden = args[0].transpose(0, 1)  # fairseq's encoder is T x B x D inside
-            # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
-            call.rng_state = utils.get_rng_state()
-        elif len(call.layers) == self._step_layers:
-            call.middle = args[0].transpose(0, 1)
-            call.middle_rng_state = utils.get_rng_state()
+        position = len(call.layers)
         call.layers.append(layer)
+        if position not in (0, self._step_layers):
+            return None
+        # fairseq's encoder is T x B x D inside. The pass goes on from what is kept, so that there
+        # is a gradient for it.
+        states, rng_state = args[0].transpose(0, 1), utils.get_rng_state()
+        if position == 0:
+            # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
+            call.hidden, call.rng_state = states, rng_state
+        else:
+            call.middle, call.middle_rng_state = states, rng_state
+        return states.transpose(0, 1), *args[1:]
 
     def _note_output(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

@@ -223,39 +223,40 @@ class AlumCriterion:
         """
         measure = self.alum.adversary.measure
         random_state = utils.get_rng_state()
-        joined = self.alum.adversary.needs_clean_graph and tap.differentiable
-        with tap.recording(), torch.set_grad_enabled(joined):
+        with tap.recording(), torch.set_grad_enabled(self.alum.adversary.needs_clean_graph):
             loss, *rest = plain()
+        loss = loss.detach()
         delta = self._perturb(tap, sample) if tap.recorded else None
         if tap.recorded:
             tap.release()
         # Autocast may have kept weights of the pass without a graph, which have no gradient.
         torch.clear_autocast_cache()
         parameters = [p for p in tap.model.parameters() if p.requires_grad]
-        clean = adversarial = entry = weights = None
+        attack = _Attack((loss, *rest))
+        held: list[Tensor] = []  # for the backward pass, which lets go of each when it has had it
         if delta is not None:
             clean, entry = tap.logits, tap.embeddings.requires_grad_()
             with tap.fit_for_grad():
                 adversarial = tap.rerun(_perturbed(entry, delta))
-            if not _finite(delta, adversarial):
-                delta = adversarial = entry = None
-        attack = _Attack((loss.detach(), *rest))
-        if delta is not None:
-            weights = self.prediction_weights(sample, clean)
-            final = adversarial.detach()
-            regularizer = measure.consistency(final, clean, weights)
-            attack = _Attack(
-                (loss.detach() + alpha * regularizer, *rest), delta, final, regularizer
-            )
-        # The backward pass takes the graph out of here, so that it is gone when the next is built.
-        branch = [adversarial]
-        del adversarial
+            if _finite(delta, adversarial):
+                weights = self.prediction_weights(sample, clean)
+                final = adversarial.detach()
+                regularizer = measure.consistency(final, clean, weights)
+                total = loss + alpha * regularizer
+                attack = _Attack((total, *rest), delta, final, regularizer)
+                held = [final, clean, entry, adversarial]
+                del final
+            del clean, entry, adversarial
 
         def gradients(upstream: Tensor) -> list[Tensor | None]:
             found: list[Tensor | None] = [None] * len(parameters)
             at_entry = None
-            if delta is not None:
-                side = alpha * measure.consistency(branch.pop(), clean, weights)
+            attacked = bool(held)
+            if attacked:
+                adversarial, entry, clean = held.pop(), held.pop(), held.pop()
+                side = alpha * measure.consistency(adversarial, clean, weights)
+                del adversarial, clean
+                tap.forget()
                 *found, at_entry = torch.autograd.grad(
                     side, [*parameters, entry], upstream, allow_unused=True
                 )
@@ -266,11 +267,12 @@ class AlumCriterion:
                 total = plain()[0]
             utils.set_rng_state(resume_at)
             ends, upstreams = [total], [upstream]
-            if delta is not None:
-                total = total + alpha * measure.consistency(attack.adversarial, tap.logits, weights)
-                ends, upstreams = [total, tap.embeddings], [upstream, at_entry]
+            if attacked:
+                side = alpha * measure.consistency(held.pop(), tap.logits, weights)
+                ends, upstreams = [total + side, tap.embeddings], [upstream, at_entry]
+                del side
+            tap.forget()
             more = torch.autograd.grad(ends, parameters, upstreams, allow_unused=True)
-            tap.release()
             return [_plus(a, b) for a, b in zip(found, more, strict=True)]
 
         total, *rest = attack.output
