@@ -75,6 +75,26 @@ def check_layer(model: nn.Module, layer: int, step_layers: int = 0) -> None:
         )
 
 
+def check_low_memory(model: nn.Module) -> None:
+    """Make sure that a pass of the model can be run again as it was.
+
+    Raises:
+        UsageError: it cannot: ``--quant-noise-pq`` noises weights in place, by random numbers in
+            between those of dropout.
+    """
+    if any(map(_is_noised, unwrap(model).modules())):
+        raise UsageError(
+            "--alum-memory is low: it runs the clean pass twice, and --quant-noise-pq would noise "
+            "the weights in both: leave one of the two away"
+        )
+
+
+def _is_noised(module: nn.Module) -> bool:
+    """Whether fairseq's ``--quant-noise-pq`` noises this module's weights in every forward pass."""
+    hooks = module._forward_pre_hooks.values()
+    return any(hook.__module__ == quant_noise.__module__ for hook in hooks)
+
+
 def _changes_itself(module: nn.Module) -> bool:
     """Whether this module's weights change in its next forward pass.
 
@@ -83,10 +103,9 @@ def _changes_itself(module: nn.Module) -> bool:
     it for the update; once more would be too much, and the passes would differ by more than the
     perturbation.
     """
-    return module.training and any(
-        isinstance(hook, SpectralNorm) or hook.__module__ == quant_noise.__module__
-        for hook in module._forward_pre_hooks.values()
-    )
+    hooks = module._forward_pre_hooks.values()
+    normalized = any(isinstance(hook, SpectralNorm) for hook in hooks)
+    return module.training and (normalized or _is_noised(module))
 
 
 def _is_checkpointed(module: nn.Module) -> bool:

@@ -20,7 +20,7 @@ from alum_fairseq.adversary import computed_in
 from alum_fairseq.batches import merge_logs, split_rows
 from alum_fairseq.config import PRECISIONS, AlumConfig, AlumSettings, Stage
 from alum_fairseq.deferred import deferred
-from alum_fairseq.encoder_tap import EncoderTap, the_only_output
+from alum_fairseq.encoder_tap import EncoderTap, check_low_memory, the_only_output
 from alum_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -82,11 +82,10 @@ class AlumCriterion:
         self.alum = AlumSettings.resolve(cfg, self.stage, self._numbers)
         self._told_updates = getattr(task, "passes_update_number", False)
         if self.alum.scheduled and not self._told_updates:
-            option = "--alum-start-update" if self.alum.start_update else "--alum-warmup-updates"
             name = getattr(task.cfg, "_name", None) or type(task).__name__
             raise UsageError(
-                f"{option} needs the number of the update, which --task {name} does not pass on: "
-                f"use --task alum_{name}"
+                f"{self.alum.scheduled[0]} needs the number of the update, which --task {name} "
+                f"does not pass on: use --task alum_{name}"
             )
         self.num_updates = 0
         self._gain_measured_at = -1
@@ -168,6 +167,7 @@ class AlumCriterion:
             model, self.alum.layer, self.alum.dropout, self.combine, self.alum.step_layers
         )
         if training and self.alum.memory == "low":
+            check_low_memory(model)
             attack = self._attack_in_low_memory(tap, sample, plain, alpha)
         else:
             attack = self._attack(tap, sample, plain, alpha)

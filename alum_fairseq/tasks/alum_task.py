@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import distributed
 
 from alum_fairseq.checkpoints import check_fits, check_resumable, load_state
-from alum_fairseq.encoder_tap import check_layer
+from alum_fairseq.encoder_tap import check_layer, check_low_memory
 from alum_fairseq.errors import UsageError
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
@@ -82,6 +82,8 @@ class AlumTask:
         model = getattr(self, "_built_model", None)
         if hasattr(criterion, "alum") and model is not None:
             check_layer(model, criterion.alum.layer, criterion.alum.step_layers)
+            if criterion.alum.memory == "low":
+                check_low_memory(model)
         if getattr(self, "_trained_by", None) is not None:
             path, name = self._trained_by
             if name != type(criterion).__name__:
