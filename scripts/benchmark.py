@@ -361,6 +361,12 @@ def measure(
         for name in order:
             times[name].append(seconds(run[name], cuda) / modes[name].cycle)
     for name, result in results.items():
+        result |= {
+            "flops_ratio": result["flops"] / results["stock"]["flops"],
+            "memory_ratio": result["memory"] / results["stock"]["memory"],
+        }
+        if not rounds:
+            continue
         ratios = sorted(
             mine / stock for mine, stock in zip(times[name], times["stock"], strict=True)
         )
@@ -369,8 +375,6 @@ def measure(
             "time_ratio": statistics.median(ratios),
             "time_ratio_low": ratios[len(ratios) // 4],
             "time_ratio_high": ratios[-1 - len(ratios) // 4],
-            "flops_ratio": result["flops"] / results["stock"]["flops"],
-            "memory_ratio": result["memory"] / results["stock"]["memory"],
         }
     return results
 
@@ -383,16 +387,18 @@ def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
     heads = f"{'FLOPs':>6} {'time':>6} {'(quartiles)':>12} {'memory':>7} {'gain':>8} {'KL':>9}"
     yield f"{'mode':28} {heads}"
     for name, r in results.items():
-        spread = f"{r['time_ratio_low']:.2f}-{r['time_ratio_high']:.2f}"
+        timed = f"{'':6} {'':12}"
+        if "time_ratio" in r:
+            spread = f"{r['time_ratio_low']:.2f}-{r['time_ratio_high']:.2f}"
+            timed = f"{r['time_ratio']:6.2f} {spread:>12}"
         adversarial = f"{r['gain']:8.1f} {r['divergence']:9.2g}" if "gain" in r else ""
         yield (
-            f"{name:28} {r['flops_ratio']:6.2f} {r['time_ratio']:6.2f} {spread:>12} "
-            f"{r['memory_ratio']:7.2f} {adversarial}"
+            f"{name:28} {r['flops_ratio']:6.2f} {timed} {r['memory_ratio']:7.2f} {adversarial}"
         ).rstrip()
     stock = results["stock"]
     yield (
-        f"stock, an update: {stock['flops'] / 1e9:.3g} GFLOP, {stock['seconds']:.3g} s, "
-        f"{stock['memory'] / 2**20:.0f} MiB"
+        f"stock, an update: {stock['flops'] / 1e9:.3g} GFLOP, {stock['memory'] / 2**20:.0f} MiB"
+        + (f", {stock['seconds']:.3g} s" if "seconds" in stock else "")
     )
 
 
@@ -434,7 +440,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Size]:
     parser.add_argument(
         "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="autocast (fp32)"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="timings of every mode (7)")
+    parser.add_argument("--rounds", type=int, default=7, help="timings of every mode; 0: none (7)")
     parser.add_argument("--preset", default="calibrated", help="ALUM's preset (calibrated)")
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     parser.add_argument("--seed", type=int, default=1, help="(1)")
@@ -442,8 +448,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Size]:
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
         parser.error("--checkpoint and --data go together: the model, and text in its vocabulary")
-    if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}: it must be 1 or more")
+    if options.rounds < 0:
+        parser.error(f"--rounds is {options.rounds}: it must be 0 (no timings) or more")
     chosen = {
         name: getattr(options, name) if getattr(options, name) is not None else value
         for name, value in asdict(SIZES[options.size]).items()
