@@ -6,11 +6,13 @@ import argparse
 import atexit
 import importlib.util
 import logging
+import os
 import queue
 import sys
 import threading
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +70,10 @@ def apply() -> None:
     """Apply every fix. Safe to call more than once."""
     load_checkpoints_with_namespace()
     load_checkpoints_with_numpy_numbers()
+    hand_checkpoints_to_all_ranks()
     restore_numpy_long()
+    write_checkpoints_whole()
+    find_nan_in_dictionaries()
     stop_loaders_at_exit()
     silence_chatter()
 
@@ -100,6 +105,30 @@ def load_checkpoints_with_numpy_numbers() -> None:
         allow([np.dtype, type(np.dtype(np.float64)), *((scalar, name) for name in names)])
 
 
+def hand_checkpoints_to_all_ranks() -> None:
+    """Let a run of several processes start from a checkpoint.
+
+    The first rank reads it, under ``weights_only=True``, and sends it to the others, who with torch
+    2.6 and later refuse the options in it: by then they are a ``DictConfig``. What comes from the
+    run's own first rank is no stranger's, and torch's own function for it says the same. Can go
+    when fairseq 0.12's ``broadcast_object`` uses that, or says ``weights_only=False``.
+    """
+    from fairseq.distributed import utils
+
+    broadcast_slow = utils._broadcast_object_slow
+    if broadcast_slow.__module__ == __name__:
+        return
+
+    def broadcast(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
+        if utils.use_xla():
+            return broadcast_slow(obj, src_rank, group, dist_device)
+        box = [obj]
+        torch.distributed.broadcast_object_list(box, src_rank, group, dist_device)
+        return box[0]
+
+    utils._broadcast_object_slow = broadcast
+
+
 def restore_numpy_long() -> None:
     """Give numpy back ``np.compat.long``, which ``--sample-break-mode eos`` asks for.
 
@@ -107,6 +136,62 @@ def restore_numpy_long() -> None:
     """
     if not hasattr(np, "compat"):
         np.compat = SimpleNamespace(long=int)
+
+
+def write_checkpoints_whole() -> None:
+    """Let a checkpoint have its name only when all of it is on the disk.
+
+    fairseq 0.12 writes a checkpoint aside and renames it, but then copies it over the last
+    ``checkpoint_last.pt`` and ``checkpoint_best.pt`` in place: a process killed amid that has
+    nothing left to go on from. And a machine that loses power may have made the rename, but not
+    written the bytes. Files on remote storage are left to fairseq. Can go when fairseq copies
+    aside, too, and calls ``fsync``.
+    """
+    from fairseq.file_io import PathManager
+
+    copy, rename = PathManager.copy, PathManager.rename
+    if copy.__module__ == __name__:
+        return
+
+    def copy_aside(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if not overwrite or not PathManager.supports_rename(dst_path):
+            return copy(src_path, dst_path, overwrite)
+        target = os.path.realpath(dst_path)  # a link stays one
+        aside = target + ".tmp"  # as fairseq names it, so that what a kill leaves is written over
+        if not copy(src_path, aside, overwrite=True):
+            return False
+        PathManager.rename(aside, target)
+        return True
+
+    def rename_written(src: str, dst: str) -> None:
+        with open(src, "rb+") as file:
+            os.fsync(file.fileno())
+        rename(src, dst)
+
+    PathManager.copy = staticmethod(copy_aside)
+    PathManager.rename = staticmethod(rename_written)
+
+
+def find_nan_in_dictionaries() -> None:
+    """Let fairseq say in which module numbers went wrong, before it stops over them.
+
+    To look at gradients it hooks all modules in a way that torch refuses to modules that return
+    dictionaries without a tensor, such as RoBERTa's encoder: what the user saw was a bare
+    ``StopIteration``. The innermost modules, which return tensors, are enough. Can go when
+    fairseq 0.12's NanDetector uses full backward hooks.
+    """
+    from fairseq.nan_detector import NanDetector
+
+    if NanDetector.add_hooks.__module__ == __name__:
+        return
+
+    def add_hooks(self: NanDetector, module: torch.nn.Module) -> None:
+        if self.forward:
+            self.fhooks.append(module.register_forward_hook(self.fhook_fn))
+        if self.backward and not any(module.children()):
+            self.bhooks.append(module.register_backward_hook(self.bhook_fn))
+
+    NanDetector.add_hooks = add_hooks
 
 
 def stop_loaders_at_exit() -> None:

@@ -34,6 +34,25 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def shown_to_wrappers(model: nn.Module, loss: Tensor) -> Tensor:
+    """Pass a loss through a model's wrappers as if it had come of the model's forward pass.
+
+    torch's DDP looks at what that returns for the parameters whose gradients it is to wait for.
+
+    Args:
+        model: wrapped or not.
+        loss: computed from the model inside, past its wrappers.
+    """
+    inner = unwrap(model)
+    if inner is model:
+        return loss
+    inner.forward = lambda loss: loss
+    try:
+        return model(loss)
+    finally:
+        del inner.forward
+
+
 def sentence_encoder(model: nn.Module) -> nn.Module:
     """The transformer encoder of a ``roberta*`` model, whatever the model is wrapped in.
 

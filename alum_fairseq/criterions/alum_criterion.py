@@ -14,13 +14,19 @@ import torch
 from fairseq import utils
 from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, Meter, MetersDict
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from alum_fairseq.adversary import computed_in
 from alum_fairseq.batches import merge_logs, split_rows
 from alum_fairseq.config import PRECISIONS, AlumConfig, AlumSettings, Stage
 from alum_fairseq.deferred import deferred
-from alum_fairseq.encoder_tap import EncoderTap, check_low_memory, the_only_output
+from alum_fairseq.encoder_tap import (
+    EncoderTap,
+    check_low_memory,
+    shown_to_wrappers,
+    the_only_output,
+    unwrap,
+)
 from alum_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -162,16 +168,19 @@ class AlumCriterion:
         self, model: nn.Module, sample: dict[str, Any], reduce: bool, alpha: float
     ) -> Output:
         training = model.training
-        plain = partial(super().forward, model, sample, reduce)
+        low_memory = training and self.alum.memory == "low"
+        # In low memory a pass is made amid the backward pass, which wrappers do not stand.
+        called = unwrap(model) if low_memory else model
+        plain = partial(super().forward, called, sample, reduce)
         tap = EncoderTap(
-            model, self.alum.layer, self.alum.dropout, self.combine, self.alum.step_layers
+            called, self.alum.layer, self.alum.dropout, self.combine, self.alum.step_layers
         )
-        if training and self.alum.memory == "low":
+        if low_memory:
             check_low_memory(model)
-            attack = self._attack_in_low_memory(tap, sample, plain, alpha)
-        else:
-            attack = self._attack(tap, sample, plain, alpha)
+        attack_with = self._attack_in_low_memory if low_memory else self._attack
+        attack = attack_with(tap, sample, plain, alpha)
         loss, sample_size, logging_output = attack.output
+        loss = shown_to_wrappers(model, loss) if low_memory else loss
         attacked = dict(logging_output)
         if attack.delta is None:
             sums = {"_alum_skipped": 1}
@@ -285,7 +294,8 @@ class AlumCriterion:
             labels = self.prediction_labels(sample, tap.logits)
         joined = adversary.needs_clean_graph and tap.differentiable
         # In validation the same noise for every batch, so that figures of two epochs compare.
-        generator = None if tap.training else _fixed_generator(tap.logits.device)
+        device = tap.logits.device
+        generator = _workers_own(device) if tap.training else _fixed_generator(device)
         self._warn_of_lost_start(tap)
         with tap.ascending(PRECISIONS[self.alum.ascent_precision]):
             return adversary.perturb(
@@ -444,6 +454,17 @@ def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def _fixed_generator(device: torch.device, seed: int = 0) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
+
+
+def _workers_own(device: torch.device) -> torch.Generator | None:
+    """Random numbers that other workers of the run do not draw; None, torch's own, without others.
+
+    fairseq seeds all workers alike at every update: torch's own are the same for all of them.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return None
+    seed = int(torch.randint(2**48, ()))  # on the CPU, so that no GPU is waited for
+    return _fixed_generator(device, seed + distributed.get_rank())
 
 
 def _ratio(found: float, by_chance: float) -> float:

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
 import glob
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -21,13 +22,14 @@ LAST_CHECKPOINT = "checkpoint_last.pt"
 
 @dataclass
 class AlumTaskConfig(FairseqDataclass):
-    """Not options, but what fairseq's options of checkpoints resolve to; tasks see no other way."""
+    """Not options, but what other options of fairseq resolve to; tasks see them no other way."""
 
     alum_save_dir: str = II("checkpoint.save_dir")
     alum_restore_file: str = II("checkpoint.restore_file")
     alum_finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
     # Not bool: fairseq-train would make bool("${...}") of it.
     alum_reset_optimizer: Any = II("checkpoint.reset_optimizer")  # noqa: RUF009
+    alum_ddp_backend: str = II("distributed_training.ddp_backend")
 
 
 class AlumTask:
@@ -48,8 +50,9 @@ class AlumTask:
         """
         model = super().build_model(cfg, from_checkpoint)
         # To check the criterion against, which is built next.
-        self._built_model, self._trained_by = model, None
+        self._built_model, self._trained_by, self._ddp_backend = model, None, None
         if not from_checkpoint:
+            self._ddp_backend = str(self.cfg.alum_ddp_backend)
             self._check_starting_point(model)
         return model
 
@@ -59,7 +62,7 @@ class AlumTask:
         )
         if path is None or not _reads_checkpoints():
             return
-        state = load_state(path)
+        state = _load_starting_point(path)
         check_resumable(state, path)
         check_fits(state, model, path)
         fresh = self.cfg.alum_finetune_from_model is not None and path == Path(
@@ -74,9 +77,9 @@ class AlumTask:
         """Build the criterion; make sure that it fits the model and the checkpoint.
 
         Raises:
-            UsageError: the criterion is one of ours, but the model is no RoBERTa or has no layer of
-                the number that was asked for; or the checkpoint's optimizer belongs to training
-                by another criterion.
+            UsageError: the criterion is one of ours, but the model is no RoBERTa, has no layer of
+                the number that was asked for, or is to be sharded; or the checkpoint's optimizer
+                belongs to training by another criterion.
         """
         criterion = super().build_criterion(cfg, from_checkpoint)
         model = getattr(self, "_built_model", None)
@@ -84,6 +87,11 @@ class AlumTask:
             check_layer(model, criterion.alum.layer, criterion.alum.step_layers)
             if criterion.alum.memory == "low":
                 check_low_memory(model)
+            if self._ddp_backend == "fully_sharded":
+                raise UsageError(
+                    "--ddp-backend is fully_sharded: the adversary re-runs parts of the model, for "
+                    "which sharded weights are not gathered; choose pytorch_ddp or legacy_ddp"
+                )
         if getattr(self, "_trained_by", None) is not None:
             path, name = self._trained_by
             if name != type(criterion).__name__:
@@ -111,6 +119,33 @@ class AlumTask:
         return super().train_step(
             sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs
         )
+
+
+def _load_starting_point(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        UsageError: it cannot be read. The message names the newest one beside it that can.
+    """
+    try:
+        return load_state(path)
+    except UsageError as error:
+        whole = _newest_whole_checkpoint(path.parent)
+        if whole is None:
+            raise
+        raise UsageError(
+            f"{error}. The newest whole one beside it is {whole.name}: to go on from there, copy "
+            f"it to {path}"
+        ) from None
+
+
+def _newest_whole_checkpoint(folder: Path) -> Optional[Path]:
+    paths = sorted(folder.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(paths):
+        with suppress(UsageError):
+            load_state(path)
+            return path
+    return None
 
 
 def _reads_checkpoints() -> bool:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Encodes text by a subword vocabulary; the first half of ``prepare_*.sh``.
 
-    encode.py sentencepiece TRAIN VALID FOLDER --vocab 8000
+    encode.py sentencepiece TRAIN VALID FOLDER --vocab 8000|FOLDER_OF_ANOTHER_RUN
     encode.py gpt2 TRAIN VALID FOLDER --bpe-dir FOLDER_OF_ENCODER_JSON
 
 Writes ``train``, ``valid`` (a line for every line of the text, subwords separated by spaces) and
@@ -97,6 +97,24 @@ def train_sentencepiece(text: Path, model: Path, vocabulary: int, threads: int) 
     ]
 
 
+def take_sentencepiece(args: argparse.Namespace, model: Path) -> list[str]:
+    """Put a model in its place: a new one, whose vocabulary is listed, or that of another run.
+
+    Raises:
+        SystemExit: there is no such vocabulary, or none can be learnt.
+    """
+    other = Path(args.vocab)
+    if other.is_dir():
+        for name in (SENTENCEPIECE_MODEL, "dict.txt"):
+            if not (other / name).is_file():
+                raise SystemExit(f"{other / name}: there is no such file")
+            shutil.copyfile(other / name, model.with_name(name))
+        return []
+    if not (args.vocab.isdecimal() and int(args.vocab) > 0):
+        raise SystemExit(f"the size of the vocabulary is {args.vocab}: it must be 1 or more")
+    return train_sentencepiece(args.train, model, int(args.vocab), args.workers)
+
+
 def start_sentencepiece(model: str) -> None:
     """Make this process encode by a sentencepiece model."""
     import sentencepiece
@@ -158,6 +176,7 @@ def main() -> None:
     check_text(args.train)
     check_text(args.valid)
     dictionary = args.folder / "dict.txt"
+    pieces: list[str] = []  # of a new vocabulary, to be counted
     if args.kind == "gpt2":
         for name in GPT2_FILES:
             if not (args.bpe_dir / name).is_file():
@@ -165,16 +184,14 @@ def main() -> None:
         start, files = start_gpt2, tuple(str(args.bpe_dir / name) for name in GPT2_FILES[:2])
         shutil.copyfile(args.bpe_dir / "dict.txt", dictionary)
     else:
-        if not (args.vocab.isdecimal() and int(args.vocab) > 0):
-            raise SystemExit(f"the size of the vocabulary is {args.vocab}: it must be 1 or more")
         model = args.folder / SENTENCEPIECE_MODEL
-        pieces = train_sentencepiece(args.train, model, int(args.vocab), args.workers)
+        pieces = take_sentencepiece(args, model)
         start, files = start_sentencepiece, (str(model),)
     start(*files)  # here first, so that the workers inherit what it imports
     with multiprocessing.Pool(args.workers, start, files) as pool:
         counts = encode_file(args.train, args.folder / "train", pool)
         encode_file(args.valid, args.folder / "valid", pool)
-    if args.kind == "sentencepiece":
+    if pieces:
         lines = [f"{piece} {counts[piece]}\n" for piece in pieces]
         dictionary.write_text("".join(lines), encoding="utf-8")
 

@@ -6,7 +6,8 @@
 # TRAIN.txt and VALID.txt have a sentence or a short paragraph a line, and an empty line between
 # documents.
 # OUT, a new folder, will hold what fairseq trains on, and sentencepiece.bpe.model.
-# VOCAB (default: 8000) is the size of the model's vocabulary, special symbols included.
+# VOCAB (default: 8000) is the size of the model's vocabulary, special symbols included; or a folder
+# that this script made before, whose vocabulary is taken.
 # Setting: WORKERS, the number of processes (default: all cores).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
