@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 import alum_fairseq
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, printable
 
 # How a command ends, for scripts to look at; Python ends with 1 after any other error.
 DONE = 0
@@ -75,7 +75,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UsageError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {printable(error)}", file=sys.stderr)
         return WRONG_USAGE
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

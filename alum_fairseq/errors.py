@@ -20,6 +20,14 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def printable(error: BaseException) -> str:
+    """The whole message in one line; what steers a terminal is shown rather than sent to it.
+
+    Names in a stranger's file may hold anything.
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
+
+
 def show_usage_errors_in_one_line() -> None:
     """End a program by a :class:`UsageError` with its message alone, without a traceback.
 
@@ -33,7 +41,7 @@ def show_usage_errors_in_one_line() -> None:
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, UsageError):
-            print(f"alum_fairseq: error: {error}", file=sys.stderr)
+            print(f"alum_fairseq: error: {printable(error)}", file=sys.stderr)
         else:
             previous(kind, error, traceback)
 
