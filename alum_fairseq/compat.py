@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import atexit
+import functools
 import importlib.util
 import logging
 import pickle
@@ -76,6 +77,7 @@ def apply() -> None:
     load_checkpoints_with_numpy_numbers()
     evaluate_literals_alone()
     extract_archives_into_their_folder()
+    name_the_folder_of_checkpoints()
     restore_numpy_long()
     stop_loaders_at_exit()
     silence_chatter()
@@ -177,6 +179,30 @@ def extract_archives_into_their_folder() -> None:
 
     if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and later
         file_utils.tarfile = SimpleNamespace(open=_SafeArchive.open)
+
+
+def name_the_folder_of_checkpoints() -> None:
+    """Say in one line that checkpoints cannot be written, instead of with a traceback.
+
+    fairseq looks before it sets up task and criterion, so that they cannot. Can go when it says
+    which option is wrong.
+    """
+    from fairseq import checkpoint_utils
+
+    verify = checkpoint_utils.verify_checkpoint_directory
+    if getattr(verify, "__wrapped__", None) is not None:
+        return
+
+    @functools.wraps(verify)
+    def verify_checkpoint_directory(save_dir: str) -> None:
+        try:
+            verify(save_dir)
+        except OSError as error:
+            raise UsageError(
+                f"--save-dir {save_dir} is no folder that can be written to: {error.strerror}"
+            ) from None
+
+    checkpoint_utils.verify_checkpoint_directory = verify_checkpoint_directory
 
 
 class _SafeArchive(tarfile.TarFile):

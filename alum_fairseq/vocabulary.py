@@ -68,7 +68,7 @@ class Vocabulary:
             bpe = next(b for b, fs in _FILES.items() if present[0] in fs.values())
             missing = next(n for n in _FILES[bpe].values() if n not in present)
             raise UsageError(f"{folder} holds {present[0]} but no {missing}")
-        return cls(folder, complete[0] if complete else "none", _load_dictionary(folder))
+        return cls(folder, complete[0] if complete else "none", load_dictionary(folder))
 
     @property
     def options(self) -> dict[str, str]:
@@ -117,7 +117,12 @@ class _Words:
         return symbols
 
 
-def _load_dictionary(folder: Path) -> Dictionary:
+def load_dictionary(folder: Path) -> Dictionary:
+    """The dictionary in a folder.
+
+    Raises:
+        UsageError: there is none, or it is broken.
+    """
     path = folder / DICTIONARY
     if not path.is_file():
         raise UsageError(f"{folder} has no {DICTIONARY}")

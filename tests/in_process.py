@@ -15,8 +15,7 @@ from unittest import mock
 import torch
 from fairseq_cli import train
 
-from alum_fairseq import UsageError
-from alum_fairseq.errors import printable
+from alum_fairseq.errors import explained, printable
 
 
 @dataclass(frozen=True)
@@ -81,10 +80,13 @@ def fairseq_train(*words: Any) -> Trained:
             torch.random.fork_rng(devices=[]),
         ):
             train.cli_main()
-    except UsageError as usage:
-        error = printable(usage)
     except SystemExit:
         error = log.getvalue().strip().splitlines()[-1]
+    except Exception as raised:
+        usage = explained(raised)
+        if usage is None:
+            raise
+        error = printable(usage)
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
