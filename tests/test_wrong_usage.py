@@ -6,11 +6,12 @@ tests of each command have further ones, which are not repeated here.
 
 from __future__ import annotations
 
-import copy
-import json
+import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import PLUGIN, SMALL_MODEL, command_line
-from fairseq.data import Dictionary
 from fairseq.data.indexed_dataset import make_builder
 from in_process import everything_in, fairseq_train, run_command
 
@@ -105,7 +105,7 @@ def replace_byte(name: str, place: int, value: int) -> Callable[[Path], None]:
 
 
 # Options of another model, less those that it has not.
-OTHER_MODEL = {**dict.fromkeys(SMALL_MODEL), "arch": "transformer_lm", "tokens-per-sample": 64}
+OTHER_MODEL = {"arch": "transformer", "max-positions": None}
 
 Train = tuple[str, dict[str, Any], str, Callable[[Path], None] | None]
 MISFIT = "--task and --criterion do not fit each other: "
@@ -194,7 +194,7 @@ TRAIN: list[Train] = [
     (
         "mlm",
         OTHER_MODEL,
-        "ALUM cannot perturb a TransformerLanguageModel: it needs a RoBERTa",
+        "ALUM cannot perturb a TransformerModel: it needs a RoBERTa",
         None,
     ),
     ("mlm", {"arch": "robertta"}, "argument --arch/-a: invalid choice: 'robertta'", None),
@@ -273,8 +273,8 @@ TRAIN: list[Train] = [
     (
         "single",
         {},
-        "valid.bin holds the number 790: the symbols of {data}/input0/dict.txt are from 0 to",
-        binarise("input0/valid", [[790, 2]] * 90),
+        "valid.bin holds the number 5000: the symbols of {data}/input0/dict.txt are from 0 to",
+        binarise("input0/valid", [[5000, 2]] * 90),
     ),
     ("pair", {}, "{data}/input1 has no subset train", remove("input1/train.idx")),
     ("pair", {}, "has 1 examples, but {data}/input0", binarise("input1/valid", [[5, 2]])),
@@ -296,17 +296,14 @@ TRAIN: list[Train] = [
 
 
 @pytest.fixture(scope="module")
-def places(
-    cases: dict[str, Any], mlm_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def places(cases: dict[str, Any], mlm_data: Path) -> dict[str, Any]:
     """Data by the name of what works on them, and a checkpoint and a table for the options."""
-    folder = tmp_path_factory.mktemp("places")
     known = {kind: case.data for kind, case in cases.items()}
-    (folder / "odd").mkdir()
     return {
         "data_of": {"mlm": mlm_data, **known},
         "table": cases["single"].table,
         "single": cases["single"].path,
+        "choices": cases["choices"].path,
         "vocabulary": cases["single"].data / "vocabulary",
     }
 
@@ -358,3 +355,182 @@ def test_training(
     assert "\n" not in done.error
     assert not done.began
     assert everything_in(tmp_path) == before
+
+
+# alum-prepare, alum-convert, alum-predict, alum-robustness
+
+COMMANDS = {
+    "prepare": (
+        prepare,
+        {
+            **{"train": "{table}", "columns": "a", "label": "label", "workers": 1},
+            **{"vocabulary": "{vocabulary}", "output": "{tmp}/out"},
+        },
+    ),
+    "from-hf": (convert, {}),
+    "to-hf": (convert, {}),
+    "predict": (predict, {"path": "{single}", "input": "{table}", "output": "{tmp}/out.tsv"}),
+    "robustness": (
+        robustness,
+        {
+            **{"path": "{single}", "quick": True, "parts": "noise", "examples": 4},
+            **{"output": "{tmp}/out"},
+        },
+    ),
+}
+# The table of what cannot be read, and the options, as for training.
+COMMAND_ROWS: list[tuple[str, list[str], dict[str, Any], str]] = [
+    ("prepare", [], {"train": "{tmp}"}, "{tmp} is a folder, not a file"),
+    ("prepare", [], {"workers": 0}, "--workers is 0: it must be 1 or more"),
+    ("prepare", [], {"workers": "many"}, "argument --workers: invalid int value: 'many'"),
+    ("prepare", [], {"format": "xml"}, "argument --format: invalid choice: 'xml'"),
+    ("prepare", [], {"train": "{tmp}/notes.doc"}, "notes.doc: it cannot be seen what the file is"),
+    ("prepare", [], {"vocabulary": "{tmp}"}, "{tmp} has no dict.txt"),
+    ("prepare", [], {"vocabulary": "{table}"}, "{table} is a file, not a folder"),
+    ("prepare", [], {"output": "{table}/x"}, "{table}/x cannot be written"),
+    ("prepare", [], {"output": "{vocabulary}"}, "{vocabulary} exists: remove it, or name another"),
+    ("prepare", [], {"columns": "text"}, "there is no text: there are a, label"),
+    ("prepare", [], {"columns": "a a a"}, "--columns names 3 columns: fairseq reads one"),
+    ("prepare", [], {"label": "class"}, "there is no class: there are a, label"),
+    ("prepare", [], {"header": True}, "--header is for TSV and CSV: JSON-lines name their columns"),
+    ("prepare", [], {"regression": True}, "--regression needs a number"),
+    ("prepare", [], {"labels": "no"}, "--labels no: name all classes, two or more"),
+    ("prepare", [], {"labels": "no yes"}, "the label 'well, maybe' is none of the classes (no,"),
+    ("prepare", [], {"task": "RTE"}, "--task RTE knows the layout: leave out --train"),
+    ("prepare", [], {"valid": "{tmp}/dev.jsonl"}, "{tmp}/dev.jsonl does not exist"),
+    ("prepare", [], {"max-positions": -5}, "--max-positions is -5: it must be 6 or more"),
+    ("to-hf", ["{tmp}/no.pt", "{tmp}/out"], {}, "{tmp}/no.pt does not exist"),
+    ("to-hf", ["{tmp}", "{tmp}/out"], {}, "{tmp} is a folder, not a file"),
+    ("to-hf", ["{single}", "{vocabulary}"], {}, "{vocabulary} exists: remove it, or name another"),
+    ("to-hf", ["{single}", "{tmp}/out"], {"head": "x"}, "has no head 'x': choose one with --head"),
+    ("to-hf", ["{single}", "{tmp}/out"], {"data": "{tmp}/x"}, "{tmp}/x does not exist"),
+    ("to-hf", ["{single}", "{tmp}/out"], {"data": "{tmp}"}, "does not say how its text was cut"),
+    ("to-hf", ["{single}", "{tmp}/out"], {"vocabulary": "{tmp}"}, "{tmp} has no dict.txt"),
+    ("to-hf", ["{single}", "{table}/x"], {}, "{table}/x cannot be written"),
+    ("from-hf", ["{tmp}/no", "{tmp}/out"], {}, "{tmp}/no does not exist"),
+    ("from-hf", ["{single}", "{tmp}/out"], {}, "{single} is a file, not a folder"),
+    ("from-hf", ["{tmp}", "{tmp}/out"], {}, "{tmp} has no config.json"),
+    ("predict", [], {"max-tokens": -1}, "--max-tokens is -1: it must be 1 or more"),
+    ("predict", [], {"fp16": True, "cpu": True}, "--fp16 needs a GPU"),
+    ("predict", [], {"path": None}, "the following arguments are required: --path"),
+    ("predict", [], {"path": "{vocabulary}"}, "{vocabulary} is a folder, not a file"),
+    ("predict", [], {"data": "{table}"}, "--data {table} is no folder"),
+    ("predict", [], {"labels": "a b"}, "has 3, not the 2 of --labels"),
+    ("predict", [], {"labels": "a b b"}, "--labels a b b: one of them comes twice"),
+    ("predict", [], {"columns": "a a"}, "an example has 2 texts, of those trained on 1"),
+    ("predict", [], {"output-format": "xml"}, "argument --output-format: invalid choice: 'xml'"),
+    ("predict", [], {"input": "{tmp}", "columns": 1}, "{tmp} is a folder, not a file"),
+    ("predict", [], {"path": "{choices}", "columns": "a"}, "the model chooses among 3"),
+    ("robustness", [], {"path": "={single}"}, "--path ={single}: there is no name before the"),
+    ("robustness", [], {"path": "{single} {single}"}, "{single}: the checkpoint is given twice"),
+    ("robustness", [], {"path": "{single} {choices}"}, "they cannot be compared"),
+    ("robustness", [], {"subset": "dev"}, "has no subset dev: it has train, valid"),
+    ("robustness", [], {"output": "{table}"}, "{table} is a file, not a folder"),
+    ("robustness", [], {"output": "{table}/x"}, "{table} is a file, not a folder"),
+    ("robustness", [], {"parts": "magic"}, "argument --parts: invalid choice: 'magic'"),
+    ("robustness", [], {"textattack": "X"}, "attacks by TextAttack's recipes need it installed"),
+    ("robustness", [], {"adversarial-set": "anli:{tmp}/dev.jsonl"}, "dev.jsonl does not exist"),
+    ("robustness", [], {"label": "label"}, "are those of --input, which is not given"),
+    ("robustness", [], {"max-edits": 1.5}, "--max-edits is 1.5: a share of the words is above 0"),
+]
+
+
+def command_words(words: list[str], options: dict[str, Any], names: dict[str, Any]) -> list[str]:
+    """Options as words; a text with blanks is several."""
+    for name, value in options.items():
+        if value is None:
+            continue
+        words = [*words, f"--{name}", *([] if value is True else str(value).split(" "))]
+    return [word.format_map(names) for word in words]
+
+
+@pytest.mark.parametrize(("command", "given", "options", "words"), COMMAND_ROWS)
+def test_commands(
+    command: str,
+    given: list[str],
+    options: dict[str, Any],
+    words: str,
+    places: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    main, usual = COMMANDS[command]
+    first = [command] if main is convert else []
+    names = {**places, "tmp": tmp_path}
+    ended = run_command(main, *command_words([*first, *given], {**usual, **options}, names))
+    assert words.format_map(names) in ended.error
+    assert everything_in(tmp_path) == {}
+    assert not (tmp_path / "out").exists()
+
+
+# A disk that is full, or as good as that: no file may have more than so many bytes.
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # as Python does: an OSError instead
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "size"),
+    [
+        ("prepare", [], 100),
+        ("prepare", [], 2000),
+        ("to-hf", ["{single}", "{tmp}/out"], 1000),
+        ("to-hf", ["{single}", "{tmp}/out"], 150_000),
+        ("from-hf", ["{hf}", "{tmp}/out"], 1000),
+        ("from-hf", ["{hf}", "{tmp}/out"], 100_000),
+        ("predict", [], 100),
+        ("robustness", [], 100),
+    ],
+)
+def test_a_full_disk(
+    command: str,
+    given: list[str],
+    size: int,
+    places: dict[str, Any],
+    hf_folder: Path,
+    tmp_path: Path,
+) -> None:
+    main, options = COMMANDS[command]
+    first = [command] if main is convert else []
+    names = {**places, "tmp": tmp_path, "hf": hf_folder}
+    words = command_words([*first, *given], options, names)
+    with at_most(size):
+        ended = run_command(main, *words)
+    assert "cannot be written: File too large" in ended.error
+    assert everything_in(tmp_path) == {}
+    assert run_command(main, *words).status == 0  # where there is room
+    assert everything_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def hf_folder(places: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hf") / "model"
+    assert run_command(convert, "to-hf", places["single"], folder).status == 0
+    return folder
+
+
+def test_output_that_nobody_can_take(places: dict[str, Any]) -> None:
+    """A process of its own, since its standard output is a full device."""
+    program = Path(sys.executable).with_name("alum-predict")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [program, "--path", places["single"], "--input", places["table"]],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == ("alum-predict: error: the output cannot be written: No space left on device")
+
+
+def test_the_tables_are_as_long_as_they_should_be() -> None:
+    assert len(TRAIN) + len(COMMAND_ROWS) >= 60

@@ -172,6 +172,8 @@ class Predictor:
         if labels is not None and (regression or len(labels) != outputs):
             wanted = "no labels: it was trained for regression" if regression else f"{outputs}"
             raise UsageError(f"{path} has {wanted}, not the {len(labels)} of --labels")
+        if labels is not None and len(set(labels)) < len(labels):
+            raise UsageError(f"--labels {' '.join(labels)}: one of them comes twice")
         return cls(
             model,
             head,
