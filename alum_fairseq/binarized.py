@@ -46,7 +46,9 @@ class Split:
 
     def tokens(self) -> Iterator[np.ndarray]:
         """All tokens, one example after the other, in pieces."""
-        tokens = np.memmap(_with(self.prefix, ".bin"), self.dtype, mode="r")
+        path = _with(self.prefix, ".bin")
+        whole = path.stat().st_size // self.dtype.itemsize  # what is left over is nobody's
+        tokens = np.memmap(path, self.dtype, "r", shape=(whole,))
         for begin in range(0, len(tokens), _CHUNK):
             yield tokens[begin : begin + _CHUNK]
 
@@ -143,6 +145,24 @@ def read_texts(data: Path, split: str, symbols: int) -> list[Split]:
                 f"{len(found[0]):,}; make the data again"
             )
     return found
+
+
+def labels_may_lack(split: str) -> bool:
+    """Whether it is a split of which nobody may know the labels."""
+    return split.startswith("test")
+
+
+def text_labels(path: Path) -> list[tuple[str, str]]:
+    """The labels that are text, a line each: its place, and what it says.
+
+    Raises:
+        UsageError: there is no such file, or it is no text.
+    """
+    try:
+        lines = existing_file(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the text is not in UTF-8: {error}") from None
+    return [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
 
 
 def parts_of(folder: Path, split: str, combine: bool) -> Iterator[str]:

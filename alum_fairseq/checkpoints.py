@@ -275,8 +275,11 @@ def check_resumable(state: dict[str, Any], path: Path) -> None:
         UsageError: it lacks what fairseq reads beside the weights.
     """
     history = state.get("optimizer_history")
-    last = history[-1] if isinstance(history, list) and history else {}
-    if "lr_scheduler_state" not in last or not state.get("extra_state"):
+    last = history[-1] if isinstance(history, list) and history else None
+    extra = state.get("extra_state")
+    if not (isinstance(last, dict) and "lr_scheduler_state" in last and extra) or not isinstance(
+        extra, dict
+    ):
         raise UsageError(
             f"{path} has weights, but not the 'optimizer_history' and 'extra_state' that fairseq "
             "needs to start training from it: take a checkpoint that fairseq-train or alum-convert "

@@ -99,12 +99,25 @@ class Vocabulary:
         if self.bpe == "none":
             return _Words()
         try:
-            return build_bpe(Namespace(**self.options))
+            encoder = build_bpe(Namespace(**self.options))
+            if self.bpe == "gpt2":
+                self._check_byte_level(encoder.bpe)
+            return encoder
         except UsageError:
             raise
         except Exception as error:  # each library has its own
             names = ", ".join(str(file) for file in self.files[1:])
             raise UsageError(f"{names} cannot be read: {one_line(error)}") from None
+
+    def _check_byte_level(self, bpe: Any) -> None:
+        """Make sure that there is a number for whatever text is cut into."""
+        pieces = [*bpe.byte_encoder.values(), *("".join(pair) for pair in bpe.bpe_ranks)]
+        lacking = next((piece for piece in pieces if piece not in bpe.encoder), None)
+        if lacking is not None:
+            raise UsageError(
+                f"{self.files[1]} has no number for {lacking!r}, which {self.files[2]} makes: they "
+                "do not belong together"
+            )
 
 
 class _Words:

@@ -10,9 +10,8 @@ from typing import Any
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
-from alum_fairseq.binarized import read_split
+from alum_fairseq.binarized import read_split, text_labels
 from alum_fairseq.errors import UsageError, one_line
-from alum_fairseq.files import existing_file
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.scores import check_answer
 from alum_fairseq.robustness.types import Example
@@ -86,14 +85,14 @@ def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
                 )
             yield predictor.labels[number]
         return
-    for place, line in enumerate(existing_file(numbers).read_text().splitlines(), 1):
+    for place, line in text_labels(numbers):
         try:
             if predictor.labels is None:
                 yield repr(float(line) * predictor.scale)
             else:
                 yield predictor.labels[int(line)]
         except (ValueError, IndexError):
-            raise UsageError(f"{numbers}:{place}: {line!r} is no label") from None
+            raise UsageError(f"{place}: {line!r} is no label") from None
 
 
 def _sequences(prefix: Path, dictionary: Dictionary) -> Iterator[list[int]]:

@@ -10,15 +10,14 @@ from typing import Any, Optional
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
-from alum_fairseq.binarized import Split, parts_of, read_split, read_texts
+from alum_fairseq.binarized import Split, labels_may_lack, parts_of, read_split, read_texts
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
     AlumTask,
     AlumTaskConfig,
     check_dictionary,
     check_token,
-    labels_may_lack,
-    lines_of_labels,
+    labels_of,
 )
 from alum_fairseq.vocabulary import load_dictionary
 
@@ -94,7 +93,7 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
         labels.check_tokens(first, first + self.cfg.num_classes, "labels", (dictionary.eos(),))
 
     def _check_numbers(self, folder: Path, split: str, examples: int) -> None:
-        for place, line in lines_of_labels(folder, split, examples):
+        for place, line in labels_of(folder, split, examples):
             try:
                 numbers = [float(each) for each in line.split()]
             except ValueError:

@@ -19,7 +19,7 @@ from alum_fairseq.tasks.alum_task import (
     AlumTaskConfig,
     check_dictionary,
     check_token,
-    lines_of_labels,
+    labels_of,
 )
 
 SHORTEN_METHOD_CHOICES = ChoiceEnum(["none", "truncate", "random_crop"])
@@ -117,9 +117,7 @@ class AlumSentenceRankingTask(AlumTask, _SentenceRanking):
         data, classes = Path(self.cfg.data), self.cfg.num_classes
         for part in parts_of(data / "input0", split, combine):
             texts = read_texts(data, part, len(self.source_dictionary))
-            for place, line in (
-                lines_of_labels(data / "label", part, len(texts[0])) if texts else ()
-            ):
+            for place, line in labels_of(data / "label", part, len(texts[0])) if texts else ():
                 if not (line.strip().isdecimal() and int(line) < classes):
                     raise UsageError(
                         f"{place}: {line!r} is no candidate: they are from 0 to {classes - 1}"

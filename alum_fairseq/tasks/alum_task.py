@@ -3,7 +3,6 @@
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
 import glob
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -14,6 +13,7 @@ from fairseq.file_io import PathManager
 from omegaconf import II
 from torch import distributed
 
+from alum_fairseq.binarized import labels_may_lack, text_labels
 from alum_fairseq.checkpoints import check_fits, check_resumable, load_state
 from alum_fairseq.encoder_tap import check_layer
 from alum_fairseq.errors import UsageError
@@ -226,33 +226,24 @@ def check_token(option: str, token: Optional[int], symbols: int) -> None:
         )
 
 
-def labels_may_lack(split: str) -> bool:
-    """Whether it is a split of which nobody may know the labels."""
-    return split.startswith("test")
-
-
-def lines_of_labels(folder: Path, split: str, examples: int) -> Iterator[tuple[str, str]]:
-    """The labels that are text: the place and the text of each.
+def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
+    """The labels that are text, as :func:`~alum_fairseq.binarized.text_labels`.
 
     Args:
         folder: of the labels.
         split: such as ``train``.
-        examples: how many there must be.
+        examples: how many there must be; none are needed of a test set.
 
     Raises:
         UsageError: there are none, or more, or less.
     """
     path = folder / f"{split}.label"
     if not path.is_file() and labels_may_lack(split):
-        return
-    try:
-        lines = existing_file(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not in UTF-8: {error}") from None
-    if len(lines) != examples:
-        raise UsageError(f"{path} has {len(lines):,} labels for {examples:,} examples")
-    for number, line in enumerate(lines, 1):
-        yield f"{path}:{number}", line
+        return []
+    labels = text_labels(path)
+    if len(labels) != examples:
+        raise UsageError(f"{path} has {len(labels):,} labels for {examples:,} examples")
+    return labels
 
 
 def _reads_checkpoints() -> bool:
