@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import pickle
 import queue
+import re
 import sys
 import tarfile
 import threading
@@ -38,12 +39,24 @@ _CHATTER = (
 )
 
 
+# Before it, torch runs whatever code stands in a checkpoint, unless each reader says otherwise;
+# fairseq's do not.
+_LEAST_TORCH = (2, 6)
+
+
 def require_fairseq() -> None:
     """Import fairseq.
 
     Raises:
-        ImportError: it cannot be imported; the message says which one to install.
+        ImportError: it cannot be imported, or torch is too old; the message says which one to
+            install.
     """
+    torch_version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+    if torch_version < _LEAST_TORCH:
+        raise ImportError(
+            f"alum_fairseq needs torch 2.6 or later, and finds {torch.__version__}, which runs the "
+            "code that a stranger's checkpoint may hold: pip install 'torch>=2.6'."
+        )
     # It says at every import that tensorboardX is not there, which nothing of ours needs.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     try:
@@ -91,9 +104,7 @@ def load_checkpoints_with_namespace() -> None:
     of attributes. The protection against code in checkpoints stays on. Can go when fairseq
     allow-lists it itself.
     """
-    allow = getattr(torch.serialization, "add_safe_globals", None)
-    if allow is not None:  # torch 2.4 and later
-        allow([argparse.Namespace])
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 def load_checkpoints_with_numpy_numbers() -> None:
@@ -104,10 +115,10 @@ def load_checkpoints_with_numpy_numbers() -> None:
     is made here: numpy's own functions would make any type of what a stranger's file tells them.
     Can go when fairseq saves it as a float.
     """
-    allow = getattr(torch.serialization, "add_safe_globals", None)
-    if allow is not None:  # torch 2.4 and later
-        names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # numpy 1, 2
-        allow([(_Float64, "numpy.dtype"), *((_float64, name) for name in names)])
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # numpy 1, 2
+    torch.serialization.add_safe_globals(
+        [(_Float64, "numpy.dtype"), *((_float64, name) for name in names)]
+    )
 
 
 class _Float64:

@@ -1,6 +1,6 @@
 """Let every reader of files read mutants, in a process of its own that may be killed.
 
-    python tests/fuzzing.py BASE TARGET COUNT [--seed N] [--first N]
+    python tests/fuzzing.py BASE COUNT TARGET... [--seed N] [--first N]
 
 BASE holds good files, as tests/test_broken_files.py makes them. Each mutant must give a result or
 one line. Of those that do not, the first of each kind is left in BASE/failed_N, and the exit status
@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -164,12 +165,12 @@ def _dataset(kind: str) -> Callable[[Path, Path], Ended]:
 
     def main(words: list[str]) -> None:
         folder = Path(words[0])
-        cfg = copy.deepcopy(_task(str(folder.parent.parent / "base/single"))[1])
-        cfg.task.data = str(folder)
+        options_of = copy.deepcopy(_task(str(folder.parent.parent / "base/single"))[1].task)
+        options_of.data = str(folder)
         if kind == "regression":
-            cfg.task.regression_target, cfg.task.num_classes = True, 1
-        task = tasks.setup_task(cfg.task)
-        task.build_model(cfg.model)
+            options_of.regression_target, options_of.num_classes = True, 1
+        task = tasks.setup_task(options_of)
+        task._built_model = SimpleNamespace(max_positions=lambda: 40)
         task.load_dataset("valid")
         dataset = task.dataset("valid")
         dataset.collater([dataset[i] for i in range(len(dataset))])
@@ -285,7 +286,7 @@ def campaign(base: Path, name: str, count: int, seed: int, first: int) -> dict[s
                     if line.startswith("!"):
                         kept = base / f"failed_{len(found)}"
                         shutil.copyfile(base / "mutant", kept)
-                        print(f"{name} {file}, mutant {number} of seed {seed}, {kept}: {line}")
+                        print(f"{name} {file}, {number} of seed {seed}, {kept}: {line}", flush=True)
                     elif len(mutant) < 1 << 20:
                         corpora[file].append(mutant)
                 found[line] = found.get(line, 0) + 1
@@ -328,8 +329,8 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", type=Path)
-    parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("count", type=int)
+    parser.add_argument("count", type=int, help="mutants of each target")
+    parser.add_argument("targets", nargs="+", choices=TARGETS)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()
@@ -338,10 +339,14 @@ def main() -> None:
     torch.set_num_threads(1)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
-    found = campaign(given.base.absolute(), given.target, given.count, given.seed, given.first)
-    for line, times in sorted(found.items(), key=lambda item: -item[1]):
-        print(f"{times:6} {line}")
-    sys.exit(any(line.startswith("!") for line in found))
+    failed = False
+    for target in given.targets:
+        print(f"{target}:")
+        found = campaign(given.base.absolute(), target, given.count, given.seed, given.first)
+        for line, times in sorted(found.items(), key=lambda item: -item[1]):
+            print(f"{times:6} {line}", flush=True)
+        failed |= any(line.startswith("!") for line in found)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

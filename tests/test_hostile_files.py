@@ -454,6 +454,15 @@ def test_numbers_of_numpy_are_read_as_they_were(value: float, order: str, tmp_pa
     assert torch.load(path)["best"] == value
 
 
+@pytest.mark.parametrize("version", ["2.5.1", "2.5.1+cpu", "1.13.0", "2.0.0a0+gitabc"])
+def test_a_torch_that_trusts_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(ImportError, match=r"needs torch 2\.6 or later, and finds .*: pip install"):
+        compat.require_fairseq()
+    monkeypatch.setattr(torch, "__version__", "2.10.0+cu128")
+    compat.require_fairseq()
+
+
 # Archives that from_pretrained unpacks.
 
 

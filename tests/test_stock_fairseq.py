@@ -90,6 +90,7 @@ def start(folder: Path, data_of: dict[str, Path], plugin: bool) -> subprocess.Po
     return process
 
 
+@pytest.mark.slow
 def test_stock_training_is_the_same_with_the_plugin(
     data_of: dict[str, Path], tmp_path: Path
 ) -> None:
