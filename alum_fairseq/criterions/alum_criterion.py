@@ -81,8 +81,10 @@ class AlumCriterion:
     """
 
     stage: Stage
+    tasks: tuple[type, ...]  # fairseq's, whose batches it can train on
 
     def __init__(self, cfg: AlumConfig, task: Any) -> None:
+        self._refuse_other_tasks(task)
         super().__init__(cfg, task)
         self._numbers = self.predicts_numbers(cfg)
         self.alum = AlumSettings.resolve(cfg, self.stage, self._numbers)
@@ -99,6 +101,18 @@ class AlumCriterion:
         self._warned = False
         self._start_looked_at = False
         logger.info("ALUM: %s", self.alum)
+
+    def _refuse_other_tasks(self, task: Any) -> None:
+        """Of fairseq's tasks and ours; whoever writes one of their own knows what they do."""
+        known = type(task).__module__.startswith(("fairseq.", "alum_fairseq."))
+        if known and not isinstance(task, self.tasks):
+            kind = type(self).__module__.rpartition(".")[2]
+            remedy = "alum_masked_lm" if kind == "alum_mlm" else kind
+            raise UsageError(
+                f"--criterion {kind} cannot train on the batches of --task "
+                f"{getattr(task.cfg, '_name', type(task).__name__)}: use "
+                f"--task {remedy}"
+            )
 
     @classmethod
     def predicts_numbers(cls, cfg: AlumConfig) -> bool:
