@@ -6,22 +6,34 @@ import logging
 import pickle
 import re
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_args_by_name
-from fairseq.tasks import FairseqTask
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models.roberta import RobertaModel
+from fairseq.tasks import TASK_REGISTRY, FairseqTask
+from fairseq.tasks.masked_lm import MaskedLMTask
+from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_file
 
 # How torch says that a pickle asks for a class or a function that is none of plain data.
-_UNSAFE = re.compile(r"Unsupported (global|class)|not an allowed global|call reduce|build instance")
+_UNSAFE = re.compile(
+    "(?i)unsupported (global|class)|not an allowed global|call reduce|can only (create|build)"
+)
+
+# What a stranger's checkpoint may choose from. fairseq has tasks and models that read, write and
+# run whatever their options name.
+_TASKS = (MaskedLMTask, MultiLingualMaskedLMTask, SentencePredictionTask, SentenceRankingTask)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -30,8 +42,8 @@ def load_state(path: Path) -> dict[str, Any]:
     Both of torch's formats are read.
 
     Raises:
-        UsageError: the file is missing, cut short, no checkpoint of a model, or it holds
-            objects whose loading could run code.
+        UsageError: the file cannot be read, is cut short or no checkpoint of a model, or it
+            holds objects whose loading could run code.
     """
     existing_file(path)
     try:
@@ -45,11 +57,30 @@ def load_state(path: Path) -> dict[str, Any]:
                 "not loaded"
             ) from None
         raise UsageError(f"{path} is no checkpoint, or was cut short") from None
+    except PermissionError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except Exception:  # torch and pickle raise whatever broken bytes lead them to
         raise UsageError(f"{path} is no checkpoint, or was cut short") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UsageError(f"{path} is no checkpoint of fairseq: it has no 'model'")
+    for name, weight in state["model"].items():
+        if not isinstance(name, str) or not is_plain(weight):
+            raise UsageError(f"{path}: {name} is no plain tensor of numbers: it is not loaded")
     return state
+
+
+def is_plain(value: Any) -> bool:
+    """Whether something is a tensor that lies in memory number by number, as weights do.
+
+    A file may hold others: without any memory, or with a hundred bytes for a billion numbers.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_complex())
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig:
@@ -61,21 +92,45 @@ def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig
         overrides: values for options of these names, wherever in the configuration they are.
 
     Raises:
-        UsageError: there is none, or it is not one of this fairseq.
+        UsageError: there is none, or it is not one of this fairseq, or it would read this machine's
+            environment.
     """
     try:
+        _refuse_interpolations(state.get("args"), path)
+        _refuse_interpolations(state.get("cfg"), path)
         if state.get("args") is not None:
             arguments = Namespace(**{**vars(state["args"]), **overrides})
             return convert_namespace_to_omegaconf(arguments)
         if state.get("cfg") is not None:
             cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
             overwrite_args_by_name(cfg, overrides)
+            _ = cfg.task, cfg.model
             return cfg
+    except UsageError:
+        raise
     except Exception as error:  # strangers' values, anywhere inside fairseq, hydra and omegaconf
         raise UsageError(
             f"{path}: its options are not those of this fairseq: {one_line(error)}"
         ) from None
     raise UsageError(f"{path} is no checkpoint of fairseq: it has neither 'cfg' nor 'args'")
+
+
+def _refuse_interpolations(value: Any, path: Path) -> None:
+    """Make sure that no option is like ``${oc.env:HOME}``; fairseq saves what these stand for."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _refuse_interpolations(key, path)
+            _refuse_interpolations(each, path)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _refuse_interpolations(each, path)
+    elif isinstance(value, str) and "${" in value:
+        raise UsageError(
+            f"{path}: one of its options is {value!r:.100}, which would read from this machine: it "
+            "is not loaded"
+        )
 
 
 def load_model(
@@ -94,9 +149,12 @@ def load_model(
         The model, in evaluation mode on the CPU, the task and the configuration.
 
     Raises:
-        UsageError: the model cannot be built, or the weights do not fit it.
+        UsageError: it is no RoBERTa, it cannot be built, or the weights do not fit it.
     """
     cfg = config_of(state, path, **overrides)
+    require_task(_name_of(cfg.task), path)
+    require_roberta(_name_of(cfg.model), path)
+    _check_size(cfg, state["model"], path)
     try:
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
         model = task.build_model(cfg.model, from_checkpoint=True)
@@ -109,6 +167,72 @@ def load_model(
     check_fits(state, model, path)
     model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
     return model.eval(), task, cfg
+
+
+def _name_of(options: Any) -> Any:
+    """What fairseq calls the task or the model that options are for."""
+    return getattr(options, "_name", None) or getattr(options, "arch", None)
+
+
+def require_task(name: Any, path: Path) -> None:
+    """Make sure that a checkpoint's task is one of those that RoBERTa is trained by.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not issubclass(TASK_REGISTRY.get(str(name), object), _TASKS):
+        raise UsageError(
+            f"{path} was trained by the task {name}: known are masked_lm, sentence_prediction, "
+            "sentence_ranking and what extends them"
+        )
+
+
+def require_roberta(name: Any, path: Path) -> None:
+    """Make sure that a checkpoint's architecture is one of RoBERTa's.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not issubclass(ARCH_MODEL_REGISTRY.get(str(name), object), RobertaModel):
+        raise UsageError(f"{path} is a model of the architecture {name}, not a RoBERTa")
+
+
+def _check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Make sure that the options ask for no larger a model than the weights are.
+
+    Numbers gone wrong would take all of the machine's memory before anything else is noticed.
+    """
+    shapes = {
+        name.partition("sentence_encoder.")[2] or name: weight.shape
+        for name, weight in weights.items()
+    }
+    heads = [
+        len(weight)
+        for name, weight in weights.items()
+        if name.startswith("classification_heads.") and name.endswith(".out_proj.weight")
+    ]
+    try:
+        found = {
+            "encoder_layers": len(set(_numbers_of_layers(shapes))),
+            "encoder_embed_dim": shapes["embed_tokens.weight"][1],
+            "encoder_ffn_embed_dim": shapes["layers.0.fc1.weight"][0],
+            "max_positions": shapes["embed_positions.weight"][0] - 2,
+            "num_classes": max([1000, *heads]),  # so many are harmless
+        }
+    except (KeyError, IndexError, TypeError):
+        raise UsageError(f"{path} holds no encoder of RoBERTa") from None
+    for group in (cfg.model, cfg.task):
+        for name, size in found.items():
+            asked = getattr(group, name, None)
+            if isinstance(asked, int | float) and asked > size:
+                raise UsageError(f"{path}: its {name} is {asked}, but its weights have {size}")
+
+
+def _numbers_of_layers(names: Iterable[str]) -> Iterator[int]:
+    for name in names:
+        match = re.match(r"layers\.(\d+)\.", name)
+        if match:
+            yield int(match[1])
 
 
 def check_fits(state: dict[str, Any], model: nn.Module, path: Path) -> None:
@@ -151,8 +275,11 @@ def check_resumable(state: dict[str, Any], path: Path) -> None:
         UsageError: it lacks what fairseq reads beside the weights.
     """
     history = state.get("optimizer_history")
-    last = history[-1] if isinstance(history, list) and history else {}
-    if "lr_scheduler_state" not in last or not state.get("extra_state"):
+    last = history[-1] if isinstance(history, list) and history else None
+    extra = state.get("extra_state")
+    if not (isinstance(last, dict) and "lr_scheduler_state" in last and extra) or not isinstance(
+        extra, dict
+    ):
         raise UsageError(
             f"{path} has weights, but not the 'optimizer_history' and 'extra_state' that fairseq "
             "needs to start training from it: take a checkpoint that fairseq-train or alum-convert "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 from tqdm import tqdm
 
 import alum_fairseq
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, printable
 
 # How a command ends, for scripts to look at; Python ends with 1 after any other error.
 DONE = 0
 WRONG_USAGE = 2  # as argparse
 INTERRUPTED = 130  # as a shell
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _EXIT_STATUS = (
     "Exit status: 0; 2 if an option or an input is wrong, which one line on standard error names;\n"
@@ -75,16 +78,26 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UsageError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {printable(error)}", file=sys.stderr)
         return WRONG_USAGE
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output (`head`) has enough. Python would complain while it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()  # whoever read it (`head`) has enough
         return DONE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _let_go_of_output()
+        print(f"{program}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return WRONG_USAGE
     return DONE
+
+
+def _let_go_of_output() -> None:
+    """Write no more to standard output; Python would try, and complain, while it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _hidden() -> bool:

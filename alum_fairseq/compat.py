@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import atexit
+import functools
 import importlib.util
 import logging
 import os
+import pickle
 import queue
+import re
 import sys
+import tarfile
 import threading
 import warnings
 from types import SimpleNamespace
@@ -16,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from alum_fairseq.errors import UsageError
 
 # Chatter of fairseq's start-up and inner loop about its own use of hydra and torch. Nothing that a
 # user of fairseq can act on; about 20 lines before the first line of their log.
@@ -33,12 +40,24 @@ _CHATTER = (
 )
 
 
+# Before it, torch runs whatever code stands in a checkpoint, unless each reader says otherwise;
+# fairseq's do not.
+_LEAST_TORCH = (2, 6)
+
+
 def require_fairseq() -> None:
     """Import fairseq.
 
     Raises:
-        ImportError: it cannot be imported; the message says which one to install.
+        ImportError: it cannot be imported, or torch is too old; the message says which one to
+            install.
     """
+    torch_version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
+    if torch_version < _LEAST_TORCH:
+        raise ImportError(
+            f"alum_fairseq needs torch 2.6 or later, and finds {torch.__version__}, which runs the "
+            "code that a stranger's checkpoint may hold: pip install 'torch>=2.6'."
+        )
     # It says at every import that tensorboardX is not there, which nothing of ours needs.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     try:
@@ -71,6 +90,9 @@ def apply() -> None:
     load_checkpoints_with_namespace()
     load_checkpoints_with_numpy_numbers()
     hand_checkpoints_to_all_ranks()
+    evaluate_literals_alone()
+    extract_archives_into_their_folder()
+    name_the_folder_of_checkpoints()
     restore_numpy_long()
     write_checkpoints_whole()
     find_nan_in_dictionaries()
@@ -87,23 +109,120 @@ def load_checkpoints_with_namespace() -> None:
     of attributes. The protection against code in checkpoints stays on. Can go when fairseq
     allow-lists it itself.
     """
-    allow = getattr(torch.serialization, "add_safe_globals", None)
-    if allow is not None:  # torch 2.4 and later
-        allow([argparse.Namespace])
+    torch.serialization.add_safe_globals([argparse.Namespace])
 
 
 def load_checkpoints_with_numpy_numbers() -> None:
     """Let checkpoints load whose best metric is a number of numpy, as F1, MCC and correlation are.
 
     fairseq saves the value of ``--best-checkpoint-metric`` as it is; with torch 2.6 and later
-    neither resuming nor ``from_pretrained`` could read it. What is allowed is a plain number of 8
-    bytes. Can go when fairseq saves it as a float.
+    neither resuming nor ``from_pretrained`` could read it. What is allowed is a ``float64``, which
+    is made here: numpy's own functions would make any type of what a stranger's file tells them.
+    Can go when fairseq saves it as a float.
     """
-    allow = getattr(torch.serialization, "add_safe_globals", None)
-    if allow is not None:  # torch 2.4 and later
-        scalar = np.float64().__reduce__()[0]
-        names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # numpy 1, 2
-        allow([np.dtype, type(np.dtype(np.float64)), *((scalar, name) for name in names)])
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]  # numpy 1, 2
+    torch.serialization.add_safe_globals(
+        [(_Float64, "numpy.dtype"), *((_float64, name) for name in names)]
+    )
+
+
+class _Float64:
+    """What stands for numpy's ``dtype("f8")`` while a checkpoint is read, and for no other.
+
+    Raises:
+        UnpicklingError: the checkpoint asks for another type.
+    """
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code != "f8":
+            raise pickle.UnpicklingError(f"numpy's {code!r} is not an allowed global")
+        self.order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take numpy's state of a ``dtype``, of which the order of the bytes matters."""
+        self.order = {"<": "<", ">": ">"}[state[1]]
+
+
+def _float64(dtype: _Float64, content: bytes) -> np.float64:
+    """What numpy calls ``scalar``, for eight bytes of that one type."""
+    [number] = np.frombuffer(content, f"{dtype.order}f8")
+    return np.float64(number)
+
+
+# What options that are written as Python may consist of.
+_LITERAL = (
+    *(ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Load, ast.UnaryOp, ast.USub),
+    *(ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div),
+)
+
+
+def evaluate_literals_alone() -> None:
+    """Let fairseq compute options like ``[(512, 3)] * 20``, but run no code that stands in them.
+
+    It gives such options to ``eval``, those of a checkpoint, too. A stranger's could run anything:
+    ``encoder_xformers_att_config`` does in every RoBERTa, others in convolutional models, so with
+    ``from_pretrained``. Every version of fairseq; can go when none of its files calls ``eval``.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fairseq.") and not hasattr(module, "eval"):
+            module.eval = evaluate_literal  # found before Python's own
+
+
+def evaluate_literal(text: str) -> Any:
+    """The value of numbers, texts, lists, tuples and dictionaries, with ``+ - * /`` between them.
+
+    Raises:
+        UsageError: the text is anything else.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+        if all(isinstance(node, _LITERAL) for node in ast.walk(tree)):
+            return eval(compile(tree, "<option>", "eval"), {"__builtins__": {}})
+    except Exception:  # of the parser, and of nonsense such as [] - 1
+        pass
+    raise UsageError(
+        f"an option is {text!r:.200}: it must be numbers, texts or lists of them, and no other code"
+    )
+
+
+def extract_archives_into_their_folder() -> None:
+    """Keep an archive that ``from_pretrained`` unpacks from writing anywhere else.
+
+    ``tarfile`` of Python before 3.14 follows names like ``../../.bashrc`` unless it is given the
+    filter ``data``, which fairseq does not do. Can go with Python 3.13.
+    """
+    from fairseq import file_utils
+
+    if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and later
+        file_utils.tarfile = SimpleNamespace(open=_SafeArchive.open)
+
+
+def name_the_folder_of_checkpoints() -> None:
+    """Say in one line that checkpoints cannot be written, instead of with a traceback.
+
+    fairseq looks before it sets up task and criterion, so that they cannot. Can go when it says
+    which option is wrong.
+    """
+    from fairseq import checkpoint_utils
+
+    verify = checkpoint_utils.verify_checkpoint_directory
+    if getattr(verify, "__wrapped__", None) is not None:
+        return
+
+    @functools.wraps(verify)
+    def verify_checkpoint_directory(save_dir: str) -> None:
+        try:
+            verify(save_dir)
+        except OSError as error:
+            raise UsageError(
+                f"--save-dir {save_dir} is no folder that can be written to: {error.strerror}"
+            ) from None
+
+    checkpoint_utils.verify_checkpoint_directory = verify_checkpoint_directory
+
+
+class _SafeArchive(tarfile.TarFile):
+    extraction_filter = staticmethod(getattr(tarfile, "data_filter", None))
 
 
 def hand_checkpoints_to_all_ranks() -> None:

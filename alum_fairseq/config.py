@@ -301,9 +301,14 @@ class AlumSettings:
         )
 
     @property
-    def scheduled(self) -> bool:
-        """Whether alpha depends on the update number."""
-        return self.start_update > 0 or self.warmup_updates > 0 or self.interval > 1
+    def scheduled(self) -> list[str]:
+        """The options, of those in use, for which the number of the update matters."""
+        in_use = {
+            "--alum-start-update": self.start_update > 0,
+            "--alum-warmup-updates": self.warmup_updates > 0,
+            "--alum-interval": self.interval > 1,
+        }
+        return [option for option, used in in_use.items() if used]
 
     def alpha_at(self, num_updates: int) -> float:
         """Alpha after so many updates: 0 before the start, then a linear rise to the full value.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
@@ -104,7 +105,7 @@ class DataRecord:
             raise UsageError(
                 f"{path} cannot be read ({error.strerror}): name a folder that alum-prepare made"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path} is no record of alum-prepare: {error}") from None
         version = found.get("version") if isinstance(found, dict) else None
         if version != VERSION:
@@ -115,17 +116,37 @@ class DataRecord:
         try:
             splits = {name: SplitRecord(**split) for name, split in found.pop("splits").items()}
             record = cls(**found, splits=splits)
-            consistent = record.kind in KINDS and (record.labels is None) == (
-                record.kind == "regression"
-            )
         except (TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"{path} is no record of alum-prepare: {error}") from None
-        if not consistent:
-            raise UsageError(f"{path} is no record of alum-prepare: kind and labels do not fit")
+        wrong = record.wrong_entry()
+        if wrong is not None:
+            raise UsageError(
+                f"{path} is no record of alum-prepare: {wrong} is {getattr(record, wrong)!r:.100}"
+            )
         return record
+
+    def wrong_entry(self) -> str | None:
+        """The name of an entry that cannot be; None if all can."""
+        right = {
+            "kind": self.kind in KINDS,
+            "inputs": type(self.inputs) is int and 0 < self.inputs < 1000,
+            "labels": self.labels is None
+            if self.kind == "regression"
+            else _are_texts(self.labels) and len(set(self.labels)) == len(self.labels) > 1,
+            "columns": _are_texts(self.columns),
+            "label_column": isinstance(self.label_column, str),
+            "header": isinstance(self.header, bool),
+            "max_positions": type(self.max_positions) is int and self.max_positions > 0,
+            "scale": type(self.scale) in (int, float) and 0 < self.scale < float("inf"),
+        }
+        return next((name for name, fine in right.items() if not fine), None)
 
     def save(self, folder: Path) -> None:
         """Write the record into a folder."""
         with whole_file(folder / RECORD) as path:
             text = json.dumps(asdict(self), ensure_ascii=False, indent=2)
             path.write_text(text + "\n", encoding="utf-8")
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

@@ -94,6 +94,26 @@ def check_layer(model: nn.Module, layer: int, step_layers: int = 0) -> None:
         )
 
 
+def check_low_memory(model: nn.Module) -> None:
+    """Make sure that a pass of the model can be run again as it was.
+
+    Raises:
+        UsageError: it cannot: ``--quant-noise-pq`` noises weights in place, by random numbers in
+            between those of dropout.
+    """
+    if any(map(_is_noised, unwrap(model).modules())):
+        raise UsageError(
+            "--alum-memory is low: it runs the clean pass twice, and --quant-noise-pq would noise "
+            "the weights in both: leave one of the two away"
+        )
+
+
+def _is_noised(module: nn.Module) -> bool:
+    """Whether fairseq's ``--quant-noise-pq`` noises this module's weights in every forward pass."""
+    hooks = module._forward_pre_hooks.values()
+    return any(hook.__module__ == quant_noise.__module__ for hook in hooks)
+
+
 def _changes_itself(module: nn.Module) -> bool:
     """Whether this module's weights change in its next forward pass.
 
@@ -102,10 +122,9 @@ def _changes_itself(module: nn.Module) -> bool:
     it for the update; once more would be too much, and the passes would differ by more than the
     perturbation.
     """
-    return module.training and any(
-        isinstance(hook, SpectralNorm) or hook.__module__ == quant_noise.__module__
-        for hook in module._forward_pre_hooks.values()
-    )
+    hooks = module._forward_pre_hooks.values()
+    normalized = any(isinstance(hook, SpectralNorm) for hook in hooks)
+    return module.training and (normalized or _is_noised(module))
 
 
 def _is_checkpointed(module: nn.Module) -> bool:
@@ -234,9 +253,10 @@ class EncoderTap:
     def differentiable(self) -> bool:
         """Whether gradients can be had from the graph of the recorded pass before its own backward.
 
-        fairseq's ``--checkpoint-activations`` refuses it.
+        fairseq's ``--checkpoint-activations`` refuses it; and of several calls :attr:`embeddings`
+        is a copy, laid side by side.
         """
-        return not any(map(_is_checkpointed, self._encoder.modules()))
+        return len(self._calls) == 1 and not any(map(_is_checkpointed, self._encoder.modules()))
 
     def release(self) -> None:
         """Let go of the graph of the recorded pass; the numbers stay."""
@@ -244,7 +264,7 @@ class EncoderTap:
             call.hidden, call.output = call.hidden.detach(), None
             call.middle = None if call.middle is None else call.middle.detach()
         self._logits = self.logits.detach()
-        self._forget()
+        self._forget_derived()
 
     @property
     def logits(self) -> Tensor:
@@ -268,7 +288,7 @@ class EncoderTap:
         """
         assert self.recorded, "nothing was recorded"
         tap = copy.copy(self)
-        tap._forget()
+        tap._forget_derived()
         tap._logits = None
         tap._calls = [
             replace(
@@ -283,16 +303,19 @@ class EncoderTap:
         ]
         return tap
 
-    def _forget(self) -> None:
-        """Let go of what was worked out from the recorded pass."""
+    def forget(self) -> None:
+        """Let go of all that was recorded."""
+        self._calls, self._logits = [], None
+        self._forget_derived()
+
+    def _forget_derived(self) -> None:
         for name in ("embeddings", "mask"):
             vars(self).pop(name, None)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Take notes of the calls of the model that are made inside."""
-        self._calls = []
-        self._forget()
+        self.forget()
         with ExitStack() as stack:
             # Iterating over the list itself would draw LayerDrop's random numbers.
             for index, layer in enumerate(self._encoder.layers.children()):
@@ -311,16 +334,21 @@ class EncoderTap:
     def _note_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._calls.append(_Call(args, kwargs))
 
-    def _note_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def _note_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         call = self._calls[-1]
-        if call.hidden is None:
-            call.hidden = args[0].transpose(0, 1)  # fairseq's encoder is T x B x D inside
-            # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
-            call.rng_state = utils.get_rng_state()
-        elif len(call.layers) == self._step_layers:
-            call.middle = args[0].transpose(0, 1)
-            call.middle_rng_state = utils.get_rng_state()
+        position = len(call.layers)
         call.layers.append(layer)
+        if position not in (0, self._step_layers):
+            return None
+        # fairseq's encoder is T x B x D inside. The pass goes on from what is kept, so that there
+        # is a gradient for it.
+        states, rng_state = args[0].transpose(0, 1), utils.get_rng_state()
+        if position == 0:
+            # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
+            call.hidden, call.rng_state = states, rng_state
+        else:
+            call.middle, call.middle_rng_state = states, rng_state
+        return states.transpose(0, 1), *args[1:]
 
     def _note_output(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

@@ -20,6 +20,31 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def printable(error: BaseException) -> str:
+    """The whole message in one line; what steers a terminal is shown rather than sent to it.
+
+    Names in a stranger's file may hold anything.
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
+
+
+def explained(error: BaseException) -> UsageError | None:
+    """What an error that ends a program says of its usage; None if it is of another kind.
+
+    fairseq reads the options of our tasks from those of the criterion, and the other way round,
+    before either can look whether they fit: omegaconf says what is not there.
+    """
+    if isinstance(error, UsageError):
+        return error
+    owner = getattr(getattr(error, "object_type", None), "__module__", "")
+    if type(error).__name__ == "InterpolationKeyError" and owner.startswith("alum_fairseq."):
+        return UsageError(
+            f"--task and --criterion do not fit each other: {error.full_key} is not there; choose "
+            "two of one name, such as alum_sentence_prediction"
+        )
+    return None
+
+
 def show_usage_errors_in_one_line() -> None:
     """End a program by a :class:`UsageError` with its message alone, without a traceback.
 
@@ -32,8 +57,9 @@ def show_usage_errors_in_one_line() -> None:
     def hook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, UsageError):
-            print(f"alum_fairseq: error: {error}", file=sys.stderr)
+        usage = explained(error)
+        if usage is not None:
+            print(f"alum_fairseq: error: {printable(usage)}", file=sys.stderr)
         else:
             previous(kind, error, traceback)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from alum_fairseq.errors import UsageError
 
+_PROBE = 1 << 20  # bytes that a disk has room for, unless it is full
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -19,7 +21,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     What is no plain file, such as ``/dev/null`` or a pipe, is written to as it is.
 
     Raises:
-        UsageError: it is a folder, or its folder cannot be written to.
+        UsageError: it is a folder, its folder cannot be written to, or the disk is full.
     """
     path = path.resolve()  # not the link, but what it leads to
     if path.is_dir():
@@ -29,8 +31,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         return
     aside = Path(_aside(path, tempfile.mkstemp))
     try:
-        yield aside
-        os.replace(aside, path)
+        with _blaming_the_disk(path):
+            yield aside
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -40,18 +43,42 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, which becomes ``path`` when the block ends well.
 
     Raises:
-        UsageError: there is something at ``path`` already, or it cannot be written to.
+        UsageError: there is something at ``path`` already, it cannot be written to, or the disk is
+            full.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} exists: remove it, or name another folder")
     aside = Path(_aside(path, tempfile.mkdtemp))
     try:
-        yield aside
-        if path.exists():
-            path.rmdir()
-        aside.rename(path)
+        with _blaming_the_disk(path):
+            yield aside
+            if path.exists():
+                path.rmdir()
+            aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def _blaming_the_disk(path: Path) -> Iterator[None]:
+    """Where something fails while a path is written, see whether its disk is to blame.
+
+    Libraries say so in many ways: torch that a position is not the one expected.
+
+    Raises:
+        UsageError: no more can be written there.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception:
+        try:
+            with tempfile.TemporaryFile(dir=path.parent) as probe:
+                probe.write(bytes(_PROBE))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        raise
 
 
 def _aside(path: Path, make: object) -> str:

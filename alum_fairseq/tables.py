@@ -45,6 +45,8 @@ class TableFormat:
         """
         kind = self.kind or _SUFFIXES.get(path.suffix.lower())
         if kind is None:
+            if path.is_dir():
+                existing_file(path)  # says so
             raise UsageError(
                 f"{shown(path)}: it cannot be seen what the file is: give --format "
                 f"{{{','.join(KINDS)}}}"

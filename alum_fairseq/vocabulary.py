@@ -68,7 +68,7 @@ class Vocabulary:
             bpe = next(b for b, fs in _FILES.items() if present[0] in fs.values())
             missing = next(n for n in _FILES[bpe].values() if n not in present)
             raise UsageError(f"{folder} holds {present[0]} but no {missing}")
-        return cls(folder, complete[0] if complete else "none", _load_dictionary(folder))
+        return cls(folder, complete[0] if complete else "none", load_dictionary(folder))
 
     @property
     def options(self) -> dict[str, str]:
@@ -99,12 +99,25 @@ class Vocabulary:
         if self.bpe == "none":
             return _Words()
         try:
-            return build_bpe(Namespace(**self.options))
+            encoder = build_bpe(Namespace(**self.options))
+            if self.bpe == "gpt2":
+                self._check_byte_level(encoder.bpe)
+            return encoder
         except UsageError:
             raise
         except Exception as error:  # each library has its own
             names = ", ".join(str(file) for file in self.files[1:])
             raise UsageError(f"{names} cannot be read: {one_line(error)}") from None
+
+    def _check_byte_level(self, bpe: Any) -> None:
+        """Make sure that there is a number for whatever text is cut into."""
+        pieces = [*bpe.byte_encoder.values(), *("".join(pair) for pair in bpe.bpe_ranks)]
+        lacking = next((piece for piece in pieces if piece not in bpe.encoder), None)
+        if lacking is not None:
+            raise UsageError(
+                f"{self.files[1]} has no number for {lacking!r}, which {self.files[2]} makes: they "
+                "do not belong together"
+            )
 
 
 class _Words:
@@ -117,7 +130,12 @@ class _Words:
         return symbols
 
 
-def _load_dictionary(folder: Path) -> Dictionary:
+def load_dictionary(folder: Path) -> Dictionary:
+    """The dictionary in a folder.
+
+    Raises:
+        UsageError: there is none, or it is broken.
+    """
     path = folder / DICTIONARY
     if not path.is_file():
         raise UsageError(f"{folder} has no {DICTIONARY}")

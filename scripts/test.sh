@@ -18,4 +18,6 @@ done
 
 ruff check --quiet .
 ruff format --check --quiet . || { echo "ruff format would change files: run 'ruff format .'"; exit 1; }
-python -m pytest "${marker[@]}" "${arguments[@]}"
+# A file's tests on one core after the other, files side by side.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+python -m pytest -n auto --dist loadfile "${marker[@]}" "${arguments[@]}"

@@ -125,9 +125,13 @@ def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tens
         for b in range(BATCH):
             for group in groups(b):
                 size = norm_of([gradient[i].item() for i in group])
-                factor = 1 / size if adversary.gradient == "normalized" else 1.0
                 for i in group:
-                    delta[i] += adversary.step_size * unit(b, group) * factor * gradient[i]
+                    direction = gradient[i].item()
+                    if adversary.gradient == "steepest" and adversary.norm == "linf":
+                        direction = math.copysign(1, direction)
+                    elif adversary.gradient != "raw":
+                        direction /= size
+                    delta[i] += adversary.step_size * unit(b, group) * direction
         project()
     return delta
 
@@ -153,7 +157,7 @@ def test_presets_equal_the_naive_algorithm(preset: str, steps: int) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("scope", ["token", "sentence"])
 @pytest.mark.parametrize("projection", ["clip", "rescale"])
-@pytest.mark.parametrize("gradient", ["raw", "normalized"])
+@pytest.mark.parametrize("gradient", ["raw", "normalized", "steepest"])
 @pytest.mark.parametrize("mode", ["absolute", "relative"])
 def test_every_combination_equals_the_naive_algorithm(
     norm: str, scope: str, projection: str, gradient: str, mode: str
@@ -421,7 +425,8 @@ def test_relative_epsilon_scales_with_the_embeddings(norm: str, scope: str) -> N
         ({"norm": "l7"}, "norm 'l7' is unknown: choose one of linf, l2"),
         ({"norm_scope": "batch"}, "norm scope 'batch' is unknown"),
         ({"epsilon_mode": "x"}, "epsilon_mode is 'x': it must be one of absolute, relative"),
-        ({"gradient": "sign"}, "gradient is 'sign': it must be one of raw, normalized"),
+        ({"gradient": "sign"}, "gradient is 'sign': it must be one of raw, normalized, steepest"),
+        ({"ascent": "fgsm"}, "ascent is 'fgsm': it must be one of power, sampled-label"),
         ({"projection": "none"}, "projection is 'none': it must be one of clip, rescale"),
         ({"divergence": "js"}, "divergence 'js' is unknown"),
     ],

@@ -105,3 +105,82 @@ def test_weights_leave_predictions_out(name: str) -> None:
 def test_unknown_name_is_refused() -> None:
     with pytest.raises(UsageError, match=r"'wasserstein'.*kl, "):
         get_divergence("wasserstein")
+
+
+# A few rows at a time.
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_in_pieces_values_and_gradients_are_those_of_the_whole(
+    name: str, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against autograd on the plain formula, in float64; three rows make a piece."""
+    monkeypatch.setattr("alum_fairseq.divergences._AT_A_TIME", {"cpu": 3 * 2 * 7})
+    divergence = DIVERGENCES[name]
+    p, q = (x.requires_grad_() for x in logits(8, 2, 7))
+    shape = (8, 2, 7) if name == "squared_error" else (8, 2)
+    weights = torch.rand(shape, dtype=torch.float64) if weighted else None
+
+    def plain(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        values = divergence.function(a, b)
+        return (values if weights is None else values * weights).sum()
+
+    assert len(list(divergence._pieces(p))) == 3
+    torch.testing.assert_close(divergence.total(p, q, weights), plain(p, q))
+    expected = torch.autograd.grad(plain(p, q), (p, q))
+    found = torch.autograd.grad(5 * divergence.total(p, q, weights), (p, q))
+    torch.testing.assert_close(found, tuple(5 * g for g in expected))
+    torch.testing.assert_close(divergence.gradient(p, q, weights), expected[0])
+
+    both = plain(p, q) if divergence.symmetric else plain(p, q.detach()) + plain(q, p.detach())
+    expected = torch.autograd.grad(both, (p, q))
+    regularizer = divergence.consistency(p, q, weights)
+    torch.testing.assert_close(regularizer, both)
+    torch.testing.assert_close(torch.autograd.grad(regularizer, (p, q)), expected)
+    # Either side's gradient stays what it is when the other's is not asked for.
+    for side, gradient in enumerate(expected):
+        one = [x if i == side else x.detach() for i, x in enumerate((p, q))]
+        (alone,) = torch.autograd.grad(divergence.consistency(*one, weights), one[side])
+        torch.testing.assert_close(alone, gradient)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_equal_finite_differences(name: str) -> None:
+    p, q = (x.requires_grad_() for x in logits(3, 4))
+    torch.autograd.gradcheck(DIVERGENCES[name].total, (p, q))
+
+
+def test_only_the_logits_are_kept_for_the_backward_pass() -> None:
+    """Written plainly, the regulariser keeps a handful of tensors of this size."""
+    p, q = (x.requires_grad_() for x in logits(64, 500))
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.untyped_storage().data_ptr()) or t, lambda t: t
+    ):
+        DIVERGENCES["kl"].consistency(p, q)
+    assert set(kept) == {p.untyped_storage().data_ptr(), q.untyped_storage().data_ptr()}
+
+
+def test_no_predictions_make_zero() -> None:
+    p, q = (x.requires_grad_() for x in logits(0, 7))
+    total = DIVERGENCES["kl"].consistency(p, q)
+    total.backward()
+    assert total == 0
+    assert p.grad.shape == q.grad.shape == (0, 7)
+    assert DIVERGENCES["kl"].gradient(p, q).shape == (0, 7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_label_gradients_are_those_of_the_likelihood(name: str) -> None:
+    p = logits(6, 5)[0].requires_grad_()
+    weights = torch.rand(6, dtype=torch.float64)
+    if name == "squared_error":
+        labels = torch.randn(6, 5, dtype=torch.float64)
+        weights = weights.unsqueeze(1)
+        loss = (0.5 * (p - labels) ** 2 * weights).sum()
+    else:
+        labels = torch.randint(5, (6,))
+        loss = (torch.nn.functional.cross_entropy(p, labels, reduction="none") * weights).sum()
+    (expected,) = torch.autograd.grad(loss, p)
+    torch.testing.assert_close(DIVERGENCES[name].label_gradient(p, labels, weights), expected)

@@ -293,7 +293,7 @@ WRONG = [
     (
         {"then": lambda path: torch.save({**torch.load(path), "model": {"a": 1}}, path)},
         {},
-        "not fit",
+        "a is no plain tensor of numbers",
     ),
     ({"then": stripped}, {}, "has weights, but not the 'optimizer_history' and 'extra_state'"),
     (

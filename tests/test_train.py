@@ -269,6 +269,13 @@ criterion:
   alum_epsilon: 0.2
   alum_dropout: independent
   alum_validate: true
+  alum_ascent: sampled-label
+  alum_steps: 2
+  alum_step_layers: 1
+  alum_ascent_precision: bf16
+  alum_memory: low
+  alum_fraction: 0.5
+  alum_interval: 2
 dataset: {{batch_size: 8, num_workers: 0, max_valid_steps: 2}}
 optimizer: {{_name: adam}}
 lr_scheduler: {{_name: fixed}}
@@ -298,10 +305,20 @@ def test_hydra_train_equals_fairseq_train(train: Train, mlm_data: Path, tmp_path
         alum_epsilon=0.2,
         alum_dropout="independent",
         alum_validate=True,
+        alum_ascent="sampled-label",
+        alum_steps=2,
+        alum_step_layers=1,
+        alum_ascent_precision="bf16",
+        alum_memory="low",
+        alum_fraction=0.5,
+        alum_interval=2,
         max_update=4,
     ).stdout
-    assert "norm=l2" in hydra
-    assert "dropout=independent" in hydra
+    for setting in (
+        *("norm=l2", "dropout=independent", "ascent=sampled-label", "steps=2", "step_layers=1"),
+        *("ascent_precision=bf16", "memory=low", "fraction=0.5", "interval=2"),
+    ):
+        assert f" {setting} " in hydra
     assert "adv_ppl" in hydra
     assert_same_training(
         tmp_path / "hydra/checkpoint_last.pt", tmp_path / "plain/checkpoint_last.pt"

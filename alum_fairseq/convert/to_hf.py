@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY
-from fairseq.models.roberta import RobertaModel
+from fairseq.models import ARCH_CONFIG_REGISTRY
 from safetensors.torch import save
 from torch import Tensor
 
-from alum_fairseq.checkpoints import load_state
+from alum_fairseq.checkpoints import load_state, require_roberta
 from alum_fairseq.convert.architecture import Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
 from alum_fairseq.convert.weights import ENCODER, HEADS, to_transformers, todays_names
@@ -72,8 +71,7 @@ class Checkpoint:
             settings = {**_entries(cfg.get("task")), **_entries(cfg.get("criterion"))}
         else:
             raise UsageError(f"{path} says nothing of how it was trained: it has no args or cfg")
-        weights = {n: t for n, t in state["model"].items() if isinstance(t, Tensor)}
-        return cls(path, todays_names(weights), _with_defaults(path, options), settings)
+        return cls(path, todays_names(state["model"]), _with_defaults(path, options), settings)
 
     @property
     def heads(self) -> list[str]:
@@ -118,8 +116,7 @@ def _entries(group: Any) -> dict[str, Any]:
 def _with_defaults(path: Path, given: Mapping[str, Any]) -> Namespace:
     options = Namespace(**given)
     name = given.get("arch") or given.get("_name")
-    if name not in ARCH_MODEL_REGISTRY or not issubclass(ARCH_MODEL_REGISTRY[name], RobertaModel):
-        raise UsageError(f"{path} is a model of the architecture {name}, not a RoBERTa")
+    require_roberta(name, path)
     ARCH_CONFIG_REGISTRY[name](options)
     return options
 

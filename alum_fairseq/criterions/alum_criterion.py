@@ -20,7 +20,13 @@ from alum_fairseq.adversary import computed_in
 from alum_fairseq.batches import merge_logs, split_rows
 from alum_fairseq.config import PRECISIONS, AlumConfig, AlumSettings, Stage
 from alum_fairseq.deferred import deferred
-from alum_fairseq.encoder_tap import EncoderTap, shown_to_wrappers, the_only_output, unwrap
+from alum_fairseq.encoder_tap import (
+    EncoderTap,
+    check_low_memory,
+    shown_to_wrappers,
+    the_only_output,
+    unwrap,
+)
 from alum_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -75,18 +81,19 @@ class AlumCriterion:
     """
 
     stage: Stage
+    tasks: tuple[type, ...]  # fairseq's, whose batches it can train on
 
     def __init__(self, cfg: AlumConfig, task: Any) -> None:
+        self._refuse_other_tasks(task)
         super().__init__(cfg, task)
         self._numbers = self.predicts_numbers(cfg)
         self.alum = AlumSettings.resolve(cfg, self.stage, self._numbers)
         self._told_updates = getattr(task, "passes_update_number", False)
         if self.alum.scheduled and not self._told_updates:
-            option = "--alum-start-update" if self.alum.start_update else "--alum-warmup-updates"
             name = getattr(task.cfg, "_name", None) or type(task).__name__
             raise UsageError(
-                f"{option} needs the number of the update, which --task {name} does not pass on: "
-                f"use --task alum_{name}"
+                f"{self.alum.scheduled[0]} needs the number of the update, which --task {name} "
+                f"does not pass on: use --task alum_{name}"
             )
         self.num_updates = 0
         self._gain_measured_at = -1
@@ -94,6 +101,18 @@ class AlumCriterion:
         self._warned = False
         self._start_looked_at = False
         logger.info("ALUM: %s", self.alum)
+
+    def _refuse_other_tasks(self, task: Any) -> None:
+        """Of fairseq's tasks and ours; whoever writes one of their own knows what they do."""
+        known = type(task).__module__.startswith(("fairseq.", "alum_fairseq."))
+        if known and not isinstance(task, self.tasks):
+            kind = type(self).__module__.rpartition(".")[2]
+            remedy = "alum_masked_lm" if kind == "alum_mlm" else kind
+            raise UsageError(
+                f"--criterion {kind} cannot train on the batches of --task "
+                f"{getattr(task.cfg, '_name', type(task).__name__)}: use "
+                f"--task {remedy}"
+            )
 
     @classmethod
     def predicts_numbers(cls, cfg: AlumConfig) -> bool:
@@ -170,6 +189,8 @@ class AlumCriterion:
         tap = EncoderTap(
             called, self.alum.layer, self.alum.dropout, self.combine, self.alum.step_layers
         )
+        if low_memory:
+            check_low_memory(model)
         attack_with = self._attack_in_low_memory if low_memory else self._attack
         attack = attack_with(tap, sample, plain, alpha)
         loss, sample_size, logging_output = attack.output
@@ -225,39 +246,40 @@ class AlumCriterion:
         """
         measure = self.alum.adversary.measure
         random_state = utils.get_rng_state()
-        joined = self.alum.adversary.needs_clean_graph and tap.differentiable
-        with tap.recording(), torch.set_grad_enabled(joined):
+        with tap.recording(), torch.set_grad_enabled(self.alum.adversary.needs_clean_graph):
             loss, *rest = plain()
+        loss = loss.detach()
         delta = self._perturb(tap, sample) if tap.recorded else None
         if tap.recorded:
             tap.release()
         # Autocast may have kept weights of the pass without a graph, which have no gradient.
         torch.clear_autocast_cache()
         parameters = [p for p in tap.model.parameters() if p.requires_grad]
-        clean = adversarial = entry = weights = None
+        attack = _Attack((loss, *rest))
+        held: list[Tensor] = []  # for the backward pass, which lets go of each when it has had it
         if delta is not None:
             clean, entry = tap.logits, tap.embeddings.requires_grad_()
             with tap.fit_for_grad():
                 adversarial = tap.rerun(_perturbed(entry, delta))
-            if not _finite(delta, adversarial):
-                delta = adversarial = entry = None
-        attack = _Attack((loss.detach(), *rest))
-        if delta is not None:
-            weights = self.prediction_weights(sample, clean)
-            final = adversarial.detach()
-            regularizer = measure.consistency(final, clean, weights)
-            attack = _Attack(
-                (loss.detach() + alpha * regularizer, *rest), delta, final, regularizer
-            )
-        # The backward pass takes the graph out of here, so that it is gone when the next is built.
-        branch = [adversarial]
-        del adversarial
+            if _finite(delta, adversarial):
+                weights = self.prediction_weights(sample, clean)
+                final = adversarial.detach()
+                regularizer = measure.consistency(final, clean, weights)
+                total = loss + alpha * regularizer
+                attack = _Attack((total, *rest), delta, final, regularizer)
+                held = [final, clean, entry, adversarial]
+                del final
+            del clean, entry, adversarial
 
         def gradients(upstream: Tensor) -> list[Tensor | None]:
             found: list[Tensor | None] = [None] * len(parameters)
             at_entry = None
-            if delta is not None:
-                side = alpha * measure.consistency(branch.pop(), clean, weights)
+            attacked = bool(held)
+            if attacked:
+                adversarial, entry, clean = held.pop(), held.pop(), held.pop()
+                side = alpha * measure.consistency(adversarial, clean, weights)
+                del adversarial, clean
+                tap.forget()
                 *found, at_entry = torch.autograd.grad(
                     side, [*parameters, entry], upstream, allow_unused=True
                 )
@@ -268,11 +290,12 @@ class AlumCriterion:
                 total = plain()[0]
             utils.set_rng_state(resume_at)
             ends, upstreams = [total], [upstream]
-            if delta is not None:
-                total = total + alpha * measure.consistency(attack.adversarial, tap.logits, weights)
-                ends, upstreams = [total, tap.embeddings], [upstream, at_entry]
+            if attacked:
+                side = alpha * measure.consistency(held.pop(), tap.logits, weights)
+                ends, upstreams = [total + side, tap.embeddings], [upstream, at_entry]
+                del side
+            tap.forget()
             more = torch.autograd.grad(ends, parameters, upstreams, allow_unused=True)
-            tap.release()
             return [_plus(a, b) for a, b in zip(found, more, strict=True)]
 
         total, *rest = attack.output

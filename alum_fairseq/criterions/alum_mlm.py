@@ -7,6 +7,8 @@ from typing import Any
 
 from fairseq.criterions import register_criterion
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
+from fairseq.tasks.masked_lm import MaskedLMTask
+from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
 from torch import Tensor
 
 from alum_fairseq.config import AlumConfig
@@ -23,6 +25,7 @@ class AlumMlm(AlumCriterion, MaskedLmLoss):
     """``masked_lm`` plus the divergence of the predictions at masked positions."""
 
     stage = "pretraining"
+    tasks = (MaskedLMTask, MultiLingualMaskedLMTask)
 
     def prediction_weights(self, sample: dict[str, Any], logits: Tensor) -> Tensor | None:
         """Nothing counts where nothing is masked: fairseq projects all tokens of such a batch."""

@@ -10,6 +10,7 @@ from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
     SentencePredictionCriterion,
 )
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from alum_fairseq.config import AlumConfig
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
@@ -25,6 +26,7 @@ class AlumSentencePrediction(AlumCriterion, SentencePredictionCriterion):
     """``sentence_prediction`` plus the divergence of the predictions; squared for regression."""
 
     stage = "finetuning"
+    tasks = (SentencePredictionTask,)
 
     @classmethod
     def predicts_numbers(cls, cfg: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from fairseq.criterions import register_criterion
 from fairseq.criterions.sentence_ranking import SentenceRankingCriterion
 from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II
 from torch import Tensor
 
@@ -54,6 +55,7 @@ class AlumSentenceRanking(AlumCriterion, _Ranking):
     """
 
     stage = "finetuning"
+    tasks = (SentenceRankingTask,)
 
     def combine(self, outputs: list[Tensor]) -> Tensor:
         """``B x C`` of the scores of C candidates, each ``B x 1``."""

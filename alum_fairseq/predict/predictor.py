@@ -161,7 +161,7 @@ class Predictor:
         record = DataRecord.load(data) if (data / RECORD).is_file() else None
         head = _head_of(model, path, head or _trained_head(cfg))
         outputs = model.classification_heads[head].out_proj.out_features
-        regression = bool(cfg.task.get("regression_target", False))
+        regression = bool(getattr(cfg.task, "regression_target", False))
         if regression and outputs != 1:
             raise UsageError(f"{path} predicts {outputs} numbers: alum-predict knows one")
         choices = kind in _RANKING
@@ -172,17 +172,19 @@ class Predictor:
         if labels is not None and (regression or len(labels) != outputs):
             wanted = "no labels: it was trained for regression" if regression else f"{outputs}"
             raise UsageError(f"{path} has {wanted}, not the {len(labels)} of --labels")
+        if labels is not None and len(set(labels)) < len(labels):
+            raise UsageError(f"--labels {' '.join(labels)}: one of them comes twice")
         return cls(
             model,
             head,
             task.source_dictionary,
             _vocabulary_of(vocabulary, data, task.source_dictionary),
             Layout(
-                init_token=cfg.task.get("init_token", 0),
-                separator_token=cfg.task.get("separator_token", 2),
+                init_token=getattr(cfg.task, "init_token", 0),
+                separator_token=getattr(cfg.task, "separator_token", 2),
                 choices=choices,
                 max_positions=int(model.max_positions()),
-                max_option_length=cfg.task.get("max_option_length") if choices else None,
+                max_option_length=getattr(cfg.task, "max_option_length", None) if choices else None,
             ),
             None if record is None else record.inputs,
             labels,
@@ -281,7 +283,7 @@ def _data_folder(state: dict[str, Any], path: Path, data: Path | str | None) -> 
     """The folder that was given, or the one that the checkpoint was trained on."""
     if data is None:
         cfg = config_of(state, path)
-        data = str(cfg.task.get("data") or "").split(":")[0]
+        data = str(getattr(cfg.task, "data", None) or "").split(":")[0]
         if not data or not Path(data).is_dir():
             raise UsageError(
                 f"{path} was trained on {data or 'no data'}, which is not here: give --data, the "
@@ -296,7 +298,7 @@ def _trained_head(cfg: Any) -> str | None:
     if cfg.task._name in _PREDICTION:
         return cfg.task.classification_head_name
     if cfg.task._name in _RANKING:
-        return cfg.criterion.get("ranking_head_name", _DEFAULT_HEAD)
+        return getattr(cfg.criterion, "ranking_head_name", _DEFAULT_HEAD)
     return None
 
 

@@ -170,6 +170,8 @@ def _kind(arguments: argparse.Namespace, columns: tuple[str, ...]) -> str:
             raise UsageError(f"--scale is {arguments.scale}: it must be above 0")
     if arguments.labels and len(set(arguments.labels)) != len(arguments.labels):
         raise UsageError(f"--labels {' '.join(arguments.labels)}: one of them comes twice")
+    if arguments.labels and len(arguments.labels) < 2:
+        raise UsageError(f"--labels {arguments.labels[0]}: name all classes, two or more")
     if arguments.choices:
         if len(columns) != 1 or len(arguments.choices) < 2:
             raise UsageError("--choices needs two or more columns, and --columns one, the context")

@@ -10,13 +10,13 @@ from typing import Any
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
+from alum_fairseq.binarized import read_split, text_labels
 from alum_fairseq.errors import UsageError, one_line
-from alum_fairseq.files import existing_file
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.scores import check_answer
 from alum_fairseq.robustness.types import Example
 from alum_fairseq.tables import TableFormat, read_rows
-from alum_fairseq.vocabulary import Vocabulary
+from alum_fairseq.vocabulary import Vocabulary, load_dictionary
 
 
 def from_table(
@@ -75,7 +75,7 @@ def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
     if predictor.labels is not None and not predictor.layout.choices:
         if not (folder / f"{subset}.idx").is_file():
             raise UsageError(f"{folder} has no labels of {subset}")
-        dictionary = Dictionary.load(str(existing_file(folder / "dict.txt")))
+        dictionary = load_dictionary(folder)
         for place, tokens in enumerate(_sequences(folder / subset, dictionary), 1):
             number = tokens[0] - dictionary.nspecial
             if number not in range(len(predictor.labels)):
@@ -85,26 +85,24 @@ def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
                 )
             yield predictor.labels[number]
         return
-    for place, line in enumerate(existing_file(numbers).read_text().splitlines(), 1):
+    for place, line in text_labels(numbers):
         try:
             if predictor.labels is None:
                 yield repr(float(line) * predictor.scale)
             else:
                 yield predictor.labels[int(line)]
         except (ValueError, IndexError):
-            raise UsageError(f"{numbers}:{place}: {line!r} is no label") from None
+            raise UsageError(f"{place}: {line!r} is no label") from None
 
 
 def _sequences(prefix: Path, dictionary: Dictionary) -> Iterator[list[int]]:
+    split = read_split(prefix)
+    if split is not None:
+        split.check_tokens(0, len(dictionary), "the symbols of its dictionary")
     try:
         found: Any = load_indexed_dataset(str(prefix), dictionary)
     except Exception as error:  # fairseq's own, of many kinds
         raise UsageError(f"{prefix} cannot be read: {one_line(error)}") from None
-    if found is None:
-        there = sorted(path.stem for path in prefix.parent.glob("*.idx"))
-        raise UsageError(
-            f"{prefix.parent} has no subset {prefix.name}: it has {', '.join(there) or 'none'}"
-        )
     for i in range(len(found)):
         yield found[i].tolist()
 

@@ -3,14 +3,18 @@
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fairseq.tasks import register_task
 from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
+from fairseq.utils import split_paths
 from omegaconf import II
 
+from alum_fairseq.binarized import parts_of, read_split
 from alum_fairseq.errors import UsageError
-from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig
+from alum_fairseq.files import existing_file
+from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig, check_dictionary
 
 
 @dataclass
@@ -25,6 +29,41 @@ class AlumMaskedLMConfig(AlumTaskConfig, MaskedLMConfig):
 @register_task("alum_masked_lm", dataclass=AlumMaskedLMConfig)
 class AlumMaskedLMTask(AlumTask, MaskedLMTask):
     """``masked_lm``, whose criterion can follow a schedule, and whose whole-word masking works."""
+
+    @classmethod
+    def check_setup(cls, cfg: Any) -> None:
+        """Make sure that the shares of tokens are shares, and that there is a dictionary.
+
+        Raises:
+            UsageError: they are not, or there is none.
+        """
+        if not 0 < cfg.mask_prob < 1:
+            raise UsageError(f"--mask-prob is {cfg.mask_prob}: it must be above 0 and below 1")
+        others = cfg.leave_unmasked_prob, cfg.random_token_prob
+        if min(others) < 0 or sum(others) > 1:
+            raise UsageError(
+                f"--leave-unmasked-prob is {others[0]} and --random-token-prob {others[1]}: they "
+                "must be 0 or more, and together at most 1"
+            )
+        if cfg.tokens_per_sample < 3:
+            raise UsageError(
+                f"--tokens-per-sample is {cfg.tokens_per_sample}: it must be 3 or more"
+            )
+        check_dictionary(Path(split_paths(cfg.data)[0]))
+
+    def check_data(self, split: str, epoch: int, combine: bool) -> None:
+        """Make sure that a split is whole, and that no shard lacks its training data.
+
+        Raises:
+            UsageError: it is not, or one does.
+        """
+        shards = [Path(path) for path in split_paths(self.cfg.data)]
+        shard = shards[(epoch - 1) % len(shards)]
+        for part in parts_of(shard, split, combine):
+            read_split(shard / part)
+        if split == self.cfg.alum_train_subset:
+            for other in shards:  # else a run fails when it comes to it, days later
+                existing_file(other / f"{split}.idx")
 
     @property
     def args(self) -> Any:

@@ -2,12 +2,27 @@
 
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
 
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
-from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig
+from alum_fairseq.binarized import Split, labels_may_lack, parts_of, read_split, read_texts
+from alum_fairseq.errors import UsageError
+from alum_fairseq.tasks.alum_task import (
+    AlumTask,
+    AlumTaskConfig,
+    check_dictionary,
+    check_token,
+    labels_of,
+)
+from alum_fairseq.vocabulary import load_dictionary
+
+# Entries by which fairseq-preprocess fills a dictionary up.
+_FILLING = "madeupword"
 
 
 @dataclass
@@ -18,3 +33,70 @@ class AlumSentencePredictionTaskConfig(AlumTaskConfig, SentencePredictionConfig)
 @register_task("alum_sentence_prediction", dataclass=AlumSentencePredictionTaskConfig)
 class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
     """``sentence_prediction``, whose criterion can follow a schedule."""
+
+    @classmethod
+    def check_setup(cls, cfg: Any) -> None:
+        """Make sure that options and dictionaries are there, and fit each other.
+
+        Raises:
+            UsageError: they do not.
+        """
+        data = Path(cfg.data)
+        symbols = check_dictionary(data / "input0") + 1  # <mask>
+        check_token("--init-token", cfg.init_token, symbols)
+        check_token("--separator-token", cfg.separator_token, symbols)
+        if cfg.regression_target:
+            if cfg.num_classes < 1:
+                raise UsageError(f"--num-classes is {cfg.num_classes}: for regression give 1")
+            return
+        if cfg.num_classes < 2:
+            raise UsageError(
+                f"--num-classes is {cfg.num_classes}: give the number of classes, 2 or more (for "
+                "regression 1, with --regression-target)"
+            )
+        check_dictionary(data / "label")
+        labels = load_dictionary(data / "label")
+        names = [n for n in labels.symbols[labels.nspecial :] if not n.startswith(_FILLING)]
+        if len(names) > cfg.num_classes:
+            raise UsageError(
+                f"--num-classes is {cfg.num_classes}, but {data / 'label'} has {len(names)} classes"
+                f" ({', '.join(names[:10])}): give --num-classes {len(names)}"
+            )
+
+    def check_data(self, split: str, epoch: int, combine: bool) -> None:
+        """Make sure that a split is whole, and has a label for each example.
+
+        Raises:
+            UsageError: it is not, or has not.
+        """
+        data = Path(self.cfg.data)
+        for part in parts_of(data / "input0", split, combine):
+            texts = read_texts(data, part, len(self.source_dictionary))
+            if texts and self.cfg.regression_target:
+                self._check_numbers(data / "label", part, len(texts[0]))
+            elif texts:
+                self._check_classes(data / "label", part, len(texts[0]))
+
+    def _check_classes(self, folder: Path, split: str, examples: int) -> None:
+        if not (folder / f"{split}.idx").is_file() and labels_may_lack(split):
+            return
+        labels: Optional[Split] = read_split(folder / split)
+        if labels is None:
+            return
+        if len(labels) != examples:
+            raise UsageError(
+                f"{labels.prefix} has {len(labels):,} labels for {examples:,} examples; make the "
+                "data again"
+            )
+        dictionary = self.label_dictionary
+        first = dictionary.nspecial
+        labels.check_tokens(first, first + self.cfg.num_classes, "labels", (dictionary.eos(),))
+
+    def _check_numbers(self, folder: Path, split: str, examples: int) -> None:
+        for place, line in labels_of(folder, split, examples):
+            try:
+                numbers = [float(each) for each in line.split()]
+            except ValueError:
+                numbers = []
+            if len(numbers) != self.cfg.num_classes or not all(map(math.isfinite, numbers)):
+                raise UsageError(f"{place}: {line!r} is no label for --regression-target")

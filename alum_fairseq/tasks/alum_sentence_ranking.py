@@ -12,9 +12,15 @@ from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II, MISSING, OmegaConf, open_dict
 
+from alum_fairseq.binarized import parts_of, read_texts
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file
-from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig
+from alum_fairseq.tasks.alum_task import (
+    AlumTask,
+    AlumTaskConfig,
+    check_dictionary,
+    check_token,
+    labels_of,
+)
 
 SHORTEN_METHOD_CHOICES = ChoiceEnum(["none", "truncate", "random_crop"])
 
@@ -71,7 +77,10 @@ class _SentenceRanking(SentenceRankingTask):
                 f"--num-classes is {cfg.num_classes}: give the number of candidates, 2 or more"
             )
         data = Path(cfg.data)
-        dictionary = cls.load_dictionary(cfg, str(existing_file(data / "input0" / "dict.txt")))
+        symbols = check_dictionary(data / "input0") + 1  # <mask>
+        check_token("--init-token", cfg.init_token, symbols)
+        check_token("--separator-token", cfg.separator_token, symbols)
+        dictionary = cls.load_dictionary(cfg, str(data / "input0" / "dict.txt"))
         candidates = sum(path.is_dir() for path in data.glob("input[1-9]*"))
         if candidates != cfg.num_classes:
             raise UsageError(
@@ -98,3 +107,18 @@ class AlumSentenceRankingTask(AlumTask, _SentenceRanking):
     ``fairseq-hydra-train``. Reads the same data: ``input0`` is the context, ``input1`` to
     ``inputN`` are the candidates, ``label/SPLIT.label`` holds the index of the right one.
     """
+
+    def check_data(self, split: str, epoch: int, combine: bool) -> None:
+        """Make sure that a split is whole, and says for each example which candidate is right.
+
+        Raises:
+            UsageError: it is not, or does not.
+        """
+        data, classes = Path(self.cfg.data), self.cfg.num_classes
+        for part in parts_of(data / "input0", split, combine):
+            texts = read_texts(data, part, len(self.source_dictionary))
+            for place, line in labels_of(data / "label", part, len(texts[0])) if texts else ():
+                if not (line.strip().isdecimal() and int(line) < classes):
+                    raise UsageError(
+                        f"{place}: {line!r} is no candidate: they are from 0 to {classes - 1}"
+                    )

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
 from omegaconf import II
 from torch import distributed
 
+from alum_fairseq.binarized import labels_may_lack, text_labels
 from alum_fairseq.checkpoints import check_fits, check_resumable, load_state
-from alum_fairseq.encoder_tap import check_layer
+from alum_fairseq.encoder_tap import check_layer, check_low_memory
 from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_file, existing_folder
+from alum_fairseq.vocabulary import DICTIONARY, load_dictionary
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 
@@ -30,6 +34,12 @@ class AlumTaskConfig(FairseqDataclass):
     # Not bool: fairseq-train would make bool("${...}") of it.
     alum_reset_optimizer: Any = II("checkpoint.reset_optimizer")  # noqa: RUF009
     alum_ddp_backend: str = II("distributed_training.ddp_backend")
+    alum_reset_lr_scheduler: Any = II("checkpoint.reset_lr_scheduler")  # noqa: RUF009
+    alum_reset_dataloader: Any = II("checkpoint.reset_dataloader")  # noqa: RUF009
+    alum_reset_meters: Any = II("checkpoint.reset_meters")  # noqa: RUF009
+    alum_best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    alum_train_subset: str = II("dataset.train_subset")
+    alum_skip_long: Any = II("dataset.skip_invalid_size_inputs_valid_test")  # noqa: RUF009
 
 
 class AlumTask:
@@ -41,6 +51,62 @@ class AlumTask:
 
     passes_update_number = True
     cfg: Any
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> Any:
+        """Set the task up, after a look at its options and dictionaries.
+
+        Raises:
+            UsageError: an option is out of its range, or a dictionary is missing or broken.
+        """
+        if not PathManager.path_requires_pathmanager(cfg.data):
+            cls.check_setup(cfg)
+        return super().setup_task(cfg, **kwargs)
+
+    @classmethod
+    def check_setup(cls, cfg: Any) -> None:
+        """Make sure that options and dictionaries are as they should be; for tasks to extend."""
+
+    def check_data(self, split: str, epoch: int, combine: bool) -> None:
+        """Make sure that the files of a split are whole; for tasks to extend."""
+
+    def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
+        """Load a split, after a look at its files.
+
+        Raises:
+            UsageError: a file is missing, broken or cut short, or an example is too long.
+        """
+        if not PathManager.path_requires_pathmanager(self.cfg.data):
+            self.check_data(split, kwargs.get("epoch", 1), combine)
+        loaded = super().load_dataset(split, combine=combine, **kwargs)
+        self._check_lengths(split)
+        return loaded
+
+    def _check_lengths(self, split: str) -> None:
+        """Make sure that the model can read the examples.
+
+        fairseq leaves out what is too long for training, and fails at it in the first validation.
+        """
+        model = getattr(self, "_built_model", None)
+        if model is None:
+            return
+        sizes = self.datasets[split].sizes
+        lengths = np.asarray(sizes[0] if isinstance(sizes, list | tuple) else sizes)
+        most = min(self.max_positions(), model.max_positions())
+        too_long = int((lengths > most).sum())
+        training = split == self.cfg.alum_train_subset
+        if too_long and (too_long == len(lengths) if training else not self.cfg.alum_skip_long):
+            remedy = (
+                f"--tokens-per-sample {most}"
+                if hasattr(self.cfg, "tokens_per_sample")
+                else "--shorten-method truncate"
+            )
+            if not training:
+                remedy += ", or --skip-invalid-size-inputs-valid-test to leave them out"
+            raise UsageError(
+                f"{too_long:,} of {len(lengths):,} examples of {split} have up to {lengths.max()} "
+                f"tokens, but the model has {most} positions: give {remedy}"
+            )
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model, and make sure that the checkpoint to start from fits it.
@@ -57,6 +123,7 @@ class AlumTask:
         return model
 
     def _check_starting_point(self, model: Any) -> None:
+        self._refuse_contradictions()
         path = starting_point(
             self.cfg.alum_save_dir, self.cfg.alum_restore_file, self.cfg.alum_finetune_from_model
         )
@@ -85,11 +152,14 @@ class AlumTask:
         model = getattr(self, "_built_model", None)
         if hasattr(criterion, "alum") and model is not None:
             check_layer(model, criterion.alum.layer, criterion.alum.step_layers)
+            if criterion.alum.memory == "low":
+                check_low_memory(model)
             if self._ddp_backend == "fully_sharded":
                 raise UsageError(
                     "--ddp-backend is fully_sharded: the adversary re-runs parts of the model, for "
                     "which sharded weights are not gathered; choose pytorch_ddp or legacy_ddp"
                 )
+            self._check_metric(criterion)
         if getattr(self, "_trained_by", None) is not None:
             path, name = self._trained_by
             if name != type(criterion).__name__:
@@ -100,6 +170,30 @@ class AlumTask:
                     "--reset-dataloader --reset-meters"
                 )
         return criterion
+
+    def _refuse_contradictions(self) -> None:
+        cfg = self.cfg
+        if cfg.alum_finetune_from_model is None:
+            return
+        if cfg.alum_restore_file != LAST_CHECKPOINT:
+            raise UsageError(
+                f"--finetune-from-model {cfg.alum_finetune_from_model} and --restore-file "
+                f"{cfg.alum_restore_file} exclude each other: the first trains anew from weights, "
+                "the second goes on"
+            )
+        for name in ("optimizer", "lr_scheduler", "dataloader", "meters"):
+            if cfg[f"alum_reset_{name}"]:
+                option = f"--reset-{name.replace('_', '-')}"
+                raise UsageError(
+                    f"--finetune-from-model resets everything by itself: leave out {option}"
+                )
+
+    def _check_metric(self, criterion: Any) -> None:
+        metric = str(self.cfg.alum_best_checkpoint_metric)
+        if metric.startswith("adv_") and not criterion.alum.validate:
+            raise UsageError(
+                f"--best-checkpoint-metric {metric} is there with --alum-validate alone: add it"
+            )
 
     def train_step(
         self,
@@ -146,6 +240,49 @@ def _newest_whole_checkpoint(folder: Path) -> Optional[Path]:
     return None
 
 
+def check_dictionary(folder: Path) -> int:
+    """Make sure that there is a dictionary; returns the number of its symbols.
+
+    Raises:
+        UsageError: there is none, or it is broken.
+    """
+    existing_folder(folder)
+    existing_file(folder / DICTIONARY)
+    return len(load_dictionary(folder))
+
+
+def check_token(option: str, token: Optional[int], symbols: int) -> None:
+    """Make sure that an option names a symbol of the dictionary.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if token is not None and not 0 <= token < symbols:
+        raise UsageError(
+            f"{option} is {token}: it must be the number of a symbol, from 0 (<s>) to {symbols - 1}"
+        )
+
+
+def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
+    """The labels that are text, as :func:`~alum_fairseq.binarized.text_labels`.
+
+    Args:
+        folder: of the labels.
+        split: such as ``train``.
+        examples: how many there must be; none are needed of a test set.
+
+    Raises:
+        UsageError: there are none, or more, or less.
+    """
+    path = folder / f"{split}.label"
+    if not path.is_file() and labels_may_lack(split):
+        return []
+    labels = text_labels(path)
+    if len(labels) != examples:
+        raise UsageError(f"{path} has {len(labels):,} labels for {examples:,} examples")
+    return labels
+
+
 def _reads_checkpoints() -> bool:
     """Whether this process is the one that reads a checkpoint, and broadcasts it to the others."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
@@ -171,6 +308,8 @@ def starting_point(
     if asked_for is None or PathManager.path_requires_pathmanager(asked_for):
         return None
     path = Path(asked_for)
+    if path.is_dir():
+        raise UsageError(f"{option} {asked_for} is a folder: name a checkpoint in it")
     if not path.is_file():
         if glob.glob(f"{glob.escape(str(path.with_suffix('')))}[-_]*{path.suffix}"):
             return None

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import fairseq
 import torch
-from fairseq import checkpoint_utils, tasks
 from torch import nn
 
 import alum_fairseq
 from alum_fairseq import PRESETS, Adversary
+from alum_fairseq.checkpoints import load_model, load_state
 from alum_fairseq.encoder_tap import EncoderTap
 
 CALIBRATED = PRESETS["calibrated"].adversary
@@ -94,10 +94,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
 
-    [model], cfg, _ = checkpoint_utils.load_model_ensemble_and_task(
-        [str(options.checkpoint)], arg_overrides={"data": str(options.data)}
-    )[:3]
-    task = tasks.setup_task(cfg.task)
+    state = load_state(options.checkpoint)
+    model, task, _ = load_model(state, options.checkpoint, data=str(options.data))
     task.load_dataset("valid")
     dataset = task.dataset("valid")
     indices = dataset.ordered_indices()[-options.sequences :]

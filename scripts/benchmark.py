@@ -1,0 +1,518 @@
+"""What each way of training with ALUM costs, and how adversarial it is, beside stock fairseq.
+
+    python scripts/benchmark.py                       a small model on a CPU, a few minutes
+    python scripts/benchmark.py --size 6x512          the shape that the documentation reports
+    python scripts/benchmark.py --size base --precision fp32 bf16 fp16      on a GPU
+
+Trains a masked language model and a classifier with stock fairseq's criteria for some updates (a
+random network has no adversarial directions to speak of), or takes a checkpoint. Then it runs
+single updates (forward and backward pass, no optimizer) of stock fairseq and of every mode on the
+same model and the same batch, in turns, and prints for each mode, as ratios to stock:
+
+    FLOPs    floating-point operations, by torch's counter
+    time     median over the rounds of (time of the mode / time of stock in the same round)
+    memory   peak of what tensors hold: parameters, gradients, activations
+    gain     divergence under the perturbation / under a random one of equal norm (not a ratio to
+             stock), on held-out text without dropout
+    KL       that divergence, nats per prediction (squared error has no part in this)
+
+``--json`` writes all numbers, with the machine and the versions.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler talks on every use
+
+import argparse
+import json
+import platform
+import random
+import re
+import statistics
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+from types import SimpleNamespace
+from typing import Any
+
+import fairseq
+import torch
+from fairseq import checkpoint_utils
+from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
+from fairseq.criterions.sentence_prediction import (
+    SentencePredictionConfig,
+    SentencePredictionCriterion,
+)
+from fairseq.data import Dictionary, data_utils
+from fairseq.models.roberta import RobertaModel
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from tqdm import tqdm
+
+import alum_fairseq  # noqa: F401  (compatibility of fairseq with this torch)
+from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
+from alum_fairseq.criterions.alum_sentence_prediction import (
+    AlumSentencePrediction,
+    AlumSentencePredictionConfig,
+)
+from alum_fairseq.encoder_tap import sentence_encoder
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model, and a batch for it."""
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    batch: int
+    tokens: int
+    train_updates: int
+
+
+SIZES = {
+    "tiny": Size(3, 32, 4, 600, 8, 32, 100),
+    "small": Size(4, 128, 4, 5000, 8, 128, 300),
+    "6x512": Size(6, 512, 8, 50265, 8, 256, 150),
+    "base": Size(12, 768, 12, 50265, 8, 512, 150),
+}
+
+# Options of the criterion; None is stock fairseq.
+MODES: dict[str, dict[str, Any] | None] = {
+    "stock": None,
+    "exact": {},
+    "sampled-label": {"alum_ascent": "sampled-label"},
+    "true-label": {"alum_ascent": "true-label"},
+    "random": {"alum_ascent": "random"},
+    "low memory": {"alum_memory": "low"},
+    "low memory, sampled-label": {"alum_memory": "low", "alum_ascent": "sampled-label"},
+    "a quarter of the batch": {"alum_fraction": 0.25},
+    "a quarter, sampled-label": {"alum_fraction": 0.25, "alum_ascent": "sampled-label"},
+    "every 4th update": {"alum_interval": 4},
+    "K=2": {"alum_steps": 2},
+    "K=3": {"alum_steps": 3},
+    "K=3, later steps 1 layer": {"alum_steps": 3, "alum_step_layers": 1},
+    "K=3, later steps half": {"alum_steps": 3, "alum_step_layers": "half"},
+    "ascent in bf16": {"alum_ascent_precision": "bf16"},
+}
+
+TASKS = ("masked_lm", "sentence_prediction")
+CLASSES = 8
+HEAD = "sentence_classification_head"
+PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+LOSS_SCALE = 2.0**10  # for fp16; exact, and out of what is reported
+
+Batch = dict[str, Any]
+
+
+# Text, as one long stream of words.
+
+
+def words_of_the_python_manual(vocabulary: int) -> tuple[Dictionary, Tensor]:
+    """Real English that every Python has; the dictionary is filled up to the size asked for."""
+    words = re.findall(
+        r"[a-z]+|[.,;:()]", " ".join(topics[name] for name in sorted(topics)).lower()
+    )
+    dictionary = Dictionary()
+    for word in words:
+        dictionary.add_symbol(word)
+    room = vocabulary - dictionary.nspecial - 1
+    dictionary.finalize(nwords=min(room, len(dictionary) - dictionary.nspecial), padding_factor=1)
+    for number in range(vocabulary - 1 - len(dictionary)):
+        dictionary.add_symbol(f"unused{number}")
+    dictionary.add_symbol("<mask>")
+    return dictionary, torch.tensor([dictionary.index(word) for word in words])
+
+
+def words_of(data: Path, dictionary: Dictionary) -> Tensor:
+    """The validation split of a binarised corpus."""
+    lines = data_utils.load_indexed_dataset(str(data / "valid"), dictionary)
+    return torch.cat([lines[i] for i in range(len(lines))]).long()
+
+
+class Batches:
+    """Batches of one size from a stream of words, for both tasks."""
+
+    def __init__(self, words: Tensor, dictionary: Dictionary, batch: int, tokens: int) -> None:
+        if len(words) < 4 * tokens:
+            raise SystemExit(
+                f"benchmark: the text has {len(words)} words: too few for {tokens} tokens"
+            )
+        self.words, self.dictionary, self.batch, self.tokens = words, dictionary, batch, tokens
+
+    def of(self, task: str, seed: int, held_out: bool = False) -> Batch:
+        """A batch of this task; the last tenth of the text is held out."""
+        generator = torch.Generator().manual_seed(seed)
+        length, cut = self.tokens - 2, len(self.words) * 9 // 10
+        low, high = (cut, len(self.words) - length) if held_out else (0, cut - length)
+        starts = torch.randint(low, max(high, low + 1), (self.batch,), generator=generator)
+        rows = [self.words[start : start + length] for start in starts.tolist()]
+        edge = torch.ones(len(rows), 1, dtype=torch.long)
+        tokens = torch.cat(
+            [edge * self.dictionary.bos(), torch.stack(rows), edge * self.dictionary.eos()], dim=1
+        )
+        if task == "masked_lm":
+            tokens, target = self._masked(tokens, generator)
+        else:
+            # Which part of the text is this from? Parts alternate, so that none is held out.
+            target = starts // (20 * length) % CLASSES
+        return {
+            "id": torch.arange(self.batch),
+            "net_input": {
+                "src_tokens": tokens,
+                "src_lengths": torch.full((self.batch,), tokens.size(1)),
+            },
+            "target": target,
+            "nsentences": self.batch,
+            "ntokens": tokens.numel(),
+        }
+
+    def _masked(self, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """RoBERTa's masking: 15% of the words, of these 80% a mask, 10% another word."""
+        chosen = torch.rand(tokens.shape, generator=generator) < 0.15
+        chosen[:, [0, -1]] = False
+        target = tokens.masked_fill(~chosen, self.dictionary.pad())
+        how = torch.rand(tokens.shape, generator=generator)
+        others = self.words[torch.randint(len(self.words), tokens.shape, generator=generator)]
+        masked = torch.where(chosen & (how < 0.8), self.dictionary.index("<mask>"), tokens)
+        return torch.where(chosen & (how >= 0.9), others, masked), target
+
+
+# Models and criteria.
+
+
+def build_model(size: Size, dictionary: Dictionary) -> RobertaModel:
+    """An untrained RoBERTa with a classification head, by fairseq itself."""
+    args = Namespace(
+        encoder_layers=size.layers,
+        encoder_embed_dim=size.width,
+        encoder_ffn_embed_dim=4 * size.width,
+        encoder_attention_heads=size.heads,
+        max_positions=size.tokens,
+    )
+    return RobertaModel.build_model(args, _task(dictionary))
+
+
+def _task(dictionary: Dictionary) -> SimpleNamespace:
+    """As much of a fairseq task as models and criteria look at."""
+    return SimpleNamespace(
+        source_dictionary=dictionary,
+        target_dictionary=dictionary,
+        label_dictionary=dictionary,
+        max_positions=lambda: None,
+        cfg=Namespace(_name="masked_lm"),
+        passes_update_number=True,
+    )
+
+
+def build_criterion(task: str, dictionary: Dictionary, options: dict[str, Any] | None) -> Any:
+    """A criterion of this task: stock fairseq's for None, else ours with these options."""
+    if task == "masked_lm":
+        stock, ours, cfg, alum_cfg = MaskedLmLoss, AlumMlm, MaskedLmConfig, AlumMlmConfig
+        given: dict[str, Any] = {"tpu": False}
+    else:
+        stock, ours = SentencePredictionCriterion, AlumSentencePrediction
+        cfg, alum_cfg = SentencePredictionConfig, AlumSentencePredictionConfig
+        given = {"classification_head_name": HEAD, "regression_target": False}
+    if options is None:
+        return stock(cfg(**given), _task(dictionary))
+    return ours(alum_cfg(**given, **{"alum_log_gain_interval": 0, **options}), _task(dictionary))
+
+
+def train(model: nn.Module, task: str, batches: Batches, updates: int, move: Callable) -> float:
+    """Train with stock fairseq's criterion; returns the mean loss of the last tenth, in bits."""
+    criterion = build_criterion(task, batches.dictionary, None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02 / model.args.encoder_embed_dim)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=optimizer.param_groups[0]["lr"], total_steps=max(updates, 2)
+    )
+    model.train()
+    losses = [float("nan")]
+    for update in tqdm(range(updates), desc=f"training {task}", leave=False, disable=None):
+        loss, size, _ = criterion(model, move(batches.of(task, update)))
+        (loss / size).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        losses.append(float(loss.detach() / size) / 0.6931471805599453)
+    return statistics.fmean(losses[-max(updates // 10, 1) :])
+
+
+# Measurements.
+
+
+class Mode:
+    """One way of training, ready to run updates."""
+
+    def __init__(
+        self, model: nn.Module, task: str, dictionary: Dictionary, options: dict[str, Any] | None
+    ) -> None:
+        self.model, self.task, self.dictionary, self.options = model, task, dictionary, options
+        self.criterion = build_criterion(task, dictionary, options)
+        self.cycle = (options or {}).get("alum_interval", 1)
+
+    def updates(self, batch: Batch, dtype: torch.dtype | None) -> None:
+        """As many updates as it takes until everything has happened once."""
+        self.model.train()
+        device = batch["target"].device.type
+        for number in range(self.cycle):
+            torch.manual_seed(number)
+            if self.options is not None:
+                self.criterion.set_num_updates(number)
+            with torch.autocast(device, dtype, enabled=dtype is not None):
+                loss = self.criterion(self.model, batch)[0]
+            (loss * LOSS_SCALE if dtype == torch.float16 else loss).backward()
+            self.model.zero_grad(set_to_none=True)
+
+    def adversarial(self, batches: list[Batch], dtype: torch.dtype | None) -> dict[str, float]:
+        """The divergence reached, and the gain, without dropout."""
+        if self.options is None:
+            return {}
+        options = self.options | {"alum_validate": True, "alum_log_gain_interval": 1}
+        criterion = build_criterion(self.task, self.dictionary, options)
+        self.model.eval()
+        found = by_chance = predictions = 0.0
+        with torch.no_grad():
+            for batch in batches:
+                device = batch["target"].device.type
+                with torch.autocast(device, dtype, enabled=dtype is not None):
+                    log = criterion(self.model, batch)[2]
+                found += float(log["_alum_gain_adversarial"])
+                by_chance += float(log["_alum_gain_random"])
+                predictions += float(log["_alum_sample_size"])
+        return {
+            "gain": found / by_chance if by_chance > 0 else float("nan"),
+            "divergence": found / max(predictions, 1.0),
+        }
+
+
+def count_flops(run: Callable[[], None]) -> int:
+    """Floating-point operations of matrix products, attention included."""
+    # torch counts its fused attention on GPUs, not that on CPUs.
+    on_cpu = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    }
+    with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def peak_memory(model: nn.Module, run: Callable[[], None]) -> int:
+    """The most bytes that tensors held at once, parameters included."""
+    if next(model.parameters()).is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = sum(p.numel() * p.element_size() for p in model.parameters())
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def seconds(run: Callable[[], None], cuda: bool) -> float:
+    """How long it takes."""
+    if cuda:
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    run()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def measure(
+    modes: dict[str, Mode],
+    batch: Batch,
+    held_out: list[Batch],
+    dtype: torch.dtype | None,
+    rounds: int,
+    seed: int,
+) -> dict[str, dict[str, float]]:
+    """Every mode on the same batch, in turns."""
+    model = next(iter(modes.values())).model
+    cuda = next(model.parameters()).is_cuda
+    run = {name: (lambda mode=mode: mode.updates(batch, dtype)) for name, mode in modes.items()}
+    results: dict[str, dict[str, float]] = {}
+    for name, mode in tqdm(modes.items(), desc="FLOPs, memory, gain", leave=False, disable=None):
+        run[name]()  # warm-up
+        results[name] = {
+            "flops": count_flops(run[name]) / mode.cycle,
+            "memory": peak_memory(model, run[name]),
+            **mode.adversarial(held_out, dtype),
+        }
+    times: dict[str, list[float]] = {name: [] for name in modes}
+    order = list(modes)
+    shuffled = random.Random(seed)
+    for _ in tqdm(range(rounds), desc="time", leave=False, disable=None):
+        shuffled.shuffle(order)
+        for name in order:
+            times[name].append(seconds(run[name], cuda) / modes[name].cycle)
+    for name, result in results.items():
+        result |= {
+            "flops_ratio": result["flops"] / results["stock"]["flops"],
+            "memory_ratio": result["memory"] / results["stock"]["memory"],
+        }
+        if not rounds:
+            continue
+        ratios = sorted(
+            mine / stock for mine, stock in zip(times[name], times["stock"], strict=True)
+        )
+        result |= {
+            "seconds": statistics.median(times[name]),
+            "time_ratio": statistics.median(ratios),
+            "time_ratio_low": ratios[len(ratios) // 4],
+            "time_ratio_high": ratios[-1 - len(ratios) // 4],
+        }
+    return results
+
+
+# The command.
+
+
+def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
+    """Rows for people."""
+    heads = f"{'FLOPs':>6} {'time':>6} {'(quartiles)':>12} {'memory':>7} {'gain':>8} {'KL':>9}"
+    yield f"{'mode':28} {heads}"
+    for name, r in results.items():
+        timed = f"{'':6} {'':12}"
+        if "time_ratio" in r:
+            spread = f"{r['time_ratio_low']:.2f}-{r['time_ratio_high']:.2f}"
+            timed = f"{r['time_ratio']:6.2f} {spread:>12}"
+        adversarial = f"{r['gain']:8.1f} {r['divergence']:9.2g}" if "gain" in r else ""
+        yield (
+            f"{name:28} {r['flops_ratio']:6.2f} {timed} {r['memory_ratio']:7.2f} {adversarial}"
+        ).rstrip()
+    stock = results["stock"]
+    yield (
+        f"stock, an update: {stock['flops'] / 1e9:.3g} GFLOP, {stock['memory'] / 2**20:.0f} MiB"
+        + (f", {stock['seconds']:.3g} s" if "seconds" in stock else "")
+    )
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were taken on."""
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in _lines("/proc/cpuinfo")
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fairseq": fairseq.__version__,
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Size]:
+    """The options, and the size that they make up."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="small", help="model and batch (small)")
+    for name in Size.__dataclass_fields__:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the size's")
+    parser.add_argument("--checkpoint", type=Path, help="take this model; needs --data, too")
+    parser.add_argument("--data", type=Path, help="binarised corpus with a split 'valid'")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="(both)")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="(all)")
+    parser.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="autocast (fp32)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="timings of every mode; 0: none (7)")
+    parser.add_argument("--preset", default="calibrated", help="ALUM's preset (calibrated)")
+    parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
+    parser.add_argument("--seed", type=int, default=1, help="(1)")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    options = parser.parse_args(arguments)
+    if (options.checkpoint is None) != (options.data is None):
+        parser.error("--checkpoint and --data go together: the model, and text in its vocabulary")
+    if options.rounds < 0:
+        parser.error(f"--rounds is {options.rounds}: it must be 0 (no timings) or more")
+    chosen = {
+        name: getattr(options, name) if getattr(options, name) is not None else value
+        for name, value in asdict(SIZES[options.size]).items()
+    }
+    options.modes = ["stock", *(name for name in options.modes if name != "stock")]
+    return options, Size(**chosen)
+
+
+def prepare(options: argparse.Namespace, size: Size) -> tuple[nn.Module, Batches]:
+    """The model, untrained or as the checkpoint has it, and the text."""
+    if options.checkpoint is None:
+        dictionary, words = words_of_the_python_manual(size.vocabulary)
+        model = build_model(size, dictionary)
+    else:
+        [model], _, task = checkpoint_utils.load_model_ensemble_and_task(
+            [str(options.checkpoint)], arg_overrides={"data": str(options.data)}
+        )
+        dictionary = task.source_dictionary
+        words = words_of(options.data, dictionary)
+    model.register_classification_head(HEAD, num_classes=CLASSES)
+    return model, Batches(words, dictionary, size.batch, size.tokens)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure every mode and print the tables."""
+    options, size = parse(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
+
+    def move(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: move(entry) for name, entry in value.items()}
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    torch.manual_seed(options.seed)
+    model, batches = prepare(options, size)
+    model.to(device)
+    layers = len(sentence_encoder(model).layers)
+    report = {"machine": machine(device), "size": asdict(size), "seed": options.seed, "results": {}}
+    print(json.dumps(report["machine"] | {"size": asdict(size)}), flush=True)
+    for task in options.tasks:
+        if options.checkpoint is None or task == "sentence_prediction":
+            loss = train(model, task, batches, size.train_updates, move)
+            print(f"\n{task}: trained for {size.train_updates} updates to {loss:.2f} bits")
+        batch = move(batches.of(task, seed=10**6))
+        held_out = [move(batches.of(task, 10**6 + i, held_out=True)) for i in range(1, 3)]
+        for precision in options.precision:
+            modes = {}
+            for name in options.modes:
+                chosen = MODES[name]
+                if chosen is not None:
+                    chosen = {"alum_preset": options.preset, **chosen}
+                    if chosen.get("alum_step_layers") == "half":
+                        chosen["alum_step_layers"] = max(1, layers // 2)
+                modes[name] = Mode(model, task, batches.dictionary, chosen)
+            results = measure(
+                modes, batch, held_out, PRECISIONS[precision], options.rounds, options.seed
+            )
+            report["results"].setdefault(task, {})[precision] = results
+            print(f"\n{task}, {precision}, ratios to stock fairseq")
+            print("\n".join(table(results)), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

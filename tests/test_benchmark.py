@@ -1,0 +1,150 @@
+"""The benchmark: its counts against the cost model written out, its bounds, its report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import benchmark
+
+SHAPE = {
+    **{"layers": 4, "width": 64, "heads": 4, "vocabulary": 600, "batch": 4, "tokens": 64},
+    "train-updates": 40,
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("benchmark") / "report.json"
+    shape = [word for name, value in SHAPE.items() for word in (f"--{name}", str(value))]
+    benchmark.main([*shape, "--rounds", "1", "--cpu", "--json", str(path)])
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(params=benchmark.TASKS)
+def results(request: pytest.FixtureRequest, report: dict[str, Any]) -> dict[str, Any]:
+    return report["results"][request.param]["fp32"]
+
+
+def products(task: str) -> tuple[float, float, float]:
+    """Multiplications with weights in the layers and in the head, and of attention: a forward pass.
+
+    Written out from the architecture: four D x D projections and a feed-forward net of 4 D in each
+    layer, QK and AV in attention, and a head on the masked words (D x D, D x V) or the sentences.
+    """
+    layers, d, t = SHAPE["layers"], SHAPE["width"], SHAPE["tokens"]
+    words = SHAPE["batch"] * t
+    in_layers = layers * words * (4 * d * d + 2 * 4 * d * d)
+    attention = layers * words * 2 * t * d
+    if task == "masked_lm":
+        batches = benchmark.Batches(
+            *reversed(benchmark.words_of_the_python_manual(SHAPE["vocabulary"])), SHAPE["batch"], t
+        )
+        masked = batches.of(task, seed=10**6)["target"].ne(batches.dictionary.pad()).sum().item()
+        return in_layers, masked * (d * d + d * SHAPE["vocabulary"]), attention
+    return in_layers, SHAPE["batch"] * (d * d + d * benchmark.CLASSES), attention
+
+
+# Of each mode: how often it goes forward, down to the inputs and down to the weights. Attention's
+# two operands both need a gradient, so that down to the inputs counts twice for it.
+PASSES = {
+    "stock": (1, 1, 1),
+    "exact": (3, 3, 2),
+    "sampled-label": (2, 3, 2),
+    "true-label": (2, 3, 2),
+    "random": (2, 2, 2),
+    "low memory": (4, 3, 2),
+    "low memory, sampled-label": (3, 3, 2),
+    "a quarter of the batch": (1.5, 1.5, 1.25),
+    "every 4th update": (1.5, 1.5, 1.25),
+    "K=2": (4, 4, 2),
+    "K=3": (5, 5, 2),
+    "ascent in bf16": (3, 3, 2),
+}
+
+
+@pytest.mark.parametrize("task", benchmark.TASKS)
+@pytest.mark.parametrize("mode", PASSES)
+def test_floating_point_operations_are_those_of_the_cost_model(
+    mode: str, task: str, report: dict[str, Any]
+) -> None:
+    forward, inputs, weights = PASSES[mode]
+    layers, head, attention = products(task)
+    expected = (forward + inputs + weights) * layers + (forward + 2 * inputs) * attention
+    expected += (forward + inputs + weights) * head
+    found = report["results"][task]["fp32"][mode]["flops"]
+    # A quarter of the sequences need not hold a quarter of the masked words.
+    assert found == pytest.approx(2 * expected, rel=0.02 if mode.startswith("a quarter") else 1e-6)
+
+
+def test_later_steps_through_few_layers_cost_little(results: dict[str, Any]) -> None:
+    one, few, all_layers = (
+        results[mode]["flops"] for mode in ("exact", "K=3, later steps 1 layer", "K=3")
+    )
+    assert one < few < 1.3 * one
+    assert few < 0.9 * all_layers
+
+
+def test_memory(results: dict[str, Any]) -> None:
+    memory = {mode: result["memory_ratio"] for mode, result in results.items()}
+    assert memory["stock"] == 1
+    assert 1.4 < memory["exact"] < 2
+    assert memory["low memory"] < 1.25
+    assert memory["low memory, sampled-label"] < 1.25
+    assert memory["a quarter of the batch"] < 1.35
+    assert memory["K=3"] == pytest.approx(memory["exact"], rel=0.02)
+
+
+def test_gains(results: dict[str, Any]) -> None:
+    assert "gain" not in results["stock"]
+    for mode in ("exact", "sampled-label", "true-label", "K=2", "ascent in bf16"):
+        assert results[mode]["gain"] > 3, mode
+    assert 0.5 < results["random"]["gain"] < 2
+    # A part of the batch and low memory are the exact adversary.
+    for mode in ("low memory", "a quarter of the batch", "every 4th update"):
+        assert results[mode]["divergence"] == pytest.approx(results["exact"]["divergence"])
+    assert results["K=3"]["divergence"] > results["exact"]["divergence"]
+
+
+def test_the_report_says_what_it_was_taken_on(report: dict[str, Any]) -> None:
+    assert report["size"]["layers"] == SHAPE["layers"]
+    assert {"device", "threads", "python", "torch", "fairseq"} <= report["machine"].keys()
+    for results in report["results"].values():
+        for result in results["fp32"].values():
+            assert result["seconds"] > 0
+            assert result["time_ratio_low"] <= result["time_ratio"] <= result["time_ratio_high"]
+
+
+def test_a_checkpoint_can_be_taken(
+    trained_model: Path, mlm_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--checkpoint", str(trained_model), "--data", str(mlm_data)]
+    rest = ["--tasks", "masked_lm", "--modes", "exact", "--rounds", "0", "--batch", "8"]
+    benchmark.main([*model, *rest, "--tokens", "64", "--cpu"])
+    printed = capsys.readouterr().out
+    assert "trained for" not in printed
+    [exact] = [line.split() for line in printed.splitlines() if line.startswith("exact")]
+    assert float(exact[-2]) > 10  # a trained model has adversarial directions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "x.pt"], "--checkpoint and --data go together"),
+        (["--rounds", "-1"], "--rounds is -1: it must be 0 (no timings) or more"),
+        (["--modes", "free"], "invalid choice: 'free'"),
+        (["--tokens", "100000"], "too few for 100000 tokens"),
+    ],
+)
+def test_bad_options_are_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(arguments)
+    assert message in capsys.readouterr().err + str(stop.value)
