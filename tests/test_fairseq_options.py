@@ -91,6 +91,7 @@ def test_everything_at_once_in_pre_training(mlm_data: Path, tmp_path: Path) -> N
     assert max(steps) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "effect",
     [{"encoder_layerdrop": 0.5}, {"quant_noise_pq": 0.5, "quant_noise_pq_block_size": 8}],
