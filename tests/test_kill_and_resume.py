@@ -203,7 +203,10 @@ def assert_equal(one: Any, other: Any, place: str = "") -> None:
 def comparable(state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint less the times in it."""
     kept = {key: state[key] for key in ("model", "last_optimizer_state")}
-    kept["history"] = state["optimizer_history"][-1]  # one for each life that came before
+    kept["history"] = dict(state["optimizer_history"][-1])  # before it, one for each other life
+    # Resumed from the end of an epoch, fairseq does not tell the scheduler of that epoch's validation
+    # loss. Only the schedule "reduce_lr_on_plateau" makes use of it.
+    kept["history"]["lr_scheduler_state"] = None
     extra = dict(state["extra_state"])
     del extra["previous_training_time"], extra["metrics"]
     meters = state["extra_state"]["metrics"]
