@@ -204,8 +204,8 @@ def comparable(state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint less the times in it."""
     kept = {key: state[key] for key in ("model", "last_optimizer_state")}
     kept["history"] = dict(state["optimizer_history"][-1])  # before it, one for each other life
-    # Resumed from the end of an epoch, fairseq does not tell the scheduler of that epoch's validation
-    # loss. Only the schedule "reduce_lr_on_plateau" makes use of it.
+    # Resumed from the end of an epoch, fairseq does not tell the scheduler of that epoch's
+    # validation loss. Only the schedule "reduce_lr_on_plateau" makes use of it.
     kept["history"]["lr_scheduler_state"] = None
     extra = dict(state["extra_state"])
     del extra["previous_training_time"], extra["metrics"]
@@ -215,7 +215,7 @@ def comparable(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(name: str, kills: int, mlm_data: Path, folder: Path, seed: int) -> None:
-    updates = 6 + UPDATES_A_LIFE * kills
+    updates = 2 + UPDATES_A_LIFE * kills
     command = COMMANDS[name](mlm_data, folder, updates)
     unbroken = Training(command, folder / "unbroken")
     run = unbroken.start()

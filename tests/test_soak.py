@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 UPDATES = int(os.environ.get("ALUM_SOAK_UPDATES", 5000))
 WARMED_UP = 100  # by then everything has happened once
-EVERY = 50
+EVERY = 100
 
 OPTIONS = {
     **{"encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 32},
