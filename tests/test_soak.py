@@ -26,7 +26,12 @@ OPTIONS = {
     **{"tokens_per_sample": 32, "max_positions": 34, "batch_size": 4, "clip_norm": 1.0},
     **{"dropout": 0.1, "encoder_layerdrop": 0.1, "quant_noise_pq": 0.05},
     **{"quant_noise_pq_block_size": 8, "untie_weights_roberta": True, "amp": True},
-    **{"store_ema": True, "lr_scheduler": "polynomial_decay", "warmup_updates": 50},
+    **{
+        "store_ema": True,
+        "ema_update_freq": 10,
+        "lr_scheduler": "polynomial_decay",
+        "warmup_updates": 50,
+    },
     **{"alum_start_update": 10, "alum_warmup_updates": 20, "alum_log_gain_interval": 10},
     **{"alum_validate": True, "disable_validation": False, "max_valid_steps": 2},
     **{
