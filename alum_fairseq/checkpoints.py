@@ -248,7 +248,7 @@ def check_fits(state: dict[str, Any], model: nn.Module, path: Path) -> None:
     """
     try:
         found = upgraded_shapes(state, model)
-    except (KeyError, AttributeError, TypeError) as error:  # strangers' names and values
+    except Exception as error:  # strangers' names and values, anywhere inside fairseq
         raise UsageError(f"{path} does not fit the model: {one_line(error)}") from None
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     for check in (_check_vocabulary, _check_depth, _check_positions, _check_width):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
+_MOST = 1500  # characters of a message; what is right comes first, or long before
+
 
 class UsageError(ValueError, RuntimeError):
     """A setting or an input is wrong; the message names it, its value and what would be right.
@@ -21,11 +23,12 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(error: BaseException) -> str:
-    """The whole message in one line; what steers a terminal is shown rather than sent to it.
+    """The message in one line; what steers a terminal is shown rather than sent to it.
 
-    Names in a stranger's file may hold anything.
+    Names and values in a stranger's file may hold anything, and any number of it.
     """
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
+    return text if len(text) <= _MOST else text[: _MOST - 3] + "..."
 
 
 def explained(error: BaseException) -> UsageError | None:

@@ -43,6 +43,7 @@ from alum_fairseq.robustness.examples import from_binarized
 from alum_fairseq.vocabulary import Vocabulary
 
 SECONDS = 60  # that a reader may take; most take a tenth of one
+MEMORY_GONE = "(?i)(not enough|out of|allocate) memory|memory (alloc|error)|bad_alloc|MemoryError"
 MEMORY = 6 << 30  # bytes beyond those that the process has before
 
 Mutate = Callable[[bytes, Random], bytes]
@@ -256,7 +257,9 @@ def judge(ended: Ended, output: Path) -> str | None:
             return f"not one line: {error}"
         if not message.isprintable():
             return f"it steers the terminal: {message!r}"
-        return "it took all memory" if re.search("(?i)memory|alloc", message) else None
+        if len(message) > 1500:
+            return f"it is no line that anyone reads: {message}"
+        return "it took all memory" if re.search(MEMORY_GONE, message) else None
     return None if ended.status == 0 else f"exit status {ended.status}"
 
 

@@ -257,7 +257,7 @@ common: {{cpu: true, user_dir: {PLUGIN}, log_format: json, log_interval: 1}}
         ({"num_classes": None}, "--num-classes is -1: give the number of candidates"),
         ({"num_classes": 2}, "--num-classes is 2, but .* has 3 candidates"),
         ({"num_classes": 5}, "--num-classes is 5, but .* has 3 candidates"),
-        ({"data": "nowhere"}, "nowhere/input0/dict.txt does not exist"),
+        ({"data": "nowhere"}, "nowhere/input0 does not exist"),
     ],
 )
 def test_wrong_usage(train: Train, choices: Path, wrong: dict[str, Any], message: str) -> None:

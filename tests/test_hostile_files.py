@@ -178,7 +178,13 @@ def assert_runs_nothing(path: Path, data: Path, task: Any, target: Path, said: s
 
 
 HOSTILE = [
-    *(("os.mkdir", place, form) for place in PLACES for form in ("old", "new")),
+    *(("os.mkdir", place, "new") for place in PLACES),
+    *(("os.mkdir", place, "old") for place in ("instead of all", "in args")),
+    *(
+        pytest.param("os.mkdir", place, "old", marks=pytest.mark.slow)
+        for place in PLACES
+        if place not in ("instead of all", "in args")
+    ),
     *((payload, "an entry", "new") for payload in PAYLOADS if payload != "os.mkdir"),
     *(("os.mkdir", name, "by hand") for name in FILES),
 ]
@@ -278,7 +284,9 @@ def with_options(sound: dict[str, Any], old: bool, **given: Any) -> dict[str, An
     return {**state, "args": Namespace(**{k: v for k, v in flat.items() if k != "_name"})}
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["args", "cfg"])
+@pytest.mark.parametrize(
+    "old", [pytest.param(True, marks=pytest.mark.slow), False], ids=["args", "cfg"]
+)
 @pytest.mark.parametrize(
     "options_of",
     [

@@ -759,7 +759,7 @@ def test_records_are_checked(run: Any, tmp_path: Path) -> None:
         json.dumps(good | {"more": 1}): "is no record of alum-prepare",
         json.dumps(good | {"splits": {"train": {}}}): "is no record of alum-prepare",
         json.dumps(good | {"splits": []}): "is no record of alum-prepare",
-        json.dumps(good | {"labels": None}): "kind and labels do not fit",
+        json.dumps(good | {"labels": None}): "labels is None",
     }.items():
         path.write_text(content)
         with pytest.raises(UsageError, match=message):

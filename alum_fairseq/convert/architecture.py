@@ -165,13 +165,13 @@ class Architecture:
             value = getattr(options, option, wanted)
             if value != wanted:
                 raise UsageError(
-                    f"the checkpoint was trained with {option}={value}: RoBERTa of transformers "
-                    f"has {wanted} only"
+                    f"the checkpoint was trained with {option}={value!s:.100}: RoBERTa of "
+                    f"transformers has {wanted} only"
                 )
-        if options.activation_fn not in _HF_ACTIVATIONS:
+        if str(options.activation_fn) not in _HF_ACTIVATIONS:
             raise UsageError(
-                f"the checkpoint was trained with activation_fn={options.activation_fn}: RoBERTa "
-                f"of transformers has {', '.join(_HF_ACTIVATIONS)}"
+                f"the checkpoint was trained with activation_fn={options.activation_fn!s:.100}: "
+                f"RoBERTa of transformers has {', '.join(_HF_ACTIVATIONS)}"
             )
         layers = {name.split(".")[1] for name in shapes if name.startswith("layers.")}
         try:
@@ -179,11 +179,23 @@ class Architecture:
             ffn_width = shapes["layers.0.fc1.weight"][0]
         except (KeyError, ValueError):
             raise UsageError("the checkpoint holds no encoder of RoBERTa") from None
+        heads = options.encoder_attention_heads
+        if type(heads) is not int or heads < 1 or width % heads:
+            raise UsageError(
+                f"the checkpoint was trained with encoder_attention_heads={heads!s:.100}: it must "
+                f"divide its width, {width}"
+            )
+        for name in ("dropout", "attention_dropout", "pooler_dropout"):
+            value = getattr(options, name)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise UsageError(
+                    f"the checkpoint was trained with {name}={value!s:.100}: it must be from 0 to 1"
+                )
         return cls(
             layers=len(layers),
             width=width,
             ffn_width=ffn_width,
-            heads=options.encoder_attention_heads,
+            heads=heads,
             max_positions=positions - FIRST_POSITION,
             activation=options.activation_fn,
             eps=getattr(options, "alum_layer_norm_eps", FAIRSEQ_EPS),

@@ -194,7 +194,7 @@ def _prediction(
     if checkpoint.options.pooler_activation_fn != "tanh":
         raise UsageError(
             f"{checkpoint.path} was trained with pooler_activation_fn="
-            f"{checkpoint.options.pooler_activation_fn}: transformers' head has tanh only"
+            f"{checkpoint.options.pooler_activation_fn!s:.100}: transformers' head has tanh only"
         )
     notes.append("not carried over: the masked-LM head, which a classifier does not use")
     classes = checkpoint.weights[f"{HEADS}{head}.out_proj.weight"].shape[0]

@@ -77,11 +77,12 @@ def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
             raise UsageError(f"{folder} has no labels of {subset}")
         dictionary = load_dictionary(folder)
         for place, tokens in enumerate(_sequences(folder / subset, dictionary), 1):
-            number = tokens[0] - dictionary.nspecial
+            number = tokens[0] - dictionary.nspecial if tokens else None
             if number not in range(len(predictor.labels)):
+                found = dictionary[tokens[0]] if tokens else None
                 raise UsageError(
-                    f"{folder / subset}: the label of example {place} is "
-                    f"{dictionary[tokens[0]]!r}, which the model does not have"
+                    f"{folder / subset}: the label of example {place} is {found!r}, which the "
+                    "model does not have"
                 )
             yield predictor.labels[number]
         return

@@ -19,7 +19,6 @@ from alum_fairseq.tasks.alum_task import (
     check_token,
     labels_of,
 )
-from alum_fairseq.vocabulary import load_dictionary
 
 # Entries by which fairseq-preprocess fills a dictionary up.
 _FILLING = "madeupword"
@@ -55,13 +54,6 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
                 "regression 1, with --regression-target)"
             )
         check_dictionary(data / "label")
-        labels = load_dictionary(data / "label")
-        names = [n for n in labels.symbols[labels.nspecial :] if not n.startswith(_FILLING)]
-        if len(names) > cfg.num_classes:
-            raise UsageError(
-                f"--num-classes is {cfg.num_classes}, but {data / 'label'} has {len(names)} classes"
-                f" ({', '.join(names[:10])}): give --num-classes {len(names)}"
-            )
 
     def check_data(self, split: str, epoch: int, combine: bool) -> None:
         """Make sure that a split is whole, and has a label for each example.
@@ -80,6 +72,14 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
     def _check_classes(self, folder: Path, split: str, examples: int) -> None:
         if not (folder / f"{split}.idx").is_file() and labels_may_lack(split):
             return
+        dictionary = self.label_dictionary
+        first = dictionary.nspecial
+        names = [n for n in dictionary.symbols[first:-1] if not n.startswith(_FILLING)]  # <mask>
+        if len(names) > self.cfg.num_classes:
+            raise UsageError(
+                f"--num-classes is {self.cfg.num_classes}, but {folder} has {len(names)} classes "
+                f"({', '.join(names[:10])}): give --num-classes {len(names)}"
+            )
         labels: Optional[Split] = read_split(folder / split)
         if labels is None:
             return
@@ -88,8 +88,8 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
                 f"{labels.prefix} has {len(labels):,} labels for {examples:,} examples; make the "
                 "data again"
             )
-        dictionary = self.label_dictionary
-        first = dictionary.nspecial
+        if not ((labels.sizes == 1) | (labels.sizes == 2)).all():  # with </s>, or without
+            raise UsageError(f"{labels.prefix}: an example has more or less than one label")
         labels.check_tokens(first, first + self.cfg.num_classes, "labels", (dictionary.eos(),))
 
     def _check_numbers(self, folder: Path, split: str, examples: int) -> None:
