@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from alum_fairseq.adversary import NOISE_STD
 from alum_fairseq.errors import UsageError
 from alum_fairseq.presets import get_preset
 
@@ -247,6 +248,8 @@ def resolved(options: Options, pretraining: bool) -> dict[str, Any]:
     }
     found["alum-alpha"] = preset.pretraining_alpha if pretraining else preset.finetuning_alpha
     found["alum-dropout"] = preset.dropout
+    if found["alum-noise-std"] is None:
+        found["alum-noise-std"] = NOISE_STD  # which it is, in float32
     found |= {name: value for name, value in options.items() if name != "alum-preset"}
     return {name: _number(value) for name, value in sorted(found.items())}
 

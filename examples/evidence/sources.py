@@ -149,12 +149,12 @@ class Sources:
             "valid": parts["valid"][:half],
             "test": parts["valid"][half:],
         }
-        vocabulary = Vocabulary.load(self.encoder)
+        bpe = Vocabulary.load(self.encoder).encoder()
         with whole_folder(folder) as made, tempfile.TemporaryDirectory(dir=folder.parent) as aside:
             command = [str(Path(sys.executable).parent / "fairseq-preprocess"), "--only-source"]
             for split, lines in splits.items():
                 path = Path(aside) / split
-                encoded = (vocabulary.encode(line) for line in lines if line.strip())
+                encoded = (bpe.encode(line) for line in lines if line.strip())
                 path.write_text("".join(f"{line}\n" for line in encoded), encoding="utf-8")
                 command += [f"--{split}pref", str(path)]
             command += ["--srcdict", str(self.encoder / DICTIONARY), "--workers", "1"]
