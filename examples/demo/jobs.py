@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from vocabulary import write_aside
 
-_LOGGED = re.compile(r"\| INFO \| (\w+) \| (\{.*\})\s*$")
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
+
+from console import Screen, clock, shown
+from training_log import logged
 
 
 class DemoError(Exception):
@@ -52,82 +53,6 @@ class Job:
     resumes: bool = False
     depends: Any = None
     result: Callable[[Path], str] = field(default=lambda log: "")
-
-
-def logged(log: Path, name: str) -> Iterator[dict[str, Any]]:
-    """What fairseq logged as JSON under a name: ``train_inner``, ``valid``, ...
-
-    Of lines about the same update, which an interrupted and resumed training leaves behind, only
-    the last.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    if not log.exists():
-        return
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        match = _LOGGED.search(line)
-        if match and match[1] == name:
-            stats = json.loads(match[2])
-            update = stats.get("num_updates", stats.get(f"{name}_num_updates", "0"))
-            found.pop(update, None)
-            found[update] = stats
-    yield from found.values()
-
-
-def shown(command: Sequence[str], indent: str = "    ") -> str:
-    """A command line, broken into lines that can be copied to a shell as they are."""
-    lines, line = [], ""
-    for word in _phrases(command):
-        if line and len(line) + len(word) > 94:
-            lines.append(line)
-            line = "    " + word
-        else:
-            line = f"{line} {word}" if line else word
-    return " \\\n".join(indent + line for line in [*lines, line])
-
-
-def _phrases(command: Sequence[str]) -> list[str]:
-    """The words of a command line, each option together with its value."""
-    phrases: list[str] = []
-    for word in command:
-        quoted = shlex.quote(word)
-        takes_value = bool(phrases) and phrases[-1].startswith("--") and " " not in phrases[-1]
-        if takes_value and not word.startswith("--"):
-            phrases[-1] += " " + quoted
-        else:
-            phrases.append(quoted)
-    return phrases
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-class Screen:
-    """Lines that stay, and on a terminal one line below them that is overwritten."""
-
-    def __init__(self, stream: TextIO | None = None, every: float = 20.0) -> None:
-        self._stream = stream or sys.stdout
-        self._live = self._stream.isatty()
-        self._every = every
-        self._last = time.monotonic()
-
-    def say(self, text: str = "") -> None:
-        """Print lines that stay."""
-        if self._live:
-            self._stream.write("\r\033[K")
-        self._stream.write(text + "\n")
-        self._stream.flush()
-        self._last = time.monotonic()
-
-    def progress(self, text: str) -> None:
-        """Show how far things are; where there is no terminal, as a line every now and then."""
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r\033[K" + f"  {text}"[:width])
-            self._stream.flush()
-        elif time.monotonic() - self._last >= self._every:
-            self.say(f"  {text}")
 
 
 class Ledger:

@@ -1,0 +1,495 @@
+"""The studies of the evidence, as data: what is trained on what, how, and in which order.
+
+A *cell* is one training run and everything that is measured of it. Two cells with the same
+:func:`identity` would give the same numbers, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from alum_fairseq.adversary import NOISE_STD
+from alum_fairseq.errors import UsageError
+from alum_fairseq.presets import get_preset
+
+# Raise it when the plugin's training or its measuring changes what comes out; every cell is then
+# run anew. A change of a preset's numbers needs no raise: they are part of the identity.
+REVISION = 1
+
+Options = Mapping[str, Any]
+
+# ----------------------------------------------------------------------------------- the data sets
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, as it lies in the folder of ``--data``.
+
+    Attributes:
+        folder: below ``--data``.
+        columns: of the texts: names, or numbers where the files have no names.
+        label: the column of the label.
+        metric: what fairseq calls the metric that chooses the best checkpoint.
+        measure: what the robustness report calls it, on the test split.
+        options: of ``fairseq-train``, so that it logs the metric.
+        scale: that the numbers of a regression are divided by; None: classes.
+        test: the file of the test split.
+        rows: about how many rows the training split has, for the time that is left.
+        cost: of a row, compared with one of SST-2, likewise.
+    """
+
+    folder: str
+    columns: tuple[str, ...]
+    label: str
+    metric: str
+    measure: str
+    options: tuple[str, ...] = ()
+    scale: float | None = None
+    test: str = "test.tsv"
+    rows: int = 0
+    cost: float = 1.0
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The file of each split."""
+        return {"train": "train.tsv", "valid": "dev.tsv", "test": self.test}
+
+
+_SICK = ("sentence_A", "sentence_B")
+TASKS: dict[str, Task] = {
+    "sst2": Task("sst2", ("1",), "2", "accuracy", "clean.accuracy", rows=6920),
+    "sick-e": Task(
+        "sick", _SICK, "entailment_judgment", "accuracy", "clean.accuracy", rows=4500
+    ),
+    "sick-r": Task(
+        "sick", _SICK, "relatedness_score", "pearson", "clean.pearson",
+        ("--report-pearson-and-spearman",), scale=5.0, rows=4500,
+    ),
+    # The test split is the authors' out-of-domain one: that of GLUE has no labels.
+    "cola": Task(
+        "cola", ("4",), "2", "mcc", "clean.mcc", ("--report-mcc",), test="dev_ood.tsv",
+        rows=8551, cost=0.5,
+    ),
+}  # fmt: skip
+TEXT = "text"  # the task of pre-training
+
+# ------------------------------------------------------------------------------------------- cells
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured of a fine-tuned model on the test split, beside clean performance.
+
+    Attributes:
+        noise: examples with typing mistakes; 0: none.
+        noise_rates: shares of the words that get one.
+        greedy: examples whose words are attacked; 0: none.
+        queries: for each of them, at most.
+        embeddings: examples whose embeddings are attacked, in either norm; 0: none.
+        steps: of that attack.
+        restarts: of that attack.
+        smoothness: examples whose divergences are measured; 0: none.
+    """
+
+    noise: int = 400
+    noise_rates: tuple[float, ...] = (0.2,)
+    greedy: int = 150
+    queries: int = 100
+    embeddings: int = 100
+    steps: int = 6
+    restarts: int = 1
+    smoothness: int = 200
+
+
+NOTHING = Effort(noise=0, greedy=0, embeddings=0, smoothness=0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all methods on a task share.
+
+    Attributes:
+        rate: peak learning rate.
+        epochs: of fine-tuning; 0 where ``updates`` says how long.
+        updates: of pre-training.
+        batch: sequences an update.
+        dropout: of everything.
+        tokens: in a sequence of pre-training.
+        layers: of a model that is trained from scratch.
+        width: of that.
+    """
+
+    rate: float
+    epochs: float = 0
+    updates: int = 0
+    batch: int = 32
+    dropout: float = 0.1
+    tokens: int = 64
+    layers: int = 4
+    width: int = 192
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run.
+
+    Attributes:
+        study: that it belongs to.
+        task: a key of :data:`TASKS`, or :data:`TEXT`.
+        method: what is compared: a row of the tables.
+        seed: of everything that is random, the choice of a part of the training set included.
+        options: the ``--alum-*`` options.
+        recipe: what it shares with the other methods.
+        size: training examples, drawn at random; None: all.
+        factor: times the recipe's updates: plain training at the compute of another method.
+        start: the pre-training whose model it starts from; None: the real encoder
+            (in pre-training: random weights).
+        effort: what is measured.
+        study_order: cells with a small number come first.
+    """
+
+    study: str
+    task: str
+    method: str
+    seed: int
+    options: Options
+    recipe: Recipe
+    size: int | None = None
+    factor: float = 1.0
+    start: Cell | None = None
+    effort: Effort = field(default_factory=Effort)
+    study_order: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called on the screen and by ``--cells``."""
+        return f"{self.study}/{self.task}/{self.method}/{self.seed}"
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether it trains a masked language model, whose weights are kept."""
+        return self.task == TEXT
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """Its ALUM options, with the preset's values where they are silent."""
+        return resolved(self.options, self.pretrains)
+
+    @property
+    def flops_factor(self) -> float:
+        """What an update costs, as a multiple of a plain one; see :func:`flops_factor`."""
+        layers = self.recipe.layers if self.pretrains or self.start else 6
+        return flops_factor(self.resolved, layers)
+
+    @property
+    def weight(self) -> float:
+        """About how long it takes, in units of one plain update of 32 sentences of SST-2."""
+        active = 1.0
+        if self.pretrains:
+            updates = self.recipe.updates * self.factor
+            active = 1 - self.options.get("alum-start-update", 0) / max(1, updates)
+            rows = updates * self.recipe.batch * self.recipe.tokens / 24
+        else:
+            task = TASKS[self.task]
+            rows = (self.size or task.rows) * task.cost * self.recipe.epochs * self.factor
+        cost = 1 + (self.flops_factor - 1) * active
+        size = 0.3 if self.pretrains or self.start else 1.0  # the models from scratch are small
+        return size * rows / 32 * cost + (60 if self.effort.embeddings else 5)
+
+    def identity(self, sources: Mapping[str, str]) -> dict[str, Any]:
+        """Everything that its result depends on.
+
+        Args:
+            sources: digests of the data sets by folder, and of the encoder.
+        """
+        needed = ("wikitext2", "python") if self.pretrains else (TASKS[self.task].folder,)
+        return {
+            "revision": REVISION,
+            "task": self.task,
+            "seed": self.seed,
+            "alum": self.resolved,
+            "recipe": asdict(self.recipe),
+            "size": self.size,
+            "factor": self.factor,
+            "effort": asdict(self.effort),
+            # The vocabulary is the encoder's, even where its weights are not used.
+            "data": {name: sources[name] for name in (*needed, "encoder")},
+            "start": self.start.key(sources) if self.start else None,
+        }
+
+    def key(self, sources: Mapping[str, str]) -> str:
+        """A short name of its identity."""
+        text = json.dumps(self.identity(sources), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# The fields of a preset that say what training computes. Fields that come later, with a default
+# that changes nothing, do not change the identity of what was run before.
+_FIELDS = (
+    "ascent", "steps", "epsilon", "epsilon_mode", "step_size", "noise_std", "norm", "norm_scope",
+    "gradient", "projection", "divergence",
+)  # fmt: skip
+
+
+def resolved(options: Options, pretraining: bool) -> dict[str, Any]:
+    """ALUM options with the preset's values filled in; of plain training, only that it is plain."""
+    if options.get("alum-alpha") == 0:
+        return {"alum-alpha": 0}
+    preset = get_preset(options.get("alum-preset", "calibrated"))
+    found: dict[str, Any] = {
+        f"alum-{name.replace('_', '-')}": getattr(preset.adversary, name) for name in _FIELDS
+    }
+    found["alum-alpha"] = preset.pretraining_alpha if pretraining else preset.finetuning_alpha
+    found["alum-dropout"] = preset.dropout
+    if found["alum-noise-std"] is None:
+        found["alum-noise-std"] = NOISE_STD  # which it is, in float32
+    found |= {name: value for name, value in options.items() if name != "alum-preset"}
+    return {name: _number(value) for name, value in sorted(found.items())}
+
+
+def _number(value: Any) -> Any:
+    """1 and 1.0 are one value."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def flops_factor(options: Options, layers: int) -> float:
+    """FLOPs of an update, over those of a plain one; options as :func:`resolved` gives them.
+
+    Counted in passes through the encoder: forward 1, gradient to the inputs 1, to the weights 1.
+    Plain training takes 3. The adversarial pass and its part of the backward pass add 3, the first
+    ascent step a forward pass and a gradient to the inputs, or the latter alone.
+    """
+    if options["alum-alpha"] == 0:
+        return 1.0
+    ascent, steps = options["alum-ascent"], int(options["alum-steps"])
+    if ascent == "random" or steps == 0:
+        extra = 3.0
+    else:
+        first = 2.0 if ascent == "power" else 1.0
+        share = int(options.get("alum-step-layers") or layers) / layers
+        extra = 3.0 + first + (steps - 1) * 2.0 * share
+    extra *= options.get("alum-fraction", 1.0) / options.get("alum-interval", 1)
+    return 1 + extra / 3
+
+
+# -------------------------------------------------------------------------------------- the studies
+
+PLAIN = {"alum-alpha": 0}
+CALIBRATED = {"alum-preset": "calibrated"}
+
+# Of a batch of 32, so that a thousand sentences make 32 updates an epoch. Learning rate and epochs
+# are those that `tune` found best for plain training.
+RECIPE = Recipe(rate=1e-4, epochs=6)
+LOW = 1000
+SEEDS = (1, 2, 3, 4, 5)
+EQUAL_COMPUTE = 8 / 3  # what an update with one ascent step costs
+
+# By how much each is needed to judge the claim: the first ones first.
+FINETUNING: dict[str, Options] = {
+    "calibrated": CALIBRATED,
+    "plain": PLAIN,
+    "reference": {"alum-preset": "reference"},
+    # Two passes with different dropout masks: the perturbation is far below rounding.
+    "dropout-only": {"alum-ascent": "random", "alum-epsilon": 1e-9, "alum-dropout": "independent"},
+    "random-noise": {"alum-ascent": "random"},
+    "paper": {"alum-preset": "paper"},
+    "sampled-label": {"alum-ascent": "sampled-label"},
+    "true-label": {"alum-ascent": "true-label"},
+    "quarter-batch": {"alum-fraction": 0.25},
+    "every-4th": {"alum-interval": 4},
+    "3-steps": {"alum-steps": 3},
+    "3-steps-1-layer": {"alum-steps": 3, "alum-step-layers": 1},
+}
+PLAIN_LONGER = "plain-longer"
+
+# One factor at a time, the others at the preset's values; the first factor matters most.
+FACTORS: dict[str, list[Options]] = {
+    "alpha": [{"alum-alpha": value} for value in (1.0, 3.0, 10.0, 0.3)],
+    "epsilon": [{"alum-epsilon": value} for value in (0.1, 0.3, 0.03, 1.0, 0.01)],
+    "ball": [
+        {"alum-norm": norm, "alum-norm-scope": scope}
+        for norm in ("linf", "l2")
+        for scope in ("token", "sentence")
+    ],
+    "gradient": [{"alum-gradient": value} for value in ("normalized", "steepest")],
+    "dropout": [{"alum-dropout": value} for value in ("shared", "independent")],
+    "ascent": [{"alum-ascent": value} for value in ("power", "sampled-label", "true-label")],
+    "step": [
+        {"alum-step-size": size, "alum-projection": projection}
+        for size, projection in ((0.1, "rescale"), (0.1, "clip"), (1.0, "clip"), (1.0, "rescale"))
+    ],
+    "noise": [{"alum-noise-std": value} for value in (0.01, 0.001, 0.1)],
+}  # fmt: skip
+
+PRETRAINING = Recipe(rate=1e-3, updates=4000, batch=16)
+CONTINUAL = replace(PRETRAINING, rate=2e-4, updates=1500)
+SMALL_FINETUNING = Recipe(rate=3e-4, epochs=3)
+
+
+def finetuning(
+    tasks: Sequence[str] = tuple(TASKS),
+    seeds: Sequence[int] = SEEDS,
+    size: int | None = LOW,
+    recipe: Recipe = RECIPE,
+    methods: Mapping[str, Options] = FINETUNING,
+) -> Iterator[Cell]:
+    """Every method on every task, on a thousand examples."""
+    for seed in seeds:
+        for place, (method, options) in enumerate(methods.items()):
+            for number, task in enumerate(tasks):
+                cell = Cell("finetuning", task, method, seed, options, recipe, size)
+                yield replace(cell, study_order=(seed, place, 0, number))
+                if method == "plain":
+                    longer = replace(cell, method=PLAIN_LONGER, factor=EQUAL_COMPUTE)
+                    yield replace(longer, study_order=(seed, place, 1, number))
+
+
+def tune(
+    tasks: Sequence[str] = ("sst2", "cola"), seeds: Sequence[int] = (101, 102)
+) -> Iterator[Cell]:
+    """Learning rate and epochs of plain training, judged on the validation split."""
+    for seed in seeds:
+        for epochs in (6, 12):
+            for rate in (1e-4, 5e-5, 2e-4):
+                for number, task in enumerate(tasks):
+                    recipe = replace(RECIPE, rate=rate, epochs=epochs)
+                    method = f"lr {rate:g}, {epochs} epochs"
+                    cell = Cell("tune", task, method, seed, PLAIN, recipe, LOW, effort=NOTHING)
+                    yield replace(cell, study_order=(seed, number))
+
+
+def calibrate(
+    tasks: Sequence[str] = ("sst2", "cola"), seeds: Sequence[int] = (1, 2)
+) -> Iterator[Cell]:
+    """One factor of the preset at a time, in fine-tuning; then in pre-training."""
+    for seed in seeds:
+        for number, task in enumerate(tasks):
+            plain = Cell("calibrate", task, "plain", seed, PLAIN, RECIPE, LOW)
+            yield replace(plain, study_order=(seed, 0, 0, number))
+            for place, (factor, options) in enumerate(_one_at_a_time()):
+                cell = Cell("calibrate", task, factor, seed, options, RECIPE, LOW)
+                yield replace(cell, study_order=(seed, 1, place, number))
+        yield from _calibrate_pretraining(seed)
+
+
+def _one_at_a_time() -> Iterator[tuple[str, Options]]:
+    for factor, choices in FACTORS.items():
+        for options in choices:
+            values = " ".join(
+                f"{value:g}" if isinstance(value, float) else str(value)
+                for value in options.values()
+            )
+            yield f"{factor}: {values}", options
+
+
+def _calibrate_pretraining(seed: int) -> Iterator[Cell]:
+    """Alpha and epsilon of continued pre-training of a small model."""
+    start = _from_scratch("calibrate", seed, "plain", PLAIN)
+    choices = [("plain", PLAIN)]
+    choices += [(f"alpha: {value:g}", {"alum-alpha": value}) for value in (1.0, 3.0, 10.0, 0.3)]
+    choices += [(f"epsilon: {value:g}", {"alum-epsilon": value}) for value in (0.1, 0.3, 0.03)]
+    for place, (method, options) in enumerate(choices):
+        yield Cell(
+            "calibrate", TEXT, method, seed, options, CONTINUAL, start=start,
+            study_order=(seed, 2, place),
+        )  # fmt: skip
+
+
+def full(tasks: Sequence[str] = tuple(TASKS), seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Cell]:
+    """All training examples: plain, the preset, and the released code's rule."""
+    methods = {name: FINETUNING[name] for name in ("calibrated", "plain", "reference")}
+    for cell in finetuning(tasks, seeds, None, replace(RECIPE, epochs=3), methods):
+        if cell.method != PLAIN_LONGER:
+            yield replace(cell, study="full")
+
+
+def _from_scratch(
+    study: str, seed: int, method: str, options: Options, factor: float = 1.0
+) -> Cell:
+    return Cell(study, TEXT, method, seed, options, PRETRAINING, factor=factor)
+
+
+def pretraining(seeds: Sequence[int] = (1, 2, 3), text_seed: int = 1) -> Iterator[Cell]:
+    """Plain and ALUM pre-training, from scratch and continued, then fine-tuning of each."""
+    half = {"alum-start-update": PRETRAINING.updates // 2}
+    scratch = {
+        "scratch plain": (PLAIN, 1.0),
+        "scratch ALUM, second half": (CALIBRATED | half, 1.0),
+        "scratch ALUM": (CALIBRATED, 1.0),
+        "scratch plain, equal compute": (PLAIN, (1 + EQUAL_COMPUTE) / 2),
+    }
+    made = [
+        _from_scratch("pretraining", text_seed, name, options, factor)
+        for name, (options, factor) in scratch.items()
+    ]
+    continued = {
+        "continued plain": (PLAIN, 1.0),
+        "continued ALUM": (CALIBRATED, 1.0),
+        "continued plain, equal compute": (PLAIN, EQUAL_COMPUTE),
+    }
+    made += [
+        Cell("pretraining", TEXT, name, text_seed, options, CONTINUAL, factor=factor, start=made[0])
+        for name, (options, factor) in continued.items()
+    ]
+    for place, cell in enumerate(made):
+        yield replace(cell, study_order=(0, place))
+    for seed in seeds:
+        for place, start in enumerate(made):
+            for number, task in enumerate(("sst2", "sick-e")):
+                yield Cell(
+                    "pretraining", task, start.method, seed, PLAIN, SMALL_FINETUNING, start=start,
+                    study_order=(seed, place, number),
+                )  # fmt: skip
+
+
+STUDIES: dict[str, Callable[[], Iterable[Cell]]] = {
+    "finetuning": finetuning,
+    "calibrate": calibrate,
+    "tune": tune,
+    "full": full,
+    "pretraining": pretraining,
+}
+
+
+def choose(cells: Iterable[Cell], patterns: Sequence[str]) -> list[Cell]:
+    """Those that a pattern names, the first pattern's first, then the most informative first.
+
+    Args:
+        cells: to choose from.
+        patterns: a study, or ``STUDY/TASK/METHOD/SEED`` with ``*`` for any, whose end may be left
+            out.
+
+    Raises:
+        UsageError: a pattern names nothing.
+    """
+    left, chosen = list(cells), []
+    for pattern in patterns:
+        parts = pattern.split("/")
+        whole = "/".join([*parts, *["*"] * (4 - len(parts))])
+        found = [cell for cell in left if fnmatch.fnmatchcase(cell.name, whole)]
+        if not found and not any(fnmatch.fnmatchcase(cell.name, whole) for cell in chosen):
+            raise UsageError(
+                f"--cells {pattern}: there is no such cell; --list shows what there is"
+            )
+        chosen += sorted(found, key=lambda cell: cell.study_order)
+        left = [cell for cell in left if cell not in found]
+    return chosen
+
+
+def updates_of(cell: Cell, rows: int) -> int:
+    """How many updates it trains for.
+
+    Args:
+        cell: of fine-tuning or pre-training.
+        rows: how many training examples there are.
+    """
+    if cell.pretrains:
+        return round(cell.recipe.updates * cell.factor)
+    return round(math.ceil(rows / cell.recipe.batch) * cell.recipe.epochs * cell.factor)

