@@ -104,7 +104,7 @@ class Adversary:
     steps: int = 1
     epsilon: float = 0.1
     epsilon_mode: str = "relative"
-    step_size: float = 0.1
+    step_size: float = 1.0
     noise_std: float | None = None
     norm: str = "linf"
     norm_scope: str = "token"

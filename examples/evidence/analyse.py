@@ -135,7 +135,7 @@ def _missing(results: Results) -> Section:
         yield f"*Incomplete: {len(missing)} cells are missing: {shown}{more}.*\n"
 
 
-# ------------------------------------------------------------------------------- methods side by side
+# ---------------------------------------------------------------------------- methods side by side
 
 
 def compare(results: Results, folder: Path) -> Section:
@@ -289,7 +289,7 @@ def _curve_key(results: Results) -> str:
     return next((name for name in known if name in logged), "valid_loss")
 
 
-# ----------------------------------------------------------------------------------------- the others
+# --------------------------------------------------------------------------------------- the others
 
 
 def tuned(results: Results, folder: Path) -> Section:
@@ -431,7 +431,7 @@ def pretrained(results: Results, folder: Path) -> Section:
             yield from table(["comparison", "test metric", "p"], compared)
 
 
-# -------------------------------------------------------------------------------------------- wording
+# ------------------------------------------------------------------------------------------ wording
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Section:

@@ -47,6 +47,7 @@ from alum_fairseq.robustness.types import Example
 _MEASURING_SEED = 1
 _NORMS = ("linf", "l2")
 _NAME = "model"
+_MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-validate": "fairseq_cli.validate"}
 _MODEL_OPTIONS = (
     "encoder_layers",
     "encoder_embed_dim",
@@ -297,7 +298,8 @@ def _finetune(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     start = paths.model(paths.start) if paths.start else sources.encoder / "model.pt"
     architecture, positions = architecture_of(start)
     data = sources.task(cell.task, cell.size, cell.seed, min(512, positions))
-    training = _train(finetuning_command(cell, data, start, architecture, paths.work), paths)
+    command = finetuning_command(cell, data, start, architecture, paths.work)
+    training = _train(command, paths, cell.recipe.products)
     metric = f"valid_{TASKS[cell.task].metric}"
     curve = training["curve"]
     best = paths.work / "checkpoint_best.pt"
@@ -313,7 +315,8 @@ def _pretrain(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     data = sources.text()
     start = paths.model(paths.start) if paths.start else None
     architecture = architecture_of(start)[0] if start else scratch_architecture(cell.recipe)
-    training = _train(pretraining_command(cell, data, start, architecture, paths.work), paths)
+    command = pretraining_command(cell, data, start, architecture, paths.work)
+    training = _train(command, paths, cell.recipe.products)
     last = paths.work / "checkpoint_last.pt"
     before = len(list(logged(paths.log, "test")))
     _run(attack_command(data, last))
@@ -332,10 +335,10 @@ def _pretrain(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     }
 
 
-def _train(command: Sequence[str], paths: Paths) -> dict[str, Any]:
+def _train(command: Sequence[str], paths: Paths, products: str) -> dict[str, Any]:
     """Run fairseq-train; what it took, and how it went."""
     began, cpu = time.monotonic(), _cpu_seconds()
-    _run(command)
+    _run(command, products)
     wall, cpu = time.monotonic() - began, _cpu_seconds() - cpu
     epochs = [_numbers(stats) for stats in logged(paths.log, "train")]
     curve = [
@@ -355,17 +358,23 @@ def _train(command: Sequence[str], paths: Paths) -> dict[str, Any]:
     }
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str], products: str = "highest") -> None:
     """Run one of fairseq's tools; end with it if whoever started us is gone.
+
+    Args:
+        command: its name and arguments.
+        products: see :attr:`cells.Recipe.products`.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    tool = Path(sys.executable).parent / command[0]
-    parent = os.getppid()
-    process = subprocess.Popen(
-        [str(tool) if tool.exists() else command[0], *command[1:]], stdin=subprocess.DEVNULL
+    module = _MODULES[command[0]]
+    code = (
+        f"import sys, torch; torch.set_float32_matmul_precision({products!r}); "
+        f"sys.argv[0] = {command[0]!r}; from {module} import cli_main; cli_main()"
     )
+    parent = os.getppid()
+    process = subprocess.Popen([sys.executable, "-c", code, *command[1:]], stdin=subprocess.DEVNULL)
     while True:
         try:
             code = process.wait(timeout=2)
