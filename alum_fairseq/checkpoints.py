@@ -7,6 +7,7 @@ import pickle
 import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig
         _refuse_interpolations(state.get("cfg"), path)
         if state.get("args") is not None:
             arguments = Namespace(**{**vars(state["args"]), **overrides})
-            return convert_namespace_to_omegaconf(arguments)
+            with _silent("fairseq.dataclass.utils"):  # it lists all options beside its exception
+                return convert_namespace_to_omegaconf(arguments)
         if state.get("cfg") is not None:
             cfg = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
             overwrite_args_by_name(cfg, overrides)
@@ -113,6 +115,18 @@ def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig
             f"{path}: its options are not those of this fairseq: {one_line(error)}"
         ) from None
     raise UsageError(f"{path} is no checkpoint of fairseq: it has neither 'cfg' nor 'args'")
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Let a logger say nothing for a while."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _refuse_interpolations(value: Any, path: Path) -> None:
@@ -158,8 +172,8 @@ def load_model(
     try:
         task = tasks.setup_task(cfg.task, from_checkpoint=True)
         model = task.build_model(cfg.model, from_checkpoint=True)
-    except UsageError:
-        raise
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used: {error}") from None
     except FileNotFoundError as error:
         raise UsageError(f"{path} needs {error.filename}, which does not exist") from None
     except Exception as error:  # strangers' values again
@@ -184,6 +198,19 @@ def require_task(name: Any, path: Path) -> None:
         raise UsageError(
             f"{path} was trained by the task {name}: known are masked_lm, sentence_prediction, "
             "sentence_ranking and what extends them"
+        )
+
+
+def require_symbol(index: Any, name: str, symbols: int, path: Path) -> None:
+    """Make sure that an option of a checkpoint is None, or the number of a symbol.
+
+    Raises:
+        UsageError: it is neither. fairseq's own tasks do not look.
+    """
+    if index is not None and not (type(index) is int and 0 <= index < symbols):
+        raise UsageError(
+            f"{path}: its {name} is {index!r:.100}: it must be the number of a symbol, from 0 to "
+            f"{symbols - 1}; name the data that it was trained on"
         )
 
 
@@ -290,13 +317,9 @@ def check_resumable(state: dict[str, Any], path: Path) -> None:
 def upgraded_shapes(state: dict[str, Any], model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of a checkpoint's weights, under the names that the model has for them today."""
     weights = dict(state["model"])
-    upgrading = logging.getLogger("fairseq.models.roberta.model")
-    level = upgrading.level
-    upgrading.setLevel(logging.ERROR)  # fairseq says it all once more when it loads the checkpoint
-    try:
+    # fairseq says it all once more when it loads the checkpoint.
+    with _silent("fairseq.models.roberta.model"):
         model.upgrade_state_dict_named(weights, "")
-    finally:
-        upgrading.setLevel(level)
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
@@ -304,11 +327,21 @@ _ENCODER = "encoder.sentence_encoder."
 Shapes = dict[str, tuple[int, ...]]
 
 
+def _sizes_that_differ(
+    found: Shapes, expected: Shapes, name: str, axis: int
+) -> tuple[int, int] | None:
+    """The size of a weight that both have, in the checkpoint and in the model; None if equal."""
+    shapes = found.get(name, ()), expected.get(name, ())
+    if not all(shapes) or shapes[0][axis] == shapes[1][axis]:
+        return None
+    return shapes[0][axis], shapes[1][axis]
+
+
 def _check_vocabulary(found: Shapes, expected: Shapes, path: Path) -> None:
-    name = f"{_ENCODER}embed_tokens.weight"
-    if name not in found or name not in expected or found[name][0] == expected[name][0]:
+    sizes = _sizes_that_differ(found, expected, f"{_ENCODER}embed_tokens.weight", 0)
+    if sizes is None:
         return
-    has, wanted = found[name][0], expected[name][0]
+    has, wanted = sizes
     why = " (one less: it has no <mask>)" if has == wanted - 1 else ""
     raise UsageError(
         f"{path} has a vocabulary of {has:,} symbols{why}, the data one of {wanted:,} (dict.txt, "
@@ -332,12 +365,13 @@ def _check_depth(found: Shapes, expected: Shapes, path: Path) -> None:
 
 
 def _check_positions(found: Shapes, expected: Shapes, path: Path) -> None:
-    name = f"{_ENCODER}embed_positions.weight"
-    if name not in found or name not in expected or found[name][0] == expected[name][0]:
-        return
-    # fairseq's positions begin after the padding symbol's index, 1.
-    has, wanted = found[name][0] - 2, expected[name][0] - 2
-    raise UsageError(f"{path} has {has} positions, the model {wanted}: give --max-positions {has}")
+    sizes = _sizes_that_differ(found, expected, f"{_ENCODER}embed_positions.weight", 0)
+    if sizes is not None:
+        # fairseq's positions begin after the padding symbol's index, 1.
+        has, wanted = (size - 2 for size in sizes)
+        raise UsageError(
+            f"{path} has {has} positions, the model {wanted}: give --max-positions {has}"
+        )
 
 
 def _check_width(found: Shapes, expected: Shapes, path: Path) -> None:
@@ -345,8 +379,9 @@ def _check_width(found: Shapes, expected: Shapes, path: Path) -> None:
         (f"{_ENCODER}embed_tokens.weight", "--encoder-embed-dim"),
         (f"{_ENCODER}layers.0.fc1.bias", "--encoder-ffn-embed-dim"),
     ):
-        if name in found and name in expected and found[name][-1] != expected[name][-1]:
-            has, wanted = found[name][-1], expected[name][-1]
+        sizes = _sizes_that_differ(found, expected, name, -1)
+        if sizes is not None:
+            has, wanted = sizes
             raise UsageError(
                 f"{path} has a width of {has}, the model {wanted}: choose its --arch, or "
                 f"{option} {has}"

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import alum_fairseq
 from alum_fairseq.errors import UsageError, printable
+from alum_fairseq.files import naming_closed_paths
 
 # How a command ends, for scripts to look at; Python ends with 1 after any other error.
 DONE = 0
@@ -73,9 +74,11 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
     Wrong usage is one line on standard error; any other exception is shown whole.
     """
     program = os.path.basename(sys.argv[0])
-    logging.getLogger("fairseq").setLevel(logging.WARNING)  # it reports every file that it opens
+    for chatty in ("fairseq", "hydra"):  # the one reports every file that it opens
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        with naming_closed_paths():
+            main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UsageError as error:
         print(f"{program}: error: {printable(error)}", file=sys.stderr)

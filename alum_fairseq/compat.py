@@ -15,7 +15,11 @@ import re
 import sys
 import tarfile
 import threading
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +27,7 @@ import numpy as np
 import torch
 
 from alum_fairseq.errors import UsageError
+from alum_fairseq.files import blaming_the_disk, write_a_little
 
 # Chatter of fairseq's start-up and inner loop about its own use of hydra and torch. Nothing that a
 # user of fairseq can act on; about 20 lines before the first line of their log.
@@ -95,6 +100,7 @@ def apply() -> None:
     name_the_folder_of_checkpoints()
     restore_numpy_long()
     write_checkpoints_whole()
+    survive_a_full_disk()
     find_nan_in_dictionaries()
     stop_abandoned_loaders()
     stop_loaders_at_exit()
@@ -212,7 +218,8 @@ def name_the_folder_of_checkpoints() -> None:
     @functools.wraps(verify)
     def verify_checkpoint_directory(save_dir: str) -> None:
         try:
-            verify(save_dir)
+            verify(save_dir)  # of an empty file, for which a full disk has room
+            write_a_little(Path(save_dir))
         except OSError as error:
             raise UsageError(
                 f"--save-dir {save_dir} is no folder that can be written to: {error.strerror}"
@@ -277,10 +284,10 @@ def write_checkpoints_whole() -> None:
         if not overwrite or not PathManager.supports_rename(dst_path):
             return copy(src_path, dst_path, overwrite)
         target = os.path.realpath(dst_path)  # a link stays one
-        aside = target + ".tmp"  # as fairseq names it, so that what a kill leaves is written over
-        if not copy(src_path, aside, overwrite=True):
-            return False
-        PathManager.rename(aside, target)
+        with _whole_or_not_at_all(target) as aside:
+            if not copy(src_path, aside, overwrite=True):
+                return False
+            PathManager.rename(aside, target)
         return True
 
     def rename_written(src: str, dst: str) -> None:
@@ -290,6 +297,67 @@ def write_checkpoints_whole() -> None:
 
     PathManager.copy = staticmethod(copy_aside)
     PathManager.rename = staticmethod(rename_written)
+
+
+@contextmanager
+def _whole_or_not_at_all(target: str) -> Iterator[str]:
+    """The name to write to before a file is renamed, which is gone if that fails.
+
+    It is fairseq's, so that what a kill leaves is written over.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    aside = target + ".tmp"
+    try:
+        with blaming_the_disk(Path(target)):
+            yield aside
+    except Exception:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+# To write a checkpoint: how often, and after how many seconds, as fairseq.
+_ATTEMPTS, _PAUSE = 3, 2.5
+
+
+def survive_a_full_disk() -> None:
+    """Let a checkpoint that the disk has no room for leave those before it as they are.
+
+    fairseq 0.12 tries three times to write it, each time behind what the last try left in the
+    file: if there was room at last, the last good checkpoint was replaced by one that nobody can
+    read. And where there is none, a traceback out of torch told of positions in a file. Can go when
+    fairseq goes back to the beginning.
+    """
+    from fairseq import checkpoint_utils
+    from fairseq.file_io import PathManager
+
+    persistent_save = checkpoint_utils.torch_persistent_save
+    if persistent_save.__module__ == __name__:
+        return
+
+    def save_from_the_beginning(obj: Any, file: Any) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                if attempt:
+                    file.seek(0)
+                    file.truncate()
+                torch.save(obj, file)
+                return
+            except Exception:
+                if attempt == _ATTEMPTS - 1 or not file.seekable():
+                    raise
+                time.sleep(_PAUSE)
+
+    def save_or_say_why(obj: Any, filename: str, async_write: bool = False) -> None:
+        if async_write or not PathManager.supports_rename(filename):
+            persistent_save(obj, filename, async_write)
+            return
+        with _whole_or_not_at_all(filename):
+            persistent_save(obj, filename)
+
+    checkpoint_utils._torch_persistent_save = save_from_the_beginning
+    checkpoint_utils.torch_persistent_save = save_or_say_why
 
 
 def find_nan_in_dictionaries() -> None:

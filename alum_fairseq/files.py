@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -12,6 +13,26 @@ from pathlib import Path
 from alum_fairseq.errors import UsageError
 
 _PROBE = 1 << 20  # bytes that a disk has room for, unless it is full
+# Why a file that is there cannot be opened; what else fails is not for the user to mend.
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+@contextmanager
+def naming_closed_paths() -> Iterator[None]:
+    """Say in one line which file or folder the system does not let this process use.
+
+    Raises:
+        UsageError: there is one; the message names it, and the system's reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.errno not in _CLOSED:
+            raise
+        raise UsageError(
+            f"{error.filename} cannot be opened: {error.strerror}; see to the rights of the file "
+            "and its folders, or name another"
+        ) from None
 
 
 @contextmanager
@@ -31,7 +52,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         return
     aside = Path(_aside(path, tempfile.mkstemp))
     try:
-        with _blaming_the_disk(path):
+        with blaming_the_disk(path):
             yield aside
             os.replace(aside, path)
     finally:
@@ -50,7 +71,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path} exists: remove it, or name another folder")
     aside = Path(_aside(path, tempfile.mkdtemp))
     try:
-        with _blaming_the_disk(path):
+        with blaming_the_disk(path):
             yield aside
             if path.exists():
                 path.rmdir()
@@ -60,7 +81,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _blaming_the_disk(path: Path) -> Iterator[None]:
+def blaming_the_disk(path: Path) -> Iterator[None]:
     """Where something fails while a path is written, see whether its disk is to blame.
 
     Libraries say so in many ways: torch that a position is not the one expected.
@@ -74,11 +95,20 @@ def _blaming_the_disk(path: Path) -> Iterator[None]:
         raise
     except Exception:
         try:
-            with tempfile.TemporaryFile(dir=path.parent) as probe:
-                probe.write(bytes(_PROBE))
+            write_a_little(path.parent)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
         raise
+
+
+def write_a_little(folder: Path) -> None:
+    """Write a nameless file into a folder, to see whether its disk has room for any.
+
+    Raises:
+        OSError: it has not, or the folder is closed.
+    """
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(_PROBE))
 
 
 def _aside(path: Path, make: object) -> str:

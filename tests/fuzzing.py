@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import copy
 import faulthandler
+import json
+import logging
 import re
 import resource
 import shutil
@@ -28,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers
 from conftest import PLUGIN, command_line
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -77,8 +80,17 @@ def _predict(folder: Path, output: Path) -> Ended:
 
 
 def _to_hf(folder: Path, output: Path) -> Ended:
+    """To Hugging Face's form; what is made must be what transformers can load."""
     data = folder.parent.parent / "base/single"
-    return run_command(convert, "to-hf", folder / "model.pt", output / "hf", "--data", data)
+    ended = run_command(convert, "to-hf", folder / "model.pt", output / "hf", "--data", data)
+    if ended.status == 0:
+        kind = json.loads((output / "hf/config.json").read_text())["architectures"][0]
+        _, seen = getattr(transformers, kind).from_pretrained(
+            output / "hf", output_loading_info=True
+        )
+        assert not seen["missing_keys"] | seen["mismatched_keys"], seen
+        transformers.AutoTokenizer.from_pretrained(output / "hf")
+    return ended
 
 
 def _start(folder: Path, output: Path) -> Ended:
@@ -338,6 +350,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    logging.getLogger().handlers = [logging.NullHandler()]  # what is logged is in what is judged
+    transformers.utils.logging.disable_progress_bar()
     signal.signal(signal.SIGALRM, _alarm)
     torch.set_num_threads(1)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -38,11 +38,15 @@ class Ended:
 def run_command(main: Callable[[list[str]], int], *words: Any) -> Ended:
     """Run one of our commands; argparse ends the process, which counts as its status."""
     said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        try:
+    log = logging.StreamHandler(said)
+    logging.getLogger().addHandler(log)
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             status = main([str(word) for word in words])
-        except SystemExit as end:
-            status = int(end.code or 0)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        logging.getLogger().removeHandler(log)
     lines = [line for line in said.getvalue().splitlines() if not line.startswith("usage: ")]
     return Ended(status, [line for line in lines if not line.startswith("       ")])
 

@@ -58,9 +58,9 @@ def _checkpoints(path: Path, folder: Path) -> None:
     (folder / "old").mkdir()
     state = torch.load(path)
     groups = state.pop("cfg")
-    args = {**groups["task"], **vars(groups["model"]), "task": groups["task"]["_name"]}
+    args = {**groups["task"], **vars(groups["model"]), "task": "sentence_prediction"}
     del args["_name"]
-    state["args"] = Namespace(**{**args, "criterion": "alum_sentence_prediction"})
+    state["args"] = Namespace(**{**args, "criterion": "sentence_prediction"})
     torch.save(state, folder / "old/model.pt", _use_new_zipfile_serialization=False)
 
 

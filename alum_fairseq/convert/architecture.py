@@ -176,9 +176,11 @@ class Architecture:
         layers = {name.split(".")[1] for name in shapes if name.startswith("layers.")}
         try:
             positions, width = shapes["embed_positions.weight"]
-            ffn_width = shapes["layers.0.fc1.weight"][0]
+            ffn_width, _ = shapes["layers.0.fc1.weight"]
         except (KeyError, ValueError):
             raise UsageError("the checkpoint holds no encoder of RoBERTa") from None
+        if positions <= FIRST_POSITION:
+            raise UsageError(f"the checkpoint has {positions} rows of positions: no position")
         heads = options.encoder_attention_heads
         if type(heads) is not int or heads < 1 or width % heads:
             raise UsageError(

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq.data import Dictionary
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from safetensors.torch import save
 from torch import Tensor
 
-from alum_fairseq.checkpoints import load_state, require_roberta
+from alum_fairseq.checkpoints import load_state, require_roberta, require_symbol
 from alum_fairseq.convert.architecture import Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
 from alum_fairseq.convert.weights import ENCODER, HEADS, to_transformers, todays_names
@@ -21,7 +20,7 @@ from alum_fairseq.convert.write_tokenizer import Template, make_tokenizer, write
 from alum_fairseq.data_record import RECORD, VOCABULARY, DataRecord
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder, whole_folder
-from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
+from alum_fairseq.vocabulary import DICTIONARY, Vocabulary, load_dictionary
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ class Checkpoint:
     def rows(self) -> int:
         """Of the embeddings."""
         name = f"{ENCODER}embed_tokens.weight"
-        if name not in self.weights:
-            raise UsageError(f"{self.path} has no {name}: it is no RoBERTa")
+        if name not in self.weights or self.weights[name].dim() != 2:
+            raise UsageError(f"{self.path} has no matrix {name}: it is no RoBERTa")
         return len(self.weights[name])
 
     @property
@@ -220,7 +219,7 @@ def _labels(data: Path | None, classes: int, regression: bool, notes: list[str])
     if record and record.labels:
         labels = record.labels
     elif data and (data / "label" / DICTIONARY).is_file():
-        dictionary = Dictionary.load(str(data / "label" / DICTIONARY))
+        dictionary = load_dictionary(data / "label")
         labels = dictionary.symbols[dictionary.nspecial :][:classes]
     else:
         notes.append(
@@ -242,8 +241,7 @@ def _template(checkpoint: Checkpoint, vocabulary: Vocabulary, notes: list[str]) 
 
     def symbol(name: str) -> str | None:
         index = settings.get(name)
-        if index is not None and not 0 <= index < len(symbols):
-            raise UsageError(f"{checkpoint.path}: {name} is {index}, which {DICTIONARY} lacks")
+        require_symbol(index, name, len(symbols), checkpoint.path)
         return None if index is None else symbols[index]
 
     template = Template(symbol("init_token"), symbol("separator_token"))

@@ -133,7 +133,8 @@ def _shape(module: str, architecture: Architecture) -> tuple[int, ...]:
     width, ffn = architecture.width, architecture.ffn_width
     shapes = {"fc1": (ffn, width), "fc2": (width, ffn)}
     last = module.rsplit(".", 1)[-1]
-    return shapes.get(last, (width, width) if last.endswith("_proj") else (width,))
+    square = last == "dense" or last.endswith("_proj")
+    return shapes.get(last, (width, width) if square else (width,))
 
 
 def _module(
@@ -289,6 +290,8 @@ def todays_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = name.replace(".emb_layer_norm.", ".layernorm_embedding.")
         before, joined, kind = name.partition(".in_proj_")
         if joined:  # of 2019: the projections to queries, keys and values in one tensor
+            if tensor.dim() == 0 or len(tensor) % 3:
+                raise UsageError(f"the checkpoint's {name} is not made of three equal parts")
             for which, part in zip("qkv", tensor.chunk(3), strict=True):
                 renamed[f"{before}.{which}_proj.{kind}"] = part
         else:
@@ -308,29 +311,43 @@ def to_transformers(
         unknowns: how many rows to add that stand for ``<unk>``.
 
     Raises:
-        UsageError: a tensor is missing, or there is one that transformers has no place for.
+        UsageError: a tensor is missing or has the wrong shape or type, or there is one that
+            transformers has no place for.
     """
     left = dict(weights)
+    width = architecture.width
 
-    def take(name: str) -> Tensor:
+    def take(name: str, *shape: int) -> Tensor:
+        """A tensor of this shape, in which -1 stands for any size."""
         if name not in left:
             raise UsageError(f"the checkpoint has no tensor {name}")
+        found = tuple(left[name].shape)
+        if len(found) != len(shape) or any(
+            wanted not in (-1, size) for size, wanted in zip(found, shape, strict=True)
+        ):
+            wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
+            raise UsageError(f"the checkpoint's {name} has shape {found}, not ({wanted})")
+        if not left[name].is_floating_point():
+            raise UsageError(f"the checkpoint's {name} is of type {left[name].dtype}, not floating")
         return left.pop(name)
 
     prefix = "roberta_prelayernorm." if architecture.prenorm else "roberta."
-    words = take(f"{ENCODER}embed_tokens.weight")
+    words = take(f"{ENCODER}embed_tokens.weight", -1, width)
+    positions = take(
+        f"{ENCODER}embed_positions.weight", architecture.max_positions + FIRST_POSITION, width
+    )
     carried = {
         f"{prefix}embeddings.word_embeddings.weight": _with_unknowns(words, unknowns),
-        f"{prefix}embeddings.position_embeddings.weight": take(f"{ENCODER}embed_positions.weight"),
-        f"{prefix}embeddings.token_type_embeddings.weight": words.new_zeros(1, words.shape[1]),
+        f"{prefix}embeddings.position_embeddings.weight": positions,
+        f"{prefix}embeddings.token_type_embeddings.weight": words.new_zeros(1, width),
     }
     names = {f"{ENCODER}{ours}": f"{prefix}{hf}" for hf, ours in module_names(architecture).items()}
     if head is None:
         dense, norm, bias, decoder = _LM_HEADS["roberta"]
         names |= {f"{LM_HEAD}dense": dense, f"{LM_HEAD}layer_norm": norm}
-        carried[bias] = _with_unknowns(take(f"{LM_HEAD}bias"), unknowns, NEVER)
+        carried[bias] = _with_unknowns(take(f"{LM_HEAD}bias", len(words)), unknowns, NEVER)
         if not architecture.tied:
-            output = take(f"{LM_HEAD}weight")
+            output = take(f"{LM_HEAD}weight", len(words), width)
             carried[f"{decoder}.weight"] = _with_unknowns(output, unknowns)
             carried[f"{decoder}.bias"] = carried[bias].clone()
     else:
@@ -339,8 +356,10 @@ def to_transformers(
             f"{HEADS}{head}.out_proj": "classifier.out_proj",
         }
     for ours, hf in names.items():
-        for kind in ("weight", "bias"):
-            carried[f"{hf}.{kind}"] = take(f"{ours}.{kind}")
+        classes = ours == f"{HEADS}{head}.out_proj"
+        shape = (-1, width) if classes else _shape(ours, architecture)
+        weight = take(f"{ours}.weight", *shape)
+        carried |= {f"{hf}.weight": weight, f"{hf}.bias": take(f"{ours}.bias", len(weight))}
     foreign = [
         name for name in left if name.startswith(ENCODER) and not name.endswith((".version",))
     ]

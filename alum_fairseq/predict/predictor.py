@@ -13,7 +13,7 @@ from fairseq.data import Dictionary
 from fairseq.data.data_utils import batch_by_size, collate_tokens
 from torch import Tensor, nn
 
-from alum_fairseq.checkpoints import config_of, load_model, load_state
+from alum_fairseq.checkpoints import config_of, load_model, load_state, require_symbol
 from alum_fairseq.data_record import RECORD, VOCABULARY, DataRecord
 from alum_fairseq.encoding import ExampleEncoder
 from alum_fairseq.errors import UsageError
@@ -174,14 +174,17 @@ class Predictor:
             raise UsageError(f"{path} has {wanted}, not the {len(labels)} of --labels")
         if labels is not None and len(set(labels)) < len(labels):
             raise UsageError(f"--labels {' '.join(labels)}: one of them comes twice")
+        tokens = {"init_token": 0, "separator_token": 2}
+        for name, usual in tokens.items():
+            tokens[name] = getattr(cfg.task, name, usual)
+            require_symbol(tokens[name], name, len(task.source_dictionary), path)
         return cls(
             model,
             head,
             task.source_dictionary,
             _vocabulary_of(vocabulary, data, task.source_dictionary),
             Layout(
-                init_token=getattr(cfg.task, "init_token", 0),
-                separator_token=getattr(cfg.task, "separator_token", 2),
+                **tokens,
                 choices=choices,
                 max_positions=int(model.max_positions()),
                 max_option_length=getattr(cfg.task, "max_option_length", None) if choices else None,

@@ -18,7 +18,7 @@ from alum_fairseq.binarized import labels_may_lack, text_labels
 from alum_fairseq.checkpoints import check_fits, check_resumable, load_state
 from alum_fairseq.encoder_tap import check_layer, check_low_memory
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file, existing_folder
+from alum_fairseq.files import existing_file, existing_folder, naming_closed_paths
 from alum_fairseq.vocabulary import DICTIONARY, load_dictionary
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
@@ -57,11 +57,13 @@ class AlumTask:
         """Set the task up, after a look at its options and dictionaries.
 
         Raises:
-            UsageError: an option is out of its range, or a dictionary is missing or broken.
+            UsageError: an option is out of its range, or a dictionary is missing, broken or closed
+                to this user.
         """
-        if not PathManager.path_requires_pathmanager(cfg.data):
-            cls.check_setup(cfg)
-        return super().setup_task(cfg, **kwargs)
+        with naming_closed_paths():
+            if not PathManager.path_requires_pathmanager(cfg.data):
+                cls.check_setup(cfg)
+            return super().setup_task(cfg, **kwargs)
 
     @classmethod
     def check_setup(cls, cfg: Any) -> None:
@@ -74,11 +76,13 @@ class AlumTask:
         """Load a split, after a look at its files.
 
         Raises:
-            UsageError: a file is missing, broken or cut short, or an example is too long.
+            UsageError: a file is missing, broken, cut short or closed to this user, or an example
+                is too long.
         """
-        if not PathManager.path_requires_pathmanager(self.cfg.data):
-            self.check_data(split, kwargs.get("epoch", 1), combine)
-        loaded = super().load_dataset(split, combine=combine, **kwargs)
+        with naming_closed_paths():
+            if not PathManager.path_requires_pathmanager(self.cfg.data):
+                self.check_data(split, kwargs.get("epoch", 1), combine)
+            loaded = super().load_dataset(split, combine=combine, **kwargs)
         self._check_lengths(split)
         return loaded
 
@@ -119,7 +123,8 @@ class AlumTask:
         self._built_model, self._trained_by, self._ddp_backend = model, None, None
         if not from_checkpoint:
             self._ddp_backend = str(self.cfg.alum_ddp_backend)
-            self._check_starting_point(model)
+            with naming_closed_paths():
+                self._check_starting_point(model)
         return model
 
     def _check_starting_point(self, model: Any) -> None:
