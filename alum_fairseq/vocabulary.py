@@ -135,11 +135,14 @@ def load_dictionary(folder: Path) -> Dictionary:
 
     Raises:
         UsageError: there is none, or it is broken.
+        PermissionError: it is closed to this user.
     """
     path = folder / DICTIONARY
     if not path.is_file():
         raise UsageError(f"{folder} has no {DICTIONARY}")
     try:
         return Dictionary.load(str(path))
+    except PermissionError:
+        raise
     except Exception as error:  # fairseq raises Exception, too
         raise UsageError(f"{path} is no dictionary of fairseq: {one_line(error)}") from None

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from alum_fairseq.convert.byte_level import bpe_numbers
 from alum_fairseq.convert.command import main as convert
+from alum_fairseq.predict.command import main as predict
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 MUTANTS = int(os.environ.get("ALUM_MUTANTS", "300"))  # of checkpoints, and of data
@@ -177,6 +178,73 @@ def assert_looked_at(lines: list[str], mutants: int) -> None:
 def test_some_mutants(base: Path) -> None:
     targets = ("checkpoint", "jsonl", "classes", "hugging face", "sentencepiece", "tokenizer")
     assert_looked_at(fuzz(base, targets, count=10, seed=1), 60)
+
+
+@pytest.mark.parametrize("name", ["init_token", "separator_token"])
+@pytest.mark.parametrize("token", [801, -1, 2**70])
+def test_symbols_that_there_are_not(
+    name: str, token: int, cases: dict[str, Any], tmp_path: Path
+) -> None:
+    """In a checkpoint of fairseq's own task, which takes any number."""
+    state, path = torch.load(cases["single"].path), tmp_path / "model.pt"
+    state["cfg"]["task"] |= {"_name": "sentence_prediction", name: token}
+    torch.save(state, path)
+    files = ("--data", cases["single"].data)
+    for command in (
+        (predict, "--path", path, *files, "--input", os.devnull),
+        (convert, "to-hf", path, tmp_path / "hf", *files),
+    ):
+        error = run_command(*command).error
+        assert error.startswith(f"{path}: its {name} is {token}: it must be the number of a symbol")
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda weight: weight[:-1], "has shape"),
+        (lambda weight: weight.flatten()[0], "has shape ()"),
+        (lambda weight: weight.repeat(2, *[1] * (weight.dim() - 1)), "has shape"),
+        (lambda weight: weight.int(), "is of type torch.int32, not floating"),
+    ],
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.sentence_encoder.layernorm_embedding.bias",
+        "encoder.sentence_encoder.layers.1.self_attn.q_proj.weight",
+        "encoder.sentence_encoder.layers.1.fc1.weight",
+        "encoder.sentence_encoder.layers.0.fc2.bias",
+        "classification_heads.sentence_classification_head.dense.weight",
+        "classification_heads.sentence_classification_head.out_proj.bias",
+    ],
+)
+def test_weights_that_transformers_would_not_load_are_not_converted(
+    name: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    words: str,
+    cases: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    state, path = torch.load(cases["single"].path), tmp_path / "model.pt"
+    state["model"][name] = change(state["model"][name])
+    torch.save(state, path)
+    command = (convert, "to-hf", path, tmp_path / "hf", "--data", cases["single"].data)
+    assert f"the checkpoint's {name} {words}" in run_command(*command).error
+    assert not (tmp_path / "hf").exists()
+
+
+def test_an_option_of_old_that_fairseq_does_not_know_is_said_once(
+    cases: dict[str, Any], tmp_path: Path
+) -> None:
+    """fairseq would log all others beside it."""
+    _checkpoints(cases["single"].path, tmp_path)
+    path = tmp_path / "old/model.pt"
+    state = torch.load(path)
+    state["args"].log_format = "shouted"
+    torch.save(state, path)
+    command = (predict, "--path", path, "--data", cases["single"].data, "--input", os.devnull)
+    assert "Error merging override common.log_format='shouted'" in run_command(*command).error
 
 
 @pytest.mark.slow

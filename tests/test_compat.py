@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import pickle
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +23,7 @@ from fairseq.data.iterators import BufferedIterator
 from fairseq.file_io import PathManager
 from fairseq.nan_detector import NanDetector
 
-from alum_fairseq import compat
+from alum_fairseq import UsageError, compat
 
 
 def test_a_checkpoint_with_a_namespace_loads(tmp_path: Path) -> None:
@@ -180,15 +184,62 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     assert steps == ["written", "named"]
 
 
+class _FullAtFirst(io.FileIO):
+    """A file on a disk that is full when the first half of a checkpoint is written."""
+
+    full = True
+
+    def write(self, content: Any) -> int:
+        if self.full and self.tell() + len(content) > 2000:
+            super().write(bytes(content)[: 2000 - self.tell()])
+            self.full = False
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_second_try_to_write_a_checkpoint_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "_PAUSE", 0)
+    with _FullAtFirst(tmp_path / "checkpoint.pt", "w") as file:
+        checkpoint_utils._torch_persistent_save({"model": torch.arange(5000)}, file)
+    assert not file.full
+    found = torch.load(tmp_path / "checkpoint.pt")
+    assert torch.equal(found["model"], torch.arange(5000))
+
+
+@pytest.mark.parametrize("way", ["save", "copy"])
+def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_one(
+    way: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "_PAUSE", 0)
+    last = tmp_path / "run/checkpoint_last.pt"
+    last.parent.mkdir()
+    last.write_text("the one before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(UsageError, match=r"checkpoint_last\.pt cannot be written: File too"):
+            if way == "save":
+                checkpoint_utils.torch_persistent_save({"model": torch.ones(5000)}, str(last))
+            else:
+                PathManager.copy(str(saved), str(last), overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert last.read_text() == "the one before"
+    assert list(last.parent.iterdir()) == [last]
+
+
 def test_fixes_can_be_applied_twice() -> None:
     from fairseq.distributed import utils
 
     compat.apply()
     patched = (PathManager.copy, PathManager.rename, NanDetector.add_hooks)
-    patched += (utils._broadcast_object_slow,)
+    patched += (utils._broadcast_object_slow, checkpoint_utils.torch_persistent_save)
     compat.apply()
     again = (PathManager.copy, PathManager.rename, NanDetector.add_hooks)
-    assert (*again, utils._broadcast_object_slow) == patched
+    again += (utils._broadcast_object_slow, checkpoint_utils.torch_persistent_save)
+    assert again == patched
 
 
 def test_other_exceptions_are_shown_as_before() -> None:

@@ -6,6 +6,7 @@ tests of each command have further ones, which are not repeated here.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import shutil
@@ -95,6 +96,21 @@ def binarise(prefix: str, examples: list[list[int]]) -> Callable[[Path], None]:
     return spoil
 
 
+def drop_symbols(name: str, count: int) -> Callable[[Path], None]:
+    """Leave the last ones out of a dictionary."""
+
+    def spoil(data: Path) -> None:
+        lines = (data / name).read_text().splitlines(keepends=True)
+        (data / name).write_text("".join(lines[:-count]))
+
+    return spoil
+
+
+def close(name: str) -> Callable[[Path], None]:
+    """Take everyone's rights of a file or a folder away."""
+    return lambda data: (data / name).chmod(0)
+
+
 def replace_byte(name: str, place: int, value: int) -> Callable[[Path], None]:
     def spoil(data: Path) -> None:
         content = bytearray((data / name).read_bytes())
@@ -109,6 +125,7 @@ OTHER_MODEL = {"arch": "transformer", "max-positions": None}
 
 Train = tuple[str, dict[str, Any], str, Callable[[Path], None] | None]
 MISFIT = "--task and --criterion do not fit each other: "
+CLOSED = " cannot be opened: Permission denied; see to the rights of the file and its folders"
 CHOICE = "argument --alum-{}: invalid choice: "
 TRAIN: list[Train] = [
     # Each option of ours out of its range.
@@ -133,9 +150,19 @@ TRAIN: list[Train] = [
         ("mlm", {f"alum-{name}": "x"}, CHOICE.format(name) + "'x'", None)
         for name in (
             *("preset", "epsilon-mode", "norm", "norm-scope", "gradient", "projection"),
-            *("divergence", "dropout"),
+            *("divergence", "dropout", "ascent", "ascent-precision", "memory"),
         )
     ),
+    ("mlm", {"alum-step-layers": -1}, "--alum-step-layers is -1: it must be 0 or more", None),
+    (
+        "mlm",
+        {"alum-steps": 2, "alum-step-layers": 2},
+        "--alum-step-layers is 2: it must be from 0 (all layers) to 1, one less than",
+        None,
+    ),
+    ("mlm", {"alum-fraction": 0}, "--alum-fraction is 0.0: it must be above 0 and at most", None),
+    ("mlm", {"alum-fraction": "nan"}, "--alum-fraction is nan: it must be above 0 and at", None),
+    ("mlm", {"alum-interval": 0}, "--alum-interval is 0: it must be 1 (every) or more", None),
     (
         "mlm",
         {"arch": "alum_roberta", "alum-layer-norm-eps": 0},
@@ -143,6 +170,36 @@ TRAIN: list[Train] = [
         None,
     ),
     # Options that contradict each other.
+    (
+        "mlm",
+        {"alum-ascent": "power", "alum-noise-std": 0, "alum-steps": 1},
+        "--alum-noise-std is 0: it must be above 0 when steps is",
+        None,
+    ),
+    (
+        "mlm",
+        {"alum-ascent": "random", "alum-steps": 2},
+        "--alum-steps is 2, but --alum-ascent is random, which takes none: leave one of the two",
+        None,
+    ),
+    (
+        "mlm",
+        {"alum-steps": 1, "alum-step-layers": 1},
+        "--alum-step-layers is 1, but --alum-steps is 1: there must be 2 or more",
+        None,
+    ),
+    (
+        "mlm",
+        {"alum-memory": "low", "quant-noise-pq": 0.1},
+        "--alum-memory is low: it runs the clean pass twice, and --quant-noise-pq would noise",
+        None,
+    ),
+    (
+        "single",
+        {"task": "sentence_prediction", "alum-interval": 2},
+        "--alum-interval needs the number of the update, which --task sentence_prediction does",
+        None,
+    ),
     (
         "regression",
         {"alum-divergence": "kl"},
@@ -235,6 +292,31 @@ TRAIN: list[Train] = [
         "--leave-unmasked-prob is 0.6 and --random-token-prob 0.6: they must be 0 or more, and",
         None,
     ),
+    # A checkpoint of another model.
+    (
+        "single",
+        {"finetune-from-model": "{single}"},
+        "{single} has a vocabulary of ",
+        drop_symbols("input0/dict.txt", 9),
+    ),
+    (
+        "single",
+        {"finetune-from-model": "{single}", "max-positions": 64},
+        "{single} has 40 positions, the model 64: give --max-positions 40",
+        None,
+    ),
+    (
+        "single",
+        {"finetune-from-model": "{single}", "encoder-layers": 3},
+        "{single} has 2 layers, the model 3: choose its --arch, or --encoder-layers 2",
+        None,
+    ),
+    (
+        "single",
+        {"finetune-from-model": "{single}", "encoder-ffn-embed-dim": 32},
+        "{single} has a width of 64, the model 32: choose its --arch, or --encoder-ffn-embed-dim",
+        None,
+    ),
     # Places.
     ("mlm", {"data": "{tmp}/nowhere"}, "{tmp}/nowhere does not exist", None),
     ("mlm", {"data": "{single}"}, "{single} is a file, not a folder", None),
@@ -249,6 +331,20 @@ TRAIN: list[Train] = [
     ("mlm", {"valid-subset": "dev"}, "{data} has no subset dev: it has train, valid", None),
     ("single", {"valid-subset": "dev"}, "{data}/input0 has no subset dev: it has train", None),
     ("mlm", {"data": "{data}:{tmp}"}, "{tmp}/train.idx does not exist", None),
+    ("mlm", {}, "{data}/dict.txt" + CLOSED, close("dict.txt")),
+    ("mlm", {}, "{data}/train.idx" + CLOSED, close("train.idx")),
+    ("mlm", {}, "{data}/valid.bin" + CLOSED, close("valid.bin")),
+    ("mlm", {"data": "{data}/."}, "{data}/dict.txt" + CLOSED, close(".")),
+    ("single", {}, "{data}/input0/train.idx" + CLOSED, close("input0/train.idx")),
+    ("single", {}, "{data}/label/dict.txt" + CLOSED, close("label/dict.txt")),
+    ("regression", {}, "{data}/label/train.label" + CLOSED, close("label/train.label")),
+    (
+        "mlm",
+        {"restore-file": "{data}/valid.bin"},
+        "{data}/valid.bin cannot be read: Permission denied",
+        close("valid.bin"),
+    ),
+    ("mlm", {"save-dir": "{tmp}/" + "x" * 300}, "is no folder that can be written to: File", None),
     # Data that are broken.
     ("mlm", {}, "{data}/train.bin is cut short, or {data}/train.idx is broken", cut("train.bin")),
     ("mlm", {}, "{data}/train.idx is cut short, or broken: for", cut("train.idx")),
@@ -293,6 +389,37 @@ TRAIN: list[Train] = [
         write("label/train.label", "3\n" * 90),
     ),
 ]
+
+
+# The system's rights, which root's processes need not heed: they may write and read any file.
+_IGNORES_RIGHTS = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH of Linux
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Capabilities(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inherited"))
+
+
+@contextmanager
+def as_anyone() -> Iterator[None]:
+    """Heed the rights of files, as the processes of anyone but root do."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, own = _Header(0x20080522, 0), (_Capabilities * 2)()  # version 3
+    assert libc.capget(ctypes.byref(header), own) == 0
+    before = own[0].effective
+    try:
+        own[0].effective = before & ~_IGNORES_RIGHTS
+        assert libc.capset(ctypes.byref(header), own) == 0
+        yield
+    finally:
+        own[0].effective = before
+        assert libc.capset(ctypes.byref(header), own) == 0
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +476,8 @@ def test_training(
         spoil(data)
     names = {**places, "data": data, "tmp": tmp_path}
     before = everything_in(tmp_path)
-    done = train(kind, options, data, names)
+    with as_anyone():
+        done = train(kind, options, data, names)
     assert done.error is not None
     assert words.format_map(names) in done.error
     assert "\n" not in done.error
@@ -462,6 +590,68 @@ def test_commands(
     assert not (tmp_path / "out").exists()
 
 
+CLOSED_ROWS: list[tuple[str, list[str], dict[str, Any], str]] = [
+    ("prepare", [], {"train": "{closed}"}, "{table}"),
+    ("prepare", [], {"vocabulary": "{tmp}/copy"}, "{vocabulary}/dict.txt"),
+    ("prepare", [], {"vocabulary": "{closed}"}, "{vocabulary}"),
+    ("prepare", [], {"output": "{closed}/out"}, "{vocabulary}"),
+    ("to-hf", ["{closed}", "{tmp}/out"], {}, "{single}"),
+    ("to-hf", ["{single}", "{closed}/out"], {}, "{vocabulary}"),
+    ("to-hf", ["{single}", "{tmp}/out"], {"vocabulary": "{closed}"}, "{vocabulary}"),
+    ("from-hf", ["{closed}", "{tmp}/out"], {}, "{hf}"),
+    ("from-hf", ["{tmp}/copy", "{tmp}/out"], {}, "{hf}/config.json"),
+    ("from-hf", ["{tmp}/copy", "{tmp}/out"], {}, "{hf}/model.safetensors"),
+    ("from-hf", ["{tmp}/copy", "{tmp}/out"], {}, "{hf}/tokenizer.json"),
+    ("predict", [], {"path": "{closed}"}, "{single}"),
+    ("predict", [], {"input": "{closed}"}, "{table}"),
+    ("predict", [], {"data": "{closed}"}, "{data_of[single]}"),
+    ("predict", [], {"output": "{closed}/out.tsv"}, "{vocabulary}"),
+    ("robustness", [], {"path": "{closed}"}, "{single}"),
+    ("robustness", [], {"data": "{tmp}/copy"}, "{data_of[single]}/input0/valid.bin"),
+    ("robustness", [], {"data": "{tmp}/copy"}, "{data_of[single]}/alum-prepare.json"),
+    ("robustness", [], {"output": "{closed}/out"}, "{vocabulary}"),
+]
+
+
+@pytest.mark.parametrize(("command", "given", "options", "what"), CLOSED_ROWS)
+def test_what_is_closed_to_the_user(
+    command: str,
+    given: list[str],
+    options: dict[str, Any],
+    what: str,
+    places: dict[str, Any],
+    hf_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """A copy of a file, or of the folder that it is in, from which the rights are taken away."""
+    names = {**places, "tmp": tmp_path, "hf": hf_folder}
+    source = Path(what.format_map(names))
+    in_folder = "{tmp}/copy" in [*given, *options.values()]
+    target = tmp_path / ("copy" if in_folder else f"copy{source.suffix}")
+    if in_folder:
+        root = next(
+            folder
+            for folder in (hf_folder, places["vocabulary"], places["data_of"]["single"])
+            if source.is_relative_to(folder)
+        )
+        shutil.copytree(root, target)
+        closed = target / source.relative_to(root)
+    else:
+        closed = target
+        shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
+    main, usual = COMMANDS[command]
+    first = [command] if main is convert else []
+    words = command_words([*first, *given], {**usual, **options}, {**names, "closed": closed})
+    before = everything_in(tmp_path)
+    closed.chmod(0)
+    with as_anyone():
+        ended = run_command(main, *words)
+    assert str(closed) in ended.error
+    assert "Permission denied" in ended.error
+    closed.chmod(0o755)
+    assert everything_in(tmp_path) == before
+
+
 # A disk that is full, or as good as that: no file may have more than so many bytes.
 
 
@@ -509,6 +699,15 @@ def test_a_full_disk(
     assert everything_in(tmp_path)
 
 
+def test_training_on_a_full_disk(places: dict[str, Any], tmp_path: Path) -> None:
+    save = tmp_path / "save"
+    with at_most(100_000):
+        done = train("single", {}, places["data_of"]["single"], {"tmp": tmp_path})
+    assert done.error == f"--save-dir {save} is no folder that can be written to: File too large"
+    assert not done.began
+    assert everything_in(tmp_path) == {}
+
+
 @pytest.fixture(scope="module")
 def hf_folder(places: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hf") / "model"
@@ -533,4 +732,4 @@ def test_output_that_nobody_can_take(places: dict[str, Any]) -> None:
 
 
 def test_the_tables_are_as_long_as_they_should_be() -> None:
-    assert len(TRAIN) + len(COMMAND_ROWS) >= 60
+    assert len(TRAIN) + len(COMMAND_ROWS) + len(CLOSED_ROWS) >= 160

@@ -139,6 +139,7 @@ def _read_parts(index: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    path.open("rb").close()  # the libraries take a file that they may not read for a broken one
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
