@@ -1,6 +1,6 @@
 """One cell: trains with fairseq-train, measures, and writes what came of it as JSON.
 
-``grid.py`` starts it; ``python worker.py work/KEY/cell.json`` runs one cell again by hand.
+``grid.py`` starts it, and tells it its own process, with which it ends.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -306,7 +307,8 @@ def _finetune(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     return {
         **training,
         "metric": TASKS[cell.task].measure,
-        "dev": max(point[metric] for point in curve),
+        # A correlation with a model that always says the same is not a number, and not logged.
+        "dev": max((point[metric] for point in curve if metric in point), default=None),
         **measure(cell.effort, best, data),
     }
 
@@ -359,7 +361,7 @@ def _train(command: Sequence[str], paths: Paths, products: str) -> dict[str, Any
 
 
 def _run(command: Sequence[str], products: str = "highest") -> None:
-    """Run one of fairseq's tools; end with it if whoever started us is gone.
+    """Run one of fairseq's tools.
 
     Args:
         command: its name and arguments.
@@ -373,19 +375,7 @@ def _run(command: Sequence[str], products: str = "highest") -> None:
         f"import sys, torch; torch.set_float32_matmul_precision({products!r}); "
         f"sys.argv[0] = {command[0]!r}; from {module} import cli_main; cli_main()"
     )
-    parent = os.getppid()
-    process = subprocess.Popen([sys.executable, "-c", code, *command[1:]], stdin=subprocess.DEVNULL)
-    while True:
-        try:
-            code = process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            if os.getppid() == parent:
-                continue
-            process.terminate()
-            sys.exit(130)
-        if code:
-            raise subprocess.CalledProcessError(code, command[0])
-        return
+    subprocess.run([sys.executable, "-c", code, *command[1:]], stdin=subprocess.DEVNULL, check=True)
 
 
 def _cpu_seconds() -> float:
@@ -521,13 +511,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+def end_with(parent: int) -> None:
+    """From now on, end this process and what it started as soon as its parent is gone.
+
+    Args:
+        parent: its process. This one leads a process group of its own.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> int:
     """Run the cell of a file; returns the exit status."""
+    if len(sys.argv) > 2:
+        end_with(int(sys.argv[2]))
     cell, paths = read_spec(Path(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     result = run_cell(cell, paths)
     with whole_file(paths.result) as aside:
-        aside.write_text(json.dumps(result), encoding="utf-8")
+        aside.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
     for checkpoint in paths.work.glob("*.pt"):
         checkpoint.unlink()
     return 0
