@@ -335,7 +335,10 @@ def _figures(results: Results, complete: Results, study: str, folder: Path) -> S
             (f"{name.split(' (')[0]}, {norm}", pictures.over_radii(results, methods, task, norm))
             for norm in ("linf", "l2")
         ]
-        curves = ("Learning curves", pictures.learning(results, methods, task, key))
+        curves = (
+            "Learning curves",
+            pictures.learning(results, {name: name for name in methods}, task, key),
+        )
         yield from _figure(
             folder, f"{study}-{task}", [*attacks, curves],
             f"{name}: right answers left under attack, and learning curves; bands: from the "
@@ -442,9 +445,10 @@ def pretrained(results: Results, folder: Path) -> Section:
             ])  # fmt: skip
         heads = ["pre-training", "updates", "perplexity", "under attack", "ratio", "gain"]
         yield from table([*heads, "CPU minutes"], rows)
+        rest = [method.partition(" ")[2] for method in text.methods]
         panels = []
         for kind in dict.fromkeys(map(_kind, text.methods)):
-            methods = [method for method in text.methods if _kind(method) == kind]
+            methods = {name: f"{kind} {name}" for name in rest}
             panels.append((kind, pictures.learning(text, methods, TEXT, "valid_ppl")))
         yield from _figure(folder, "pretraining", panels, "Perplexity while pre-training.")
     tuned_on = [task for task in results.tasks if task != TEXT]

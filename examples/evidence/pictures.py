@@ -144,11 +144,18 @@ def share_above(radii: Sequence[float | None]) -> np.ndarray:
     return 100 * (found[None, :] > _RADII[:, None]).mean(1)
 
 
-def learning(results: Results, methods: Sequence[str], task: str, key: str) -> Panel:
-    """A measure of the validation split (up) over updates (right)."""
+def learning(results: Results, methods: Mapping[str, str], task: str, key: str) -> Panel:
+    """A measure of the validation split (up) over updates (right).
+
+    Args:
+        results: to draw.
+        methods: by what the legend calls them; one without a curve keeps its colour.
+        task: of the curves.
+        key: of the measure, as fairseq logs it.
+    """
 
     def panel(axis: Any) -> None:
-        for number, method in enumerate(methods):
+        for number, (label, method) in enumerate(methods.items()):
             curves = [
                 {point["valid_num_updates"]: point[key] for point in line["curve"] if key in point}
                 for line in results.of(method, task).values()
@@ -156,7 +163,7 @@ def learning(results: Results, methods: Sequence[str], task: str, key: str) -> P
             updates = sorted(set.intersection(*map(set, curves))) if curves else []
             if updates:
                 found = np.array([[curve[update] for update in updates] for curve in curves])
-                _band(axis, updates, found, number, method, marker="o", ms=3)
+                _band(axis, updates, found, number, label, marker="o", ms=3)
         axis.set_xlabel("updates")
         axis.set_ylabel(key.replace("valid_", "validation: "))
 
