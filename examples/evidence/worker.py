@@ -11,10 +11,8 @@ import math
 import os
 import platform
 import resource
-import signal
 import subprocess
 import sys
-import threading
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -27,6 +25,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 from cells import REVISION, TASKS, Cell, Effort, Recipe, updates_of
+from orphans import end_with
 from sources import Sources
 from training_log import logged
 
@@ -509,21 +508,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def end_with(parent: int) -> None:
-    """From now on, end this process and what it started as soon as its parent is gone.
-
-    Args:
-        parent: its process. This one leads a process group of its own.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> int:
