@@ -238,6 +238,9 @@ def fields_changed(what: Any) -> Iterator[Any]:
         yield pytest.param(replace(what, **{field.name: changed}), id=field.name)
 
 
+PRESET = cells.resolved(CALIBRATED, pretraining=False)
+
+
 class TestIdentity:
     START = replace(CELL, task=cells.TEXT)
 
@@ -247,7 +250,7 @@ class TestIdentity:
             *({"recipe": one.values[0]} for one in fields_changed(RECIPE)),
             *({"effort": one.values[0]} for one in fields_changed(LITTLE)),
             {"task": "sick-e"}, {"seed": 2}, {"size": 65}, {"size": None}, {"factor": 2.0},
-            {"options": PLAIN}, {"options": {"alum-epsilon": 0.2}}, {"options": {"alum-steps": 2}},
+            {"options": PLAIN}, {"options": {"alum-epsilon": 7.0}}, {"options": {"alum-steps": 9}},
             {"options": {"alum-preset": "paper"}}, {"options": {"alum-interval": 2}},
             {"start": START},
         ],
@@ -289,8 +292,8 @@ class TestIdentity:
         [
             {"study": "full"}, {"method": "other"}, {"study_order": (7,)},
             {"options": {}},
-            {"options": {"alum-alpha": 1, "alum-dropout": "shared"}},
-            {"options": {**CALIBRATED, "alum-steps": 1}},
+            {"options": {**CALIBRATED, "alum-steps": int(PRESET["alum-steps"])}},
+            {"options": {name: PRESET[name] for name in ("alum-alpha", "alum-dropout")}},
         ],
         ids=str,
     )  # fmt: skip
@@ -948,13 +951,12 @@ class TestReport:
     def test_the_presets_values_are_marked(self, drawn: list[str]) -> None:
         text = report([result(cell) for cell in in_order("calibrate")])
         marked = re.findall(r"^\| \*\*(.*?)\*\* \(preset\)", text, flags=re.MULTILINE)
-        preset = cells.resolved(CALIBRATED, False)
-        assert f"{preset['alum-alpha']:g}" in marked
-        assert preset["alum-dropout"] in marked
-        assert preset["alum-ascent"] in marked
-        assert f"{preset['alum-noise-std']:g}" in marked
-        assert "0" in marked  # the layer
-        assert "independent" not in marked
+        for name, others in (("alum-alpha", {"10", "0.3"}), ("alum-dropout", {"independent"})):
+            value = PRESET[name]
+            chosen = f"{value:g}" if isinstance(value, float) else value
+            assert chosen in marked
+            assert not others - {chosen} & set(marked)
+        assert "0" in marked  # the layer, of which the preset says nothing
 
     def test_the_best_recipe_is_marked_by_the_validation_split(self, drawn: list[str]) -> None:
         lines = [
