@@ -56,8 +56,8 @@ _MODEL_OPTIONS = (
     "activation_fn",
 )
 
-# Stronger than in training: long steps, each coordinate to its bound. The ball is named, so that the
-# measure stays what it is when the preset changes.
+# Stronger than in training: long steps, each coordinate to its bound. The ball is named, so that
+# the measure stays what it is when the preset changes.
 _PRETRAINING_ATTACK = {
     "_name": "alum_mlm",
     "alum_preset": "calibrated",
