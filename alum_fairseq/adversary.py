@@ -106,8 +106,8 @@ class Adversary:
     epsilon_mode: str = "relative"
     step_size: float = 1.0
     noise_std: float | None = None
-    norm: str = "linf"
-    norm_scope: str = "token"
+    norm: str = "l2"
+    norm_scope: str = "sentence"
     gradient: str = "normalized"
     projection: str = "rescale"
     divergence: str = "kl"

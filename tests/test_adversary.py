@@ -201,6 +201,7 @@ def test_finds_the_optimum_of_a_linear_model_in_the_infinity_norm() -> None:
         epsilon=0.1,
         epsilon_mode="absolute",
         step_size=1e6,
+        norm="linf",
         norm_scope="sentence",
         projection="clip",
         divergence="squared_error",
@@ -386,8 +387,9 @@ def test_random_direction_has_the_same_size_everywhere(norm: str, scope: str) ->
 def test_mean_size_leaves_padding_out() -> None:
     delta = torch.zeros(BATCH, TOKENS, WIDTH)
     delta[MASK] = 0.5
-    assert Adversary().mean_size(delta, MASK).item() == pytest.approx(0.5)
-    assert Adversary(norm="l2").mean_size(delta, MASK).item() == pytest.approx(1.0)
+    for norm, expected in (("linf", 0.5), ("l2", 1.0)):
+        found = Adversary(norm=norm, norm_scope="token").mean_size(delta, MASK)
+        assert found.item() == pytest.approx(expected)
     sentence = Adversary(norm="l2", norm_scope="sentence")
     expected = (math.sqrt(12 * 0.25) + math.sqrt(8 * 0.25)) / 2
     assert sentence.mean_size(delta, MASK).item() == pytest.approx(expected)

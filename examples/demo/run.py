@@ -332,7 +332,9 @@ class Demo:
             "criterion": {
                 "_name": "alum_mlm",
                 "alum_preset": "calibrated",
-                # Stronger than in training: three long steps, each coordinate to its bound.
+                # Another ball than in training, and three steps, each coordinate to its bound.
+                "alum_norm": "linf",
+                "alum_norm_scope": "token",
                 "alum_steps": 3,
                 "alum_step_size": 10.0,
                 "alum_projection": "clip",

@@ -1,11 +1,13 @@
-"""Compare the adversaries of the presets, and their neighbours, on a trained masked language model.
+"""Compare adversaries - the presets, their neighbours, cheaper ones - on trained models.
 
-    python examples/presets/compare.py CHECKPOINT DATA [--sequences 32] [--seed 1]
+    python examples/presets/compare.py CHECKPOINT DATA [CHECKPOINT DATA ...] [--examples 64]
 
-For each adversary: the size of its perturbation, the divergence (KL, nats per masked token) that
-it causes on held-out text, the divergence of a random direction of equal norm, and their ratio,
-the gain (nan where both are below float32's rounding). Dropout is off unless a row says otherwise.
-Prints a table; ``--json`` writes the numbers.
+Takes masked language models and fine-tuned classifiers. For each adversary and model: the size of
+its perturbation (the root mean square of its coordinates, over that of the embeddings'), the
+divergence (KL, nats a prediction) that it causes on held-out text, how much of ``calibrated``'s
+that is, and the gain: the divergence over that of a random direction of equal norm, in float32 and
+under bf16 autocast (a dash where the random one is below rounding). Dropout is off unless a row
+says otherwise. Prints Markdown; ``--json`` writes the numbers.
 """
 
 from __future__ import annotations
@@ -13,114 +15,220 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from dataclasses import replace
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import fairseq
 import torch
 from torch import nn
 
-import alum_fairseq
-from alum_fairseq import PRESETS, Adversary
+from alum_fairseq import DIVERGENCES, PRESETS, Adversary, cli
 from alum_fairseq.checkpoints import load_model, load_state
 from alum_fairseq.encoder_tap import EncoderTap
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_file, existing_folder, whole_file
 
 CALIBRATED = PRESETS["calibrated"].adversary
+HEAD = "sentence_classification_head"
 
 # Divergences below this are the rounding of float32, and so is their ratio.
 ROUNDING = 1e-7
 
-# Each is one change of `calibrated`, or a preset as it is.
-ADVERSARIES: dict[str, Adversary] = {
-    **{name: preset.adversary for name, preset in PRESETS.items()},
-    "steps 2": replace(CALIBRATED, steps=2),
-    "steps 3": replace(CALIBRATED, steps=3),
-    "clip, step = epsilon": replace(CALIBRATED, projection="clip", step_size=CALIBRATED.epsilon),
-    "clip, step = 10 epsilon": replace(
-        CALIBRATED, projection="clip", step_size=10 * CALIBRATED.epsilon
-    ),
-    "noise 0.001": replace(CALIBRATED, noise_std=0.001),
-    "noise 0.1": replace(CALIBRATED, noise_std=0.1, step_size=1.0),
-    "epsilon 0.03": replace(CALIBRATED, epsilon=0.03),
-    "epsilon 0.3": replace(CALIBRATED, epsilon=0.3),
-    "l2 token": replace(CALIBRATED, norm="l2"),
-    "l2 sentence": replace(CALIBRATED, norm="l2", norm_scope="sentence"),
-    "linf sentence": replace(CALIBRATED, norm_scope="sentence"),
-    "random (steps 0)": replace(CALIBRATED, steps=0),
-    "absolute linf 0.1": replace(
-        CALIBRATED, epsilon_mode="absolute", epsilon=0.1, step_size=0.1, noise_std=1e-3
-    ),
-}
+
+@dataclass(frozen=True)
+class Setting:
+    """A row: an adversary, and how it is used.
+
+    Attributes:
+        adversary: the inner maximisation.
+        dropout: None: off; else how the passes share its masks.
+        step_layers: layers that the steps after the first run; 0: all.
+        ascent_in: precision of the ascent alone; None: as the rest.
+    """
+
+    adversary: Adversary
+    dropout: str | None = None
+    step_layers: int = 0
+    ascent_in: torch.dtype | None = None
 
 
-@torch.no_grad()
+def _settings() -> dict[str, Setting]:
+    """The rows. Each is a preset as it is, or one change of ``calibrated``."""
+
+    def changed(**changes: Any) -> Setting:
+        return Setting(replace(CALIBRATED, **changes))
+
+    rows = {name: Setting(preset.adversary) for name, preset in PRESETS.items()}
+    for norm, scope, gradient in (
+        ("linf", "token", "normalized"),
+        ("linf", "token", "steepest"),
+        ("linf", "sentence", "normalized"),
+        ("l2", "token", "normalized"),
+        ("l2", "sentence", "normalized"),
+    ):
+        for epsilon in (0.03, 0.1, 0.3):
+            name = f"{norm} {scope}{', steepest' if gradient == 'steepest' else ''}, {epsilon:g}"
+            ball = {"norm": norm, "norm_scope": scope, "gradient": gradient}
+            rows[name] = changed(**ball, epsilon=epsilon)
+    for step in (0.01, 0.1, 1.0):
+        rows[f"step {step:g}"] = changed(step_size=step)
+        rows[f"step {step:g}, clip"] = changed(step_size=step, projection="clip")
+    for noise in (0.001, 0.01, 0.1):
+        rows[f"noise {noise:g}"] = changed(noise_std=noise)
+    rows["K = 2"] = changed(steps=2)
+    rows["K = 3"] = changed(steps=3)
+    rows["K = 3, later steps through 1 layer"] = replace(rows["K = 3"], step_layers=1)
+    rows["ascent in bf16"] = replace(rows["calibrated"], ascent_in=torch.bfloat16)
+    rows["sampled label"] = changed(ascent="sampled-label")
+    rows["random"] = changed(ascent="random")
+    for dropout in ("shared", "independent"):
+        rows[f"dropout on, {dropout}"] = replace(rows["calibrated"], dropout=dropout)
+    return rows
+
+
+SETTINGS = _settings()
+
+
+@dataclass
+class Subject:
+    """A trained model with a batch of held-out examples.
+
+    Attributes:
+        model: as fairseq has it.
+        inputs: keyword arguments of its forward pass.
+    """
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, checkpoint: Path, data: Path, examples: int) -> Subject:
+        """Read a model, and the longest examples of the split 'valid'.
+
+        Raises:
+            UsageError: one of them cannot be read.
+        """
+        path, data = existing_file(checkpoint), existing_folder(data)
+        model, task, _ = load_model(load_state(path), path, data=str(data))
+        task.load_dataset("valid")
+        dataset = task.dataset("valid")
+        chosen = dataset.ordered_indices()[-examples:]
+        batch = dataset.collater([dataset[int(i)] for i in chosen])
+        if HEAD in getattr(model, "classification_heads", ()):
+            told = {"features_only": True, "classification_head_name": HEAD}
+        else:
+            told = {"masked_tokens": batch["target"].ne(model.encoder.dictionary.pad())}
+        return cls(model, {**batch["net_input"], **told})
+
+
 def measure(
-    model: nn.Module, batch: dict, adversary: Adversary, dropout: str | None, seed: int
+    subject: Subject, setting: Setting, seed: int, precision: torch.dtype | None = None
 ) -> dict[str, float]:
-    """Divergences per masked token of one adversary on one batch."""
-    model.train(dropout is not None)
+    """What a perturbation does.
+
+    Args:
+        subject: the model and its batch.
+        setting: the adversary.
+        seed: of the noise.
+        precision: of autocast; None: float32.
+
+    Returns:
+        ``size``: relative to the embeddings; ``kl`` and ``kl_random``: nats a prediction, of the
+        perturbation and of a random one of its norm.
+    """
+    subject.model.train(setting.dropout is not None)
     torch.manual_seed(seed)
-    tap = EncoderTap(model, dropout=dropout or "shared")
-    masked = batch["target"].ne(model.encoder.dictionary.pad())
-    with torch.enable_grad(), tap.recording():
-        model(**batch["net_input"], masked_tokens=masked)
-    with tap.ascending():
-        delta = adversary.perturb(tap.rerun, tap.embeddings, tap.logits, tap.mask)
-    kl = alum_fairseq.DIVERGENCES["kl"]
-    found, by_chance = (
-        kl.total(tap.rerun(tap.embeddings + perturbation), tap.logits).item()
-        for perturbation in (delta, adversary.random_like(delta, tap.mask))
+    tap = EncoderTap(
+        subject.model, dropout=setting.dropout or "shared", step_layers=setting.step_layers
     )
-    tokens = masked.sum().item()
-    rms = tap.embeddings[tap.mask].square().mean().sqrt().item()
+    adversary, kl = setting.adversary, DIVERGENCES["kl"]
+    with _autocast(precision):
+        with tap.recording():
+            subject.model(**subject.inputs)
+        with _autocast(setting.ascent_in), tap.ascending():
+            delta = adversary.perturb(tap.network, tap.embeddings, tap.logits, tap.mask)
+        with torch.no_grad():
+            found, by_chance = (
+                kl.total(tap.rerun(tap.embeddings + perturbation), tap.logits).item()
+                for perturbation in (delta, adversary.random_like(delta, tap.mask))
+            )
+    tokens = tap.mask
+    size = delta[tokens].float().square().mean() / tap.embeddings[tokens].float().square().mean()
+    predictions = len(tap.logits)
     return {
-        "size": adversary.mean_size(delta, tap.mask).item(),
-        "rms_of_embeddings": rms,
-        "kl": found / tokens,
-        "kl_random": by_chance / tokens,
-        "gain": found / by_chance if by_chance / tokens > ROUNDING else float("nan"),
+        "size": size.sqrt().item(),
+        "kl": found / predictions,
+        "kl_random": by_chance / predictions,
     }
 
 
-def main() -> None:
-    """Measure every adversary and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint", type=Path, help="a masked language model trained by fairseq")
-    parser.add_argument("data", type=Path, help="binarised data with a split 'valid'")
-    parser.add_argument("--sequences", type=int, default=32, help="held-out sequences (32)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the noise (1)")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    options = parser.parse_args()
+def _autocast(precision: torch.dtype | None) -> Any:
+    return torch.autocast("cpu", precision) if precision else nullcontext()
 
-    state = load_state(options.checkpoint)
-    model, task, _ = load_model(state, options.checkpoint, data=str(options.data))
-    task.load_dataset("valid")
-    dataset = task.dataset("valid")
-    indices = dataset.ordered_indices()[-options.sequences :]
-    batch = dataset.collater([dataset[int(i)] for i in indices])
 
-    rows = [(name, adversary, None) for name, adversary in ADVERSARIES.items()]
-    rows += [
-        (f"calibrated, dropout on, {dropout}", CALIBRATED, dropout)
-        for dropout in ("shared", "independent")
-    ]
-    results = {}
-    print(f"{'adversary':34} {'size':>9} {'KL':>10} {'KL random':>10} {'gain':>8}")
-    for name, adversary, dropout in rows:
-        row = results[name] = measure(model, batch, adversary, dropout, options.seed)
-        print(
-            f"{name:34} {row['size']:9.2g} {row['kl']:10.2g} {row['kl_random']:10.2g} "
-            f"{row['gain']:8.1f}",
-            flush=True,
+def averaged(
+    subject: Subject, setting: Setting, seeds: int, precision: torch.dtype | None = None
+) -> dict[str, float]:
+    """The mean over seeds of the noise, with the ratio of the means as ``gain``."""
+    found = [measure(subject, setting, seed, precision) for seed in range(1, seeds + 1)]
+    mean = {name: sum(one[name] for one in found) / seeds for name in found[0]}
+    known = mean["kl_random"] > ROUNDING
+    return mean | {"gain": mean["kl"] / mean["kl_random"] if known else float("nan")}
+
+
+def table(subject: Subject, seeds: int, results: dict[str, Any]) -> Iterator[str]:
+    """Measure every setting; the lines of a table as they come. Fills ``results``."""
+    yield "| adversary | size | KL | of calibrated's | gain | KL, bf16 | gain, bf16 |"
+    yield "|" + " --- |" * 7
+    for name, setting in SETTINGS.items():
+        full = averaged(subject, setting, seeds)
+        half = averaged(subject, setting, seeds, torch.bfloat16)
+        results[name] = {"fp32": full, "bf16": half}
+        kept = full["kl"] / results["calibrated"]["fp32"]["kl"]
+        yield (
+            f"| {name} | {full['size']:.2g} | {full['kl']:.2g} | {kept:.2f} | "
+            f"{_gain(full)} | {half['kl']:.2g} | {_gain(half)} |"
         )
-    print(f"embeddings' root mean square: {row['rms_of_embeddings']:.2f}")
+
+
+def _gain(result: Mapping[str, float]) -> str:
+    gain = result["gain"]
+    return "-" if gain != gain else f"{gain:.1f}" if gain < 100 else f"{gain:.0f}"
+
+
+def _main(argv: list[str]) -> None:
+    parser = cli.make_parser("compare.py", __doc__)
+    parser.add_argument("models", nargs="+", metavar="CHECKPOINT DATA", help="models to compare on")
+    parser.add_argument("--examples", type=int, default=64, help="held-out examples (64)")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of the noise (2)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    options = _checked(parser.parse_args(argv))
+
+    results: dict[str, Any] = {}
+    for checkpoint, data in zip(options.models[::2], options.models[1::2], strict=True):
+        subject = Subject.load(Path(checkpoint), Path(data), options.examples)
+        print(f"\n{checkpoint}\n")
+        for line in table(subject, options.seeds, results.setdefault(checkpoint, {})):
+            print(line, flush=True)
     if options.json:
         versions = {"torch": torch.__version__, "fairseq": fairseq.__version__}
         report = {"machine": platform.machine(), "versions": versions, "results": results}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+        with whole_file(options.json) as aside:
+            aside.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
+    if len(options.models) % 2:
+        raise UsageError(f"{options.models[-1]} has no folder of data: give CHECKPOINT DATA pairs")
+    for name in ("examples", "seeds"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} is {getattr(options, name)}: give 1 or more")
+    return options
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(_main, None))
