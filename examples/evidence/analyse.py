@@ -8,15 +8,18 @@ Works on incomplete results, too, and says what is missing. Writes DIR/report.md
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import ledger
 import pictures
-from summary import Difference, Estimate, Line, Results, field, measure
+from cells import STUDIES, TASKS, TEXT, resolved
+from summary import Difference, Estimate, Line, Results, current, field, measure
 
 from alum_fairseq import cli
 from alum_fairseq.errors import UsageError
@@ -25,7 +28,7 @@ from alum_fairseq.robustness.statistics import adjusted
 
 BASELINE = "plain"
 CALIBRATED = "calibrated"
-TEXT = "text"
+DRAWN = (BASELINE, CALIBRATED, "reference", "random-noise")  # more lines cannot be told apart
 ABLATIONS = ("dropout-only", "random-noise", "paper", "reference", "plain-longer")
 NAMES = {
     "sst2": "SST-2 (accuracy)",
@@ -52,15 +55,34 @@ class Column:
 
 METRIC = Column("test metric", "metric")
 ROBUSTNESS = (
-    Column("20% of words misspelt (%)", "noise.0.2"),
-    Column("greedy misspellings (%)", "greedy.accuracy"),
-    Column("Linf: area to 0.1 (%)", "linf.area"),
-    Column("L2: area to 0.1 (%)", "l2.area"),
-    Column("divergence, adversarial (nats)", "smoothness.adversarial", 3),
-    Column("calibration error (%)", "clean.ece"),
+    Column("misspelt", "noise.0.2"),
+    Column("greedy", "greedy.accuracy"),
+    Column("Linf", "linf.area"),
+    Column("L2", "l2.area"),
+    Column("divergence", "smoothness.adversarial", 3),
+    Column("calibration", "clean.ece"),
 )
+PRETRAINING = (
+    Column("perplexity", "ppl"),
+    Column("under attack", "adv_ppl"),
+    Column("gain", "gain"),
+)
+MEANING = """Columns:
+
+- **test metric**: on the whole test split; accuracy, Matthews or Pearson correlation, times 100.
+- **misspelt**: right answers (%) when every fifth word has a typing mistake; **greedy**: when an
+  attacker misspells the words that hurt most. Of a regression, right is what is less than half a
+  standard deviation off.
+- **Linf**, **L2**: right answers left (%) when an attacker moves the embeddings, on average over
+  radii from 0 to 0.1 root mean squares of the embeddings.
+- **divergence** (nats): by how much a perturbation as in training, but an adversarial one, changes
+  the model's answer; **calibration**: expected calibration error (%). Of these two less is better.
+- **time**, **FLOPs**: of the updates, as a multiple of plain training's; time as measured, FLOPs as
+  counted (passes through the encoder)."""
 
 Section = Iterator[str]
+
+_NAMED = 8  # cells named in a line; of more, how many
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +96,7 @@ def _main(argv: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for all")
     arguments = parser.parse_args(argv)
     lines = ledger.read(existing_file(arguments.results))
-    if not any(line.get("status") == ledger.DONE for line in lines):
+    if not any(map(_is_done, lines)):
         raise UsageError(f"{arguments.results} has no result of a cell that is done")
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = "\n".join(report(lines, arguments.output)) + "\n"
@@ -87,6 +109,7 @@ def report(lines: Sequence[Line], folder: Path) -> Section:
     """The whole report in Markdown; figures are put into the folder."""
     yield "# Results\n"
     yield from _what_ran(lines)
+    yield f"\n{MEANING}"
     sections: dict[str, Callable[[Results, Path], Section]] = {
         "finetuning": compare,
         "full": compare,
@@ -95,15 +118,15 @@ def report(lines: Sequence[Line], folder: Path) -> Section:
         "pretraining": pretrained,
     }
     for study, section in sections.items():
-        results = Results(lines, study)
+        results = Results(current(lines, study))
         if results.lines:
             yield f"\n## {study}\n"
-            yield from _missing(results)
+            yield from _missing(study, lines, results)
             yield from section(results, folder)
 
 
 def _what_ran(lines: Sequence[Line]) -> Section:
-    done = [line for line in lines if line.get("status") == ledger.DONE]
+    done = [line for line in lines if _is_done(line)]
     once = {line["key"]: line for line in done}.values()
     hours = sum(line["seconds"] for line in once) / 3600
     processors = sorted({line["machine"]["gpu"] or line["machine"]["processor"] for line in once})
@@ -118,21 +141,38 @@ def _what_ran(lines: Sequence[Line]) -> Section:
         "these pairs; adjusted: for all rows of the table (Benjamini-Hochberg)."
     )
     keys = {line["key"] for line in done}
-    failed = {
-        "/".join(map(str, (line["study"], line["task"], line["method"], line["seed"])))
-        for line in lines
-        if line.get("status") == ledger.FAILED and line["key"] not in keys
-    }
+    failed = {_name(line) for line in lines if not _is_done(line) and line["key"] not in keys}
     if failed:
         yield f"\n**Failed:** {', '.join(sorted(failed))}."
 
 
-def _missing(results: Results) -> Section:
-    missing = results.missing()
+def _missing(study: str, lines: Sequence[Line], results: Results) -> Section:
+    """What there is no result of, and which results are left out."""
+    found = {_name(line) for line in results.lines}
+    outdated = {_name(line) for line in lines if line["study"] == study and _is_done(line)} - found
+    if outdated:
+        yield (
+            "*Left out, since their method was run with other settings after them: "
+            f"{_few(sorted(outdated))}.*\n"
+        )
+    expected = sorted(STUDIES[study](), key=lambda cell: cell.study_order)
+    missing = [cell.name for cell in expected if cell.name not in found]
     if missing:
-        shown = ", ".join("/".join(map(str, cell)) for cell in missing[:12])
-        more = f" and {len(missing) - 12} more" if len(missing) > 12 else ""
-        yield f"*Incomplete: {len(missing)} cells are missing: {shown}{more}.*\n"
+        yield f"*Incomplete: {len(missing)} of {len(expected)} cells: {_few(missing)}.*\n"
+
+
+def _is_done(line: Line) -> bool:
+    return line.get("status") == ledger.DONE
+
+
+def _name(line: Line) -> str:
+    """What the grid calls a cell."""
+    return "/".join(str(line[part]) for part in ("study", "task", "method", "seed"))
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 # ---------------------------------------------------------------------------- methods side by side
@@ -141,24 +181,37 @@ def _missing(results: Results) -> Section:
 def compare(results: Results, folder: Path) -> Section:
     """Every method against plain training: metric, robustness, cost."""
     study = results.lines[0]["study"]
-    methods = _ordered(results.methods)
-    if len(results.tasks) > 1:
-        yield "### Mean of the tasks\n"
-        complete = [task for task in results.tasks if _has_all(results, task, methods)]
-        if complete and len(complete) < len(results.tasks):
-            yield f"*Over {', '.join(complete)}, which all methods were run on.*\n"
-        together = results.only(complete) if complete else results
-        yield from _comparison(together, methods)
+    complete = _complete(results)
+    if len(complete.tasks) > 1:
+        yield f"### Mean of the tasks: {', '.join(complete.tasks)}\n"
+        yield from _not_in(results, complete)
+        yield from _comparison(complete)
     for task in results.tasks:
         yield f"### {NAMES.get(task, task)}\n"
-        yield from _comparison(results.only([task]), methods)
+        yield from _comparison(results.only([task]))
     if study == "finetuning":
-        yield from targets(results)
-    yield from _figures(results, methods, study, folder)
+        yield from targets(complete)
+    yield from _figures(results, complete, study, folder)
 
 
-def _has_all(results: Results, task: str, methods: Sequence[str]) -> bool:
-    return all(results.values(method, task, field("dev")) for method in methods)
+def _complete(results: Results) -> Results:
+    """Tasks, and methods that were run on each of them: as many of both as there are.
+
+    The tasks are those of plain training, if there is any.
+    """
+    tasks = [task for task in results.tasks if results.of(BASELINE, task)] or results.tasks
+    choices = [
+        results.only(some, [m for m in results.methods if all(results.of(m, t) for t in some)])
+        for count in range(1, len(tasks) + 1)
+        for some in combinations(tasks, count)
+    ]
+    return max(choices, key=lambda one: (len(one.tasks) * len(one.methods), len(one.tasks)))
+
+
+def _not_in(results: Results, complete: Results) -> Section:
+    absent = [method for method in results.methods if method not in complete.methods]
+    if absent:
+        yield f"*Left out, since not yet run on {', '.join(complete.tasks)}: {_few(absent)}.*\n"
 
 
 def _ordered(methods: Sequence[str]) -> list[str]:
@@ -166,16 +219,15 @@ def _ordered(methods: Sequence[str]) -> list[str]:
     return sorted(methods, key=lambda method: method != BASELINE)
 
 
-def _comparison(results: Results, methods: Sequence[str]) -> Section:
-    methods = [method for method in methods if method in results.methods]
+def _comparison(results: Results) -> Section:
+    """A table of metric and cost, and one of robustness."""
+    methods = _ordered(results.methods)
     differences = {
         method: results.difference(method, BASELINE, measure("metric"))
         for method in methods
         if method != BASELINE
     }
     ps = dict(zip(differences, adjusted([one.p for one in differences.values()]), strict=True))
-    columns = [column for column in ROBUSTNESS if _known(results, column)]
-    heads = ["method", "runs", METRIC.title, "minus plain", "p", "p adjusted"]
     rows = []
     for method in methods:
         found = results.mean(method, measure("metric"))
@@ -185,15 +237,18 @@ def _comparison(results: Results, methods: Sequence[str]) -> Section:
             row += [signed(difference.estimate, 2), p_value(difference.p), p_value(ps[method])]
         else:
             row += ["", "", ""]
-        row += [
-            shown(results.mean(method, measure(column.key)), column.digits) for column in columns
-        ]
-        cost = cost_ratio(results, method)
         flops = results.mean(method, lambda line: line["flops_factor"] * line["factor"]).value
-        row += [number(cost, 2), number(flops, 2)]
-        rows.append(row)
-    heads += [column.title for column in columns] + ["CPU time", "FLOPs"]
+        rows.append([*row, number(cost_ratio(results, method), 2), number(flops, 2)])
+    heads = ["method", "runs", METRIC.title, "minus plain", "p", "p adjusted", "time", "FLOPs"]
     yield from table(heads, rows)
+    columns = [column for column in ROBUSTNESS if _known(results, column)]
+    if columns:
+        rows = [[method, *_means(results, method, columns)] for method in methods]
+        yield from table(["method", *(column.title for column in columns)], rows)
+
+
+def _means(results: Results, method: str, columns: Sequence[Column]) -> list[str]:
+    return [shown(results.mean(method, measure(one.key)), one.digits) for one in columns]
 
 
 def _known(results: Results, column: Column) -> bool:
@@ -202,13 +257,25 @@ def _known(results: Results, column: Column) -> bool:
 
 
 def cost_ratio(results: Results, method: str) -> float:
-    """CPU time of training, over that of plain training with the same task and seed."""
-    ratios = []
-    for task in results.tasks:
-        ours = results.values(method, task, field("train_cpu_seconds"))
-        plain = results.values(BASELINE, task, field("train_cpu_seconds"))
-        ratios += [ours[seed] / plain[seed] for seed in ours if plain.get(seed)]
+    """Time of the updates, over plain training's with the same task and seed; NaN if unknown."""
+    ratios = [
+        ours / plain
+        for task in results.tasks
+        for ours, plain in results.pairs(method, BASELINE, task, _time_of_updates)
+        if plain
+    ]
     return sum(ratios) / len(ratios) if ratios else math.nan
+
+
+def _time_of_updates(line: Line) -> float:
+    """Seconds, without those that training needs to start, to validate and to save.
+
+    On a processor, those that it worked: what else it has to do meanwhile does not count.
+    """
+    seconds = line["update_seconds"]
+    if line["machine"]["gpu"]:
+        return seconds
+    return line["train_cpu_seconds"] * seconds / line["train_seconds"]
 
 
 def targets(results: Results) -> Section:
@@ -245,48 +312,38 @@ def targets(results: Results) -> Section:
     yield from table(["target", "difference", "p", ""], rows)
 
 
-def _figures(results: Results, methods: Sequence[str], study: str, folder: Path) -> Section:
-    others = [method for method in methods if method != BASELINE]
-    if BASELINE not in methods or not others:
-        return
-    costs = {method: cost_ratio(results, method) for method in others}
-    others = [method for method in others if math.isfinite(costs[method])]
+def _figures(results: Results, complete: Results, study: str, folder: Path) -> Section:
+    costs = {method: cost_ratio(complete, method) for method in complete.methods}
+    costs = {m: cost for m, cost in costs.items() if m != BASELINE and math.isfinite(cost)}
     panels = []
-    for column, unit in ((METRIC, "points"), (ROBUSTNESS[2], "points"), (ROBUSTNESS[1], "points")):
-        gains = {
-            method: results.difference(method, BASELINE, measure(column.key)) for method in others
-        }
+    for column in (METRIC, ROBUSTNESS[2], ROBUSTNESS[1]):
+        gains = {m: complete.difference(m, BASELINE, measure(column.key)) for m in costs}
         gains = {method: gain for method, gain in gains.items() if gain.estimate.count}
         if gains:
-            title = column.title.removesuffix(" (%)")
-            panels.append((title, pictures.against_cost(costs, gains, title, unit)))
+            panel = pictures.against_cost(costs, gains, column.title, "points")
+            panels.append((column.title, panel))
     if panels:
-        yield from _figure(folder, f"{study}-cost", panels,
-                           "What each method costs (right), and what it brings (up).")  # fmt: skip
-    few = Results([], "")
-    for task in results.tasks:
-        few = results.only([task])
-        few.methods = [
-            m for m in (BASELINE, CALIBRATED, "reference", "random-noise") if m in methods
-        ]
         yield from _figure(
-            folder,
-            f"{study}-{task}",
-            [
-                *((f"{NAMES.get(task, task)}, {norm}", pictures.over_radii(few, task, norm))
-                  for norm in ("linf", "l2")),
-                ("Learning curves", pictures.learning(few, task, _curve_key(few))),
-            ],
-            f"{NAMES.get(task, task)}: right answers left under attack, and learning curves; "
-            "bands: from the lowest seed to the highest.",
+            folder, f"{study}-cost", panels,
+            "What each method costs (right), and what it brings (up); mean of "
+            f"{', '.join(complete.tasks)}.",
         )  # fmt: skip
-
-
-def _curve_key(results: Results) -> str:
-    """What validation logged of the metric that chooses the checkpoint."""
-    logged = results.lines[0]["curve"][0]
-    known = ("valid_mcc", "valid_pearson", "valid_accuracy", "valid_ppl")
-    return next((name for name in known if name in logged), "valid_loss")
+    methods = [method for method in DRAWN if method in results.methods]
+    for task in results.tasks:
+        name, key = NAMES.get(task, task), f"valid_{TASKS[task].metric}"
+        attacks = [
+            (f"{name.split(' (')[0]}, {norm}", pictures.over_radii(results, methods, task, norm))
+            for norm in ("linf", "l2")
+        ]
+        curves = (
+            "Learning curves",
+            pictures.learning(results, {name: name for name in methods}, task, key),
+        )
+        yield from _figure(
+            folder, f"{study}-{task}", [*attacks, curves],
+            f"{name}: right answers left under attack, and learning curves; bands: from the "
+            "lowest seed to the highest.",
+        )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------- the others
@@ -294,92 +351,83 @@ def _curve_key(results: Results) -> str:
 
 def tuned(results: Results, folder: Path) -> Section:
     """The recipe of plain training: the validation metric of each, the best marked."""
-    found = {method: results.mean(method, field("dev")) for method in results.methods}
+    complete = _complete(results)
+    yield from _not_in(results, complete)
+    found = {method: complete.mean(method, field("dev")) for method in complete.methods}
     best = max(found, key=lambda method: found[method].value)
     rows = []
     for method, estimate in found.items():
         of_tasks = [
-            shown(results.only([task]).mean(method, field("dev")), 1) for task in results.tasks
+            shown(complete.only([task]).mean(method, field("dev")), 1) for task in complete.tasks
         ]
         name = f"**{method}**" if method == best else method
         rows.append([name, str(estimate.count), shown(estimate, 1), *of_tasks])
-    heads = ["recipe", "runs", "validation metric", *(NAMES.get(t, t) for t in results.tasks)]
+    heads = ["recipe", "runs", "validation metric", *(NAMES.get(t, t) for t in complete.tasks)]
     yield from table(heads, rows)
 
 
 def calibrated(results: Results, folder: Path) -> Section:
     """A table a factor; the preset's value is marked."""
-    chosen = _preset_key(results)
-    for name, tasks, columns in (
-        ("Fine-tuning", [task for task in results.tasks if task != TEXT], (METRIC, *ROBUSTNESS)),
-        (
-            "Pre-training, continued",
-            [TEXT],
-            (
-                Column("perplexity", "ppl"),
-                Column("under attack", "adv_ppl"),
-                Column("gain", "gain"),
-            ),
-        ),
-    ):
-        some = results.only(tasks)
-        if not some.lines:
-            continue
-        columns = [column for column in columns if _known(some, column)]
-        factors: dict[str, list[str]] = {}
-        for method in some.methods:
-            if ": " in method:
-                factors.setdefault(method.split(": ")[0], []).append(method)
-        for factor, methods in factors.items():
-            yield f"### {name}: {factor}\n"
-            rows = [
-                _calibration_row(some, method, columns, chosen)
-                for method in ([BASELINE] if BASELINE in some.methods else []) + methods
-            ]
-            heads = [factor, "runs", *(column.title for column in columns), "minus plain", "p"]
-            yield from table([*heads, "CPU time"], rows)
-            ladders = [
-                (column.title, pictures.ladder(
-                    {m.split(": ")[-1]: some.mean(m, measure(column.key)) for m in methods},
-                    column.title,
-                ))
-                for column in columns[:3]
-            ]  # fmt: skip
-            stem = f"calibrate-{name.split(',')[0].lower()}-{factor}"
-            yield from _figure(folder, stem, ladders, f"{name}: {factor}.")
+    tasks = [task for task in results.tasks if task != TEXT]
+    parts = {
+        "Fine-tuning": (tasks, (METRIC, *ROBUSTNESS)),
+        "Pre-training": ([TEXT] if TEXT in results.tasks else [], PRETRAINING),
+    }
+    for name, (some, columns) in parts.items():
+        if some:
+            yield from _calibrated(results.only(some), columns, name, folder)
+
+
+def _calibrated(results: Results, columns: Sequence[Column], name: str, folder: Path) -> Section:
+    columns = [column for column in columns if _known(results, column)]
+    factors: dict[str, dict[str, str]] = {}  # factor, method, its value of the factor
+    for method in results.methods:
+        factor, colon, value = method.partition(": ")
+        if colon:
+            factors.setdefault(factor, {})[method] = value
+    for factor, values in factors.items():
+        all_of_it = results.only(methods=[BASELINE, *values])
+        some = _complete(all_of_it)
+        values = {method: value for method, value in values.items() if method in some.methods}
+        yield f"### {name}, {', '.join(some.tasks)}: {factor}\n"
+        yield from _not_in(all_of_it, some)
+        rows = [_calibration_row(some, BASELINE, BASELINE, columns)]
+        rows += [_calibration_row(some, method, value, columns) for method, value in values.items()]
+        titles = [column.title for column in columns]
+        yield from table([factor, "runs", titles[0], "minus plain", *titles[1:], "time"], rows)
+        ladders = []
+        for column in columns[:3] if columns[0] != METRIC else (METRIC, *ROBUSTNESS[:3:2]):
+            read = measure(column.key)
+            means = {value: some.mean(method, read) for method, value in values.items()}
+            plain = some.mean(BASELINE, read)
+            ladders.append((column.title, pictures.ladder(means, plain)))
+        yield from _figure(
+            folder, f"calibrate-{name}-{factor}", ladders, f"{name}: {factor}.",
+            height=pictures.ladder_height(len(values)), rows=True,
+        )  # fmt: skip
 
 
 def _calibration_row(
-    results: Results, method: str, columns: Sequence[Column], chosen: Mapping[str, set[str]]
+    results: Results, method: str, value: str, columns: Sequence[Column]
 ) -> list[str]:
-    tasks = [task for task in results.tasks if results.values(method, task, field("seconds"))]
-    is_preset = any(
-        line["key"] in chosen.get(line["task"], ())
-        for line in results.lines
-        if line["method"] == method
-    )
-    value = method.split(": ")[-1]
-    first = measure(columns[0].key)
-    row = [f"**{value}** (preset)" if is_preset else value]
-    row.append(str(sum(len(results.values(method, task, first)) for task in tasks)))
-    row += [shown(results.mean(method, measure(column.key)), column.digits) for column in columns]
-    difference = results.difference(method, BASELINE, first)
-    plain = method == BASELINE
-    row += ["" if plain else signed(difference.estimate, 2), "" if plain else p_value(difference.p)]
-    return [*row, number(cost_ratio(results, method), 2)]
+    lines = [line for line in results.lines if line["method"] == method]
+    found = _means(results, method, columns)
+    difference = results.difference(method, BASELINE, measure(columns[0].key)).estimate
+    return [
+        f"**{value}** (preset)" if lines and _is_preset(lines[-1]) else value,
+        str(len(lines)),
+        found[0],
+        "" if method == BASELINE else signed(difference, 2),
+        *found[1:],
+        number(cost_ratio(results, method), 2),
+    ]
 
 
-def _preset_key(results: Results) -> dict[str, set[str]]:
-    """The keys of the cells that have all of the preset's values: those that most factors share."""
-    found: dict[str, set[str]] = {}
-    for task in results.tasks:
-        factors: dict[str, set[str]] = {}
-        for line in results.lines:
-            if line["task"] == task and ": " in line["method"]:
-                factors.setdefault(line["key"], set()).add(line["method"].split(": ")[0])
-        most = max(map(len, factors.values()), default=0)
-        found[task] = {key for key, names in factors.items() if len(names) == most > 1}
-    return found
+def _is_preset(line: Line) -> bool:
+    """Whether all of its options are those that the preset has now."""
+    first_layer = {"alum-layer": 0.0}  # which is where the perturbation is added unless told
+    preset = resolved({"alum-preset": CALIBRATED}, line["task"] == TEXT)
+    return first_layer | line["resolved"] == first_layer | preset
 
 
 def pretrained(results: Results, folder: Path) -> Section:
@@ -397,8 +445,12 @@ def pretrained(results: Results, folder: Path) -> Section:
             ])  # fmt: skip
         heads = ["pre-training", "updates", "perplexity", "under attack", "ratio", "gain"]
         yield from table([*heads, "CPU minutes"], rows)
-        panel = pictures.learning(text, TEXT, "valid_ppl")
-        yield from _figure(folder, "pretraining", [("Pre-training", panel)], "Learning curves.")
+        rest = [method.partition(" ")[2] for method in text.methods]
+        panels = []
+        for kind in dict.fromkeys(map(_kind, text.methods)):
+            methods = {name: f"{kind} {name}" for name in rest}
+            panels.append((kind, pictures.learning(text, methods, TEXT, "valid_ppl")))
+        yield from _figure(folder, "pretraining", panels, "Perplexity while pre-training.")
     tuned_on = [task for task in results.tasks if task != TEXT]
     for task in tuned_on:
         yield f"### Fine-tuned (plainly) on {NAMES.get(task, task)}\n"
@@ -413,22 +465,29 @@ def pretrained(results: Results, folder: Path) -> Section:
             ]
             for method in some.methods
         ]
-        pairs = [
-            (name, base)
-            for base in ("scratch plain", "continued plain", "continued plain, equal compute")
-            for name in some.methods
-            if base in some.methods and name != base and "ALUM" in name
-        ]
         yield from table(heads, rows)
-        compared = []
-        for name, base in pairs:
-            difference = some.difference(name, base, measure("metric"))
-            if difference.estimate.count:
-                compared.append(
-                    [f"{name} - {base}", signed(difference.estimate, 2), p_value(difference.p)]
-                )
-        if compared:
-            yield from table(["comparison", "test metric", "p"], compared)
+        yield from _pretrainings_compared(some, columns[:4])
+
+
+def _kind(method: str) -> str:
+    """Whether a pre-training is one from scratch or continued."""
+    return method.split()[0]
+
+
+def _pretrainings_compared(results: Results, columns: Sequence[Column]) -> Section:
+    """Every ALUM pre-training minus every plain one of its kind, after fine-tuning."""
+    rows = []
+    for ours in results.methods:
+        for theirs in results.methods:
+            if "ALUM" in ours and "ALUM" not in theirs and _kind(ours) == _kind(theirs):
+                found = [results.difference(ours, theirs, measure(one.key)) for one in columns]
+                cells = [
+                    f"{signed(one.estimate, one_column.digits)}, p {p_value(one.p)}"
+                    for one, one_column in zip(found, columns, strict=True)
+                ]
+                rows.append([f"{ours} - {theirs}", *cells])
+    if rows:
+        yield from table(["difference", *(column.title for column in columns)], rows)
 
 
 # ------------------------------------------------------------------------------------------ wording
@@ -444,10 +503,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Section:
 
 
 def _figure(
-    folder: Path, name: str, panels: Sequence[tuple[str, Callable[[Any], None]]], caption: str
+    folder: Path, name: str, panels: Sequence[tuple[str, pictures.Panel]], caption: str, **how: Any
 ) -> Section:
-    file = f"{name.replace(' ', '-')}.png"
-    pictures.draw(folder / file, panels)
+    """Draw a figure; how: see :func:`pictures.draw`."""
+    file = re.sub(r"[^a-z0-9]+", "-", name.lower()) + ".png"
+    pictures.draw(folder / file, panels, **how)
     yield f"![{caption}]({file})\n"
 
 

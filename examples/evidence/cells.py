@@ -403,7 +403,7 @@ def _one_at_a_time() -> Iterator[tuple[str, Options]]:
 
 def _calibrate_pretraining(seed: int) -> Iterator[Cell]:
     """Alpha and epsilon of continued pre-training of a small model."""
-    start = _from_scratch("calibrate", seed, "plain", PLAIN)
+    start = _from_scratch("calibrate", seed, "scratch plain", PLAIN)
     choices = [("plain", PLAIN)]
     choices += [(f"alpha: {value:g}", {"alum-alpha": value}) for value in (1.0, 3.0, 10.0, 0.3)]
     choices += [(f"epsilon: {value:g}", {"alum-epsilon": value}) for value in (0.1, 0.3, 0.03)]

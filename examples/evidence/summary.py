@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,6 @@ class Estimate:
     low: float
     high: float
     count: int
-
-    def scaled(self, factor: float) -> Estimate:
-        """Times a number above zero."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor, self.count)
 
 
 @dataclass(frozen=True)
@@ -60,52 +57,75 @@ def field(name: str) -> Read:
     return lambda line: line.get(name)
 
 
+def current(lines: Iterable[Line], study: str) -> list[Line]:
+    """The lines of a study that are done, and comparable.
+
+    Of a cell that was run twice the last. Of a method whose options, recipe or measuring were
+    changed between runs on a task, those that were run as the last one was.
+    """
+    last: dict[tuple[Any, ...], Line] = {}
+    settings: dict[tuple[str, str], str] = {}
+    for line in lines:
+        if line["study"] == study and line.get("status") == "done":
+            cell = line["task"], line["method"], line["seed"]
+            last.pop(cell, None)
+            last[cell] = line
+            settings[cell[:2]] = _settings(line)
+    return [line for cell, line in last.items() if _settings(line) == settings[cell[:2]]]
+
+
+def _settings(line: Line) -> str:
+    names = ("resolved", "recipe", "size", "factor", "effort", "revision")
+    return json.dumps([line.get(name) for name in names], sort_keys=True)
+
+
 class Results:
-    """Lines of one study that are done.
+    """Runs that are done.
 
     Args:
-        lines: of any studies.
-        study: which of them counts.
+        lines: at most one of a task, method and seed.
     """
 
-    def __init__(self, lines: Iterable[Line], study: str) -> None:
-        self.lines = [
-            line for line in lines if line["study"] == study and line.get("status") == "done"
-        ]
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.lines = list(lines)
         self.tasks = list(dict.fromkeys(line["task"] for line in self.lines))
         self.methods = list(dict.fromkeys(line["method"] for line in self.lines))
-        self.seeds = sorted({line["seed"] for line in self.lines})
 
-    def only(self, tasks: Iterable[str]) -> Results:
-        """The same of some tasks."""
-        wanted = set(tasks)
-        some = Results([], "")
-        Results.__init__(some, [], "")
-        some.lines = [line for line in self.lines if line["task"] in wanted]
-        some.tasks = [task for task in self.tasks if task in wanted]
-        some.methods = list(dict.fromkeys(line["method"] for line in some.lines))
-        some.seeds = sorted({line["seed"] for line in some.lines})
-        return some
+    def only(
+        self, tasks: Iterable[str] | None = None, methods: Iterable[str] | None = None
+    ) -> Results:
+        """The same of some tasks and methods; None: all."""
+        tasks = set(self.tasks if tasks is None else tasks)
+        methods = set(self.methods if methods is None else methods)
+        return Results(
+            line for line in self.lines if line["task"] in tasks and line["method"] in methods
+        )
+
+    def of(self, method: str, task: str) -> dict[int, Line]:
+        """The run of each seed."""
+        return {
+            line["seed"]: line
+            for line in self.lines
+            if (line["method"], line["task"]) == (method, task)
+        }
 
     def values(self, method: str, task: str, read: Read) -> dict[int, float]:
-        """A number of each seed; of a cell that was run twice the last."""
-        found = {}
-        for line in self.lines:
-            if line["method"] == method and line["task"] == task:
-                value = read(line)
-                if value is not None and math.isfinite(value):
-                    found[line["seed"]] = float(value)
-        return found
+        """A number of each seed that has one."""
+        found = {seed: read(line) for seed, line in self.of(method, task).items()}
+        return {
+            seed: float(value)
+            for seed, value in found.items()
+            if value is not None and math.isfinite(value)
+        }
 
-    def missing(self) -> list[tuple[str, str, int]]:
-        """Task, method and seed of cells that others of the study make one expect."""
-        there = {(line["task"], line["method"], line["seed"]) for line in self.lines}
+    def pairs(self, method: str, baseline: str, task: str, read: Read) -> list[tuple[float, float]]:
+        """A number of a method and of a baseline, for each seed that both have with one recipe."""
+        lines, others = self.of(method, task), self.of(baseline, task)
+        mine, theirs = (self.values(name, task, read) for name in (method, baseline))
         return [
-            (task, method, seed)
-            for seed in self.seeds
-            for task in self.tasks
-            for method in self.methods
-            if (task, method, seed) not in there
+            (mine[seed], theirs[seed])
+            for seed in mine
+            if seed in theirs and _trained_alike(lines[seed], others[seed])
         ]
 
     def mean(self, method: str, read: Read) -> Estimate:
@@ -115,19 +135,14 @@ class Results:
 
     def difference(self, method: str, baseline: str, read: Read) -> Difference:
         """A method minus a baseline, over the tasks and seeds that both have."""
-        ours, theirs = [], []
-        for task in self.tasks:
-            mine = self.values(method, task, read)
-            other = self.values(baseline, task, read)
-            common = [seed for seed in mine if seed in other]
-            if common:
-                ours.append([mine[seed] for seed in common])
-                theirs.append([other[seed] for seed in common])
-        groups = [
-            [a - b for a, b in zip(left, right, strict=True)]
-            for left, right in zip(ours, theirs, strict=True)
-        ]
-        return Difference(mean_of_groups(groups), paired_p(ours, theirs))
+        found = [self.pairs(method, baseline, task, read) for task in self.tasks]
+        groups = [pairs for pairs in found if pairs]
+        differences = [[ours - theirs for ours, theirs in pairs] for pairs in groups]
+        return Difference(mean_of_groups(differences), paired_p(groups))
+
+
+def _trained_alike(line: Line, other: Line) -> bool:
+    return all(line.get(name) == other.get(name) for name in ("recipe", "size"))
 
 
 def mean_of_groups(groups: Sequence[Sequence[float]]) -> Estimate:
@@ -154,21 +169,20 @@ def mean_of_groups(groups: Sequence[Sequence[float]]) -> Estimate:
     return Estimate(value, value - half, value + half, count)
 
 
-def paired_p(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:
-    """p that paired runs differ in the mean over groups (tasks) of their mean.
+def paired_p(groups: Sequence[Sequence[tuple[float, float]]]) -> float:
+    """p that the runs of a pair differ in the mean over groups (tasks) of their mean.
 
     The runs of a pair are swapped at random, as the randomisation test of the robustness report
     swaps examples. With n pairs p is at least about 2 / 2**n: five seeds of one task cannot fall
     below 0.06, of four tasks can.
     """
-    pairs = sum(map(len, ours))
-    if pairs < 2:
+    pairs = np.array([pair for group in groups for pair in group], dtype=float)
+    if len(pairs) < 2:
         return math.nan
-    weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in ours])
-    columns = [np.concatenate(list(map(np.asarray, side))).astype(float) for side in (ours, theirs)]
+    weights = np.concatenate([np.full(len(group), 1 / len(group)) for group in groups])
 
     def statistic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return (values * weights).sum(-1)
 
-    left, right = ([(column, weights)] for column in columns)
+    left, right = ([(column, weights)] for column in pairs.T)
     return randomization_test(statistic, left, right, _TRIALS, seed=1)

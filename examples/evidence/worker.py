@@ -1,6 +1,6 @@
 """One cell: trains with fairseq-train, measures, and writes what came of it as JSON.
 
-``grid.py`` starts it; ``python worker.py work/KEY/cell.json`` runs one cell again by hand.
+``grid.py`` starts it, and tells it its own process, with which it ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 from cells import REVISION, TASKS, Cell, Effort, Recipe, updates_of
+from orphans import end_with
 from sources import Sources
 from training_log import logged
 
@@ -56,10 +56,13 @@ _MODEL_OPTIONS = (
     "activation_fn",
 )
 
-# As the demo's: stronger than in training, each coordinate to its bound.
+# Stronger than in training: long steps, each coordinate to its bound. The ball is named, so that
+# the measure stays what it is when the preset changes.
 _PRETRAINING_ATTACK = {
     "_name": "alum_mlm",
     "alum_preset": "calibrated",
+    "alum_norm": "linf",
+    "alum_norm_scope": "token",
     "alum_steps": 3,
     "alum_step_size": 10.0,
     "alum_projection": "clip",
@@ -306,7 +309,8 @@ def _finetune(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     return {
         **training,
         "metric": TASKS[cell.task].measure,
-        "dev": max(point[metric] for point in curve),
+        # A correlation with a model that always says the same is not a number, and not logged.
+        "dev": max((point[metric] for point in curve if metric in point), default=None),
         **measure(cell.effort, best, data),
     }
 
@@ -359,7 +363,7 @@ def _train(command: Sequence[str], paths: Paths, products: str) -> dict[str, Any
 
 
 def _run(command: Sequence[str], products: str = "highest") -> None:
-    """Run one of fairseq's tools; end with it if whoever started us is gone.
+    """Run one of fairseq's tools.
 
     Args:
         command: its name and arguments.
@@ -373,19 +377,7 @@ def _run(command: Sequence[str], products: str = "highest") -> None:
         f"import sys, torch; torch.set_float32_matmul_precision({products!r}); "
         f"sys.argv[0] = {command[0]!r}; from {module} import cli_main; cli_main()"
     )
-    parent = os.getppid()
-    process = subprocess.Popen([sys.executable, "-c", code, *command[1:]], stdin=subprocess.DEVNULL)
-    while True:
-        try:
-            code = process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            if os.getppid() == parent:
-                continue
-            process.terminate()
-            sys.exit(130)
-        if code:
-            raise subprocess.CalledProcessError(code, command[0])
-        return
+    subprocess.run([sys.executable, "-c", code, *command[1:]], stdin=subprocess.DEVNULL, check=True)
 
 
 def _cpu_seconds() -> float:
@@ -523,11 +515,12 @@ def versions() -> dict[str, str]:
 
 def main() -> int:
     """Run the cell of a file; returns the exit status."""
+    if len(sys.argv) > 2:
+        end_with(int(sys.argv[2]))
     cell, paths = read_spec(Path(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     result = run_cell(cell, paths)
     with whole_file(paths.result) as aside:
-        aside.write_text(json.dumps(result), encoding="utf-8")
+        aside.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
     for checkpoint in paths.work.glob("*.pt"):
         checkpoint.unlink()
     return 0
