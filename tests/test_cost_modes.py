@@ -383,7 +383,9 @@ def test_random_is_a_random_direction_on_the_surface() -> None:
         raise AssertionError("it needs no pass")
 
     for projection in ("clip", "rescale"):
-        adversary = Adversary(ascent="random", epsilon=0.3, projection=projection)
+        adversary = Adversary(
+            ascent="random", epsilon=0.3, norm="linf", norm_scope="token", projection=projection
+        )
         delta = adversary.perturb(never, e, predict(e))
         rms = e.square().mean((1, 2), keepdim=True).sqrt()
         torch.testing.assert_close(
@@ -405,9 +407,8 @@ def test_later_steps_keep_the_gradient_above_the_cut(ascent: str) -> None:
     e = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     hidden = lower(e)
     clean = upper(hidden)
-    adversary = Adversary(
-        ascent=ascent, steps=3, epsilon=0.5, norm="l2", epsilon_mode="absolute", step_size=0.4
-    )
+    ball = {"epsilon": 0.5, "epsilon_mode": "absolute", "norm": "l2", "norm_scope": "token"}
+    adversary = Adversary(ascent=ascent, steps=3, step_size=0.4, **ball)
     torch.manual_seed(0)
     delta = adversary.perturb(Split(lower, upper), e, clean, hidden=hidden)
 
