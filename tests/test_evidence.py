@@ -594,7 +594,8 @@ class TestGrid:
             replace(CELL, start=start, method=name, seed=seed) for seed, name in enumerate("ab")
         )
         done = run(first, second, cores=2)
-        assert [name for name, _ in done.began] == ["start", "a", "b"]
+        assert done.began[0] == ("start", 1)
+        assert sorted(done.began[1:]) == [("a", 0), ("b", 1)]
         assert {line["started_from"] for line in done.lines} == {None, start_key(done.lines)}
         # Its model is gone: it is needed again, the results are not.
         for model in (done.output / "models").iterdir():
@@ -698,6 +699,13 @@ def command(*words: Any) -> Ended:
 
 
 class TestCommand:
+    @pytest.fixture(autouse=True)
+    def _handler(self) -> Iterator[None]:
+        """The command takes SIGTERM over, which here is the tests' own."""
+        before = signal.getsignal(signal.SIGTERM)
+        yield
+        signal.signal(signal.SIGTERM, before)
+
     @pytest.mark.parametrize(
         ("words", "error"),
         [
@@ -733,7 +741,6 @@ class TestCommand:
     ) -> None:  # fmt: skip
         quick = functools.partial(grid.Grid, worker=stand_in, pause=0.02)
         monkeypatch.setattr(grid, "Grid", quick)
-        monkeypatch.setattr(signal, "signal", lambda *_: None)
         words = ["--data", data, "--encoder", vocabulary, "--cells", "tune/sst2", "--cores", "4"]
         for found in ("8 cells to run", "0 cells to run"):
             assert grid.main([str(word) for word in (tmp_path / "out", *words)]) == 0
