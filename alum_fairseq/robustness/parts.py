@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from alum_fairseq.presets import PRESETS
+from alum_fairseq.adversary import Adversary
 from alum_fairseq.robustness.greedy import (
     Attempt,
     CharacterEdits,
@@ -260,6 +260,19 @@ class Embeddings(Part):
         ]
 
 
+# What smoothness is measured with: a yardstick stays what it is, whatever presets become.
+YARDSTICK = Adversary(
+    steps=1,
+    epsilon=0.1,
+    epsilon_mode="relative",
+    step_size=1.0,
+    norm="l2",
+    norm_scope="sentence",
+    gradient="normalized",
+    projection="rescale",
+)
+
+
 @dataclass
 class Smoothness(Part):
     """How far the prediction moves for ALUM's perturbation, and for a random one of equal size."""
@@ -286,9 +299,8 @@ class Smoothness(Part):
     def _batch(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
         target = subject.target(examples)
         adversary = replace(
-            PRESETS["calibrated"].adversary,
+            YARDSTICK,
             epsilon=self.epsilon,
-            step_size=self.epsilon,
             divergence="squared_error" if subject.predictor.labels is None else "kl",
         )
         device = target.embeddings.device

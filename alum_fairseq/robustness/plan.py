@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.presets import PRESETS
 from alum_fairseq.robustness.greedy import Limits
 from alum_fairseq.robustness.parts import (
+    YARDSTICK,
     Clean,
     Embeddings,
     Noise,
@@ -212,7 +212,7 @@ def parts_of(
         "noise": Noise(effort.noise_rates, seed, editable),
         "greedy": Words("greedy", limits, seed, editable),
         "wordnet": Words("wordnet", limits, seed, editable),
-        "smoothness": Smoothness(PRESETS["calibrated"].adversary.epsilon, seed),
+        "smoothness": Smoothness(YARDSTICK.epsilon, seed),
     }
     for norm in ("linf", "l2"):
         objectives = tuple(dict.fromkeys(arguments.objectives))

@@ -34,10 +34,17 @@ from alum_fairseq.data_record import DataRecord
 from alum_fairseq.files import whole_file
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.predictor import MAX_TOKENS
-from alum_fairseq.presets import PRESETS
 from alum_fairseq.robustness.examples import from_binarized, sample
 from alum_fairseq.robustness.greedy import Limits
-from alum_fairseq.robustness.parts import Clean, Embeddings, Noise, Part, Smoothness, Words
+from alum_fairseq.robustness.parts import (
+    YARDSTICK,
+    Clean,
+    Embeddings,
+    Noise,
+    Part,
+    Smoothness,
+    Words,
+)
 from alum_fairseq.robustness.pgd import ProjectedGradient
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.summary import build_report
@@ -464,7 +471,7 @@ def _parts(effort: Effort) -> list[tuple[Part, int]]:
             (Embeddings(ProjectedGradient(norm, *attack), _MEASURING_SEED), effort.embeddings)
             for norm in _NORMS
         ),
-        (Smoothness(PRESETS["calibrated"].adversary.epsilon, _MEASURING_SEED), effort.smoothness),
+        (Smoothness(YARDSTICK.epsilon, _MEASURING_SEED), effort.smoothness),
     ]
     return [(Clean(), 0), *((part, count) for part, count in wanted if count)]
 
