@@ -104,10 +104,10 @@ class Adversary:
     steps: int = 1
     epsilon: float = 0.1
     epsilon_mode: str = "relative"
-    step_size: float = 1.0
+    step_size: float = 0.1
     noise_std: float | None = None
-    norm: str = "l2"
-    norm_scope: str = "sentence"
+    norm: str = "linf"
+    norm_scope: str = "token"
     gradient: str = "normalized"
     projection: str = "rescale"
     divergence: str = "kl"

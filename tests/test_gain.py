@@ -25,17 +25,25 @@ def results(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_calibrated_finds_an_adversarial_direction(results: Results, precision: str) -> None:
     found = results["calibrated"][precision]
-    assert found["gain"] >= 50
+    assert found["gain"] > 20
     assert found["kl"] > 1e-3
 
 
-def test_calibrated_finds_more_than_its_neighbours_of_the_same_size(results: Results) -> None:
-    """Of balls with the same root mean square of a coordinate: one of a whole sentence, in L2."""
-    calibrated = results["calibrated"]["fp32"]
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "ball", ["linf token, steepest, 0.1", "l2 sentence, 0.1", "l2 sentence, 0.03"]
+)
+def test_other_balls_find_more(results: Results, ball: str, precision: str) -> None:
+    assert results[ball][precision]["gain"] >= 50
+
+
+def test_of_balls_of_one_size_that_of_a_sentence_in_l2_finds_most(results: Results) -> None:
+    """Size: the root mean square of the perturbation's coordinates."""
+    most = results["l2 sentence, 0.1"]["fp32"]
     for name, result in results.items():
         plain = not any(word in name for word in ("K =", "dropout", "noise", "step "))
-        if plain and result["fp32"]["size"] < 1.05 * calibrated["size"]:
-            assert result["fp32"]["kl"] < 1.05 * calibrated["kl"], name
+        if plain and result["fp32"]["size"] < 1.05 * most["size"]:
+            assert result["fp32"]["kl"] < 1.05 * most["kl"], name
 
 
 def test_the_reference_rule_finds_none(results: Results) -> None:

@@ -256,6 +256,8 @@ def resolved(options: Options, pretraining: bool) -> dict[str, Any]:
     if found["alum-noise-std"] is None:
         found["alum-noise-std"] = NOISE_STD  # which it is, in float32
     found |= {name: value for name, value in options.items() if name != "alum-preset"}
+    if found.get("alum-layer") == 0:
+        del found["alum-layer"]  # where the perturbation enters anyway
     return {name: _number(value) for name, value in sorted(found.items())}
 
 
@@ -326,7 +328,7 @@ BALLS = (
 FACTORS: dict[str, list[Options]] = {
     "ball": [
         {"alum-norm": norm, "alum-norm-scope": scope, "alum-gradient": gradient,
-         "alum-epsilon": epsilon}
+         "alum-epsilon": epsilon, "alum-step-size": 1.0}
         for norm, scope, gradient, radii in BALLS
         for epsilon in radii
     ],
@@ -392,11 +394,13 @@ def calibrate(
 
 
 def _one_at_a_time() -> Iterator[tuple[str, Options]]:
+    """Each choice, named by those of its options that differ between the choices of a factor."""
     for factor, choices in FACTORS.items():
+        differing = [name for name in choices[0] if len({options[name] for options in choices}) > 1]
         for options in choices:
             values = " ".join(
-                f"{value:g}" if isinstance(value, float) else str(value)
-                for value in options.values()
+                f"{options[name]:g}" if isinstance(options[name], float) else str(options[name])
+                for name in differing
             )
             yield f"{factor}: {values}", options
 
