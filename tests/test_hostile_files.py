@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import io
 import json
 import os
@@ -50,6 +49,9 @@ from alum_fairseq.predict.command import main as predict
 from alum_fairseq.prepare.command import main as prepare
 from alum_fairseq.robustness.command import main as robustness
 from alum_fairseq.vocabulary import Vocabulary
+
+sys.path.insert(0, str(ROOT / "examples/presets"))
+import compare
 
 
 @pytest.fixture
@@ -106,24 +108,6 @@ def start(task: Any, **places: str) -> None:
         made.cfg.update(before)
 
 
-def load_program(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run_compare(path: Path, data: Path) -> None:
-    """examples/presets/compare.py, which reads checkpoints."""
-    program = load_program(ROOT / "examples/presets/compare.py")
-    before = sys.argv
-    sys.argv = ["compare.py", str(path), str(data)]
-    try:
-        program.main()
-    finally:
-        sys.argv = before
-
-
 def our_readers(path: Path, data: Path, task: Any, output: Path) -> dict[str, Callable[[], Any]]:
     def command(main: Callable[[list[str]], int], *words: Any) -> Callable[[], None]:
         def run() -> None:
@@ -139,7 +123,7 @@ def our_readers(path: Path, data: Path, task: Any, output: Path) -> dict[str, Ca
             robustness, "--path", path, "--data", data, "--output", output / "report"
         ),
         "alum-convert": command(convert, "to-hf", path, output / "hf", "--data", data),
-        "compare.py": lambda: run_compare(path, data),
+        "compare.py": command(compare.main, path, data),
         "resume": lambda: start(task, alum_save_dir=str(path.parent)),
         "--restore-file": lambda: start(task, alum_restore_file=str(path)),
         "--finetune-from-model": lambda: start(task, alum_finetune_from_model=str(path)),

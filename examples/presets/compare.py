@@ -230,5 +230,10 @@ def _checked(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return cli.run(_main, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(_main, None))
+    sys.exit(main())
