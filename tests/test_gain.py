@@ -75,7 +75,8 @@ def test_short_steps_drown_in_the_start(results: Results) -> None:
 
 def test_a_cheaper_ascent_keeps_most(results: Results) -> None:
     calibrated = results["calibrated"]["fp32"]["kl"]
-    assert results["ascent in bf16"]["fp32"]["kl"] > 0.9 * calibrated
+    # Its start is longer, to survive rounding, and keeps a part of the step's direction.
+    assert results["ascent in bf16"]["fp32"]["kl"] > 0.6 * calibrated
     assert results["sampled label"]["fp32"]["kl"] > 0.4 * calibrated
 
 

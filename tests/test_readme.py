@@ -15,7 +15,8 @@ from alum_fairseq.config import AlumConfig
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = {
     cells[1].strip(" `"): [cell.strip() for cell in cells[2:5]]
-    for cells in (line.split("|") for line in README.splitlines() if line.startswith("| `--alum-"))
+    for cells in (line.split("|") for line in README.splitlines())
+    if len(cells) > 4 and re.fullmatch(r" `--alum-[a-z-]+` ", cells[1])
 }
 
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
