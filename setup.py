@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["alum_fairseq", "alum_fairseq.*"]),
     package_data={"alum_fairseq.robustness": ["*.jinja"]},
     entry_points={

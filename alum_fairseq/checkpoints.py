@@ -224,6 +224,23 @@ def require_roberta(name: Any, path: Path) -> None:
         raise UsageError(f"{path} is a model of the architecture {name}, not a RoBERTa")
 
 
+_OUTPUT = "classification_heads.{}.out_proj.weight"
+
+
+def classification_heads(state: Mapping[str, Any]) -> list[str]:
+    """Names of the heads for whole sequences that a checkpoint, as read, has weights of."""
+    return _heads_among(state["model"])
+
+
+def _heads_among(names: Iterable[str]) -> list[str]:
+    before, after = _OUTPUT.split("{}")
+    return [
+        name.removeprefix(before).removesuffix(after)
+        for name in names
+        if name.startswith(before) and name.endswith(after)
+    ]
+
+
 def _check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> None:
     """Make sure that the options ask for no larger a model than the weights are.
 
@@ -233,11 +250,7 @@ def _check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> N
         name.partition("sentence_encoder.")[2] or name: weight.shape
         for name, weight in weights.items()
     }
-    heads = [
-        len(weight)
-        for name, weight in weights.items()
-        if name.startswith("classification_heads.") and name.endswith(".out_proj.weight")
-    ]
+    heads = [len(weights[_OUTPUT.format(name)]) for name in _heads_among(weights)]
     try:
         found = {
             "encoder_layers": len(set(_numbers_of_layers(shapes))),

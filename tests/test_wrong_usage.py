@@ -24,6 +24,7 @@ from conftest import PLUGIN, SMALL_MODEL, command_line
 from fairseq.data.indexed_dataset import make_builder
 from in_process import everything_in, fairseq_train, run_command
 
+from alum_fairseq.checkpoints import load_state
 from alum_fairseq.convert.command import main as convert
 from alum_fairseq.predict.command import main as predict
 from alum_fairseq.prepare.command import main as prepare
@@ -423,14 +424,22 @@ def as_anyone() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def places(cases: dict[str, Any], mlm_data: Path) -> dict[str, Any]:
-    """Data by the name of what works on them, and a checkpoint and a table for the options."""
+def places(
+    cases: dict[str, Any], mlm_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Data by the name of what works on them, and checkpoints and a table for the options."""
     known = {kind: case.data for kind, case in cases.items()}
+    headless = tmp_path_factory.mktemp("headless") / "model.pt"
+    state = load_state(cases["single"].path)
+    weights = state["model"]
+    state["model"] = {name: weights[name] for name in weights if "classification_head" not in name}
+    torch.save(state, headless)
     return {
         "data_of": {"mlm": mlm_data, **known},
         "table": cases["single"].table,
         "single": cases["single"].path,
         "choices": cases["choices"].path,
+        "headless": headless,
         "vocabulary": cases["single"].data / "vocabulary",
     }
 
@@ -549,6 +558,8 @@ COMMAND_ROWS: list[tuple[str, list[str], dict[str, Any], str]] = [
     ("predict", [], {"output-format": "xml"}, "argument --output-format: invalid choice: 'xml'"),
     ("predict", [], {"input": "{tmp}", "columns": 1}, "{tmp} is a folder, not a file"),
     ("predict", [], {"path": "{choices}", "columns": "a"}, "the model chooses among 3"),
+    ("predict", [], {"path": "{headless}"}, "{headless} has no classification head: it was not"),
+    ("robustness", [], {"path": "{headless}"}, "{headless} has no classification head: it was"),
     ("robustness", [], {"path": "={single}"}, "--path ={single}: there is no name before the"),
     ("robustness", [], {"path": "{single} {single}"}, "{single}: the checkpoint is given twice"),
     ("robustness", [], {"path": "{single} {choices}"}, "they cannot be compared"),

@@ -13,7 +13,13 @@ from fairseq.data import Dictionary
 from fairseq.data.data_utils import batch_by_size, collate_tokens
 from torch import Tensor, nn
 
-from alum_fairseq.checkpoints import config_of, load_model, load_state, require_symbol
+from alum_fairseq.checkpoints import (
+    classification_heads,
+    config_of,
+    load_model,
+    load_state,
+    require_symbol,
+)
 from alum_fairseq.data_record import RECORD, VOCABULARY, DataRecord
 from alum_fairseq.encoding import ExampleEncoder
 from alum_fairseq.errors import UsageError
@@ -155,11 +161,12 @@ class Predictor:
         """
         path = Path(path)
         state = load_state(path)
+        heads = classification_heads(state)  # fairseq adds random ones to what it loads
         data = _data_folder(state, path, data)
         model, task, cfg = load_model(state, path, data=str(data), load_checkpoint_heads=True)
         kind = cfg.task._name
         record = DataRecord.load(data) if (data / RECORD).is_file() else None
-        head = _head_of(model, path, head or _trained_head(cfg))
+        head = _head_of(heads, path, head or _trained_head(cfg))
         outputs = model.classification_heads[head].out_proj.out_features
         regression = bool(getattr(cfg.task, "regression_target", False))
         if regression and outputs != 1:
@@ -305,8 +312,7 @@ def _trained_head(cfg: Any) -> str | None:
     return None
 
 
-def _head_of(model: nn.Module, path: Path, head: str | None) -> str:
-    heads = list(getattr(model, "classification_heads", ()))
+def _head_of(heads: Sequence[str], path: Path, head: str | None) -> str:
     if not heads:
         raise UsageError(f"{path} has no classification head: it was not fine-tuned")
     if head is None and len(heads) == 1:
