@@ -35,6 +35,22 @@ SMALL_MODEL = {
     "max-positions": 66,
     "tokens-per-sample": 64,
 }
+SMALL_RUN = {
+    "user-dir": PLUGIN,
+    "task": "alum_masked_lm",
+    "criterion": "alum_mlm",
+    **SMALL_MODEL,
+    "sample-break-mode": "none",
+    "batch-size": 8,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "max-update": 4,
+    "log-format": "json",
+    "log-interval": 1,
+    "num-workers": 0,
+    "cpu": True,
+    "no-epoch-checkpoints": True,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -174,21 +190,8 @@ def train(mlm_data: Path, tmp_path: Path) -> Train:
 
     def run(save_dir: str, check: bool = True, data: Any = mlm_data, **options: Any) -> Any:
         chosen = {
-            "user-dir": PLUGIN,
-            "task": "alum_masked_lm",
-            "criterion": "alum_mlm",
-            **SMALL_MODEL,
-            "sample-break-mode": "none",
-            "batch-size": 8,
-            "optimizer": "adam",
-            "lr": 1e-3,
-            "max-update": 4,
+            **SMALL_RUN,
             "max-valid-steps": 2,
-            "log-format": "json",
-            "log-interval": 1,
-            "num-workers": 0,
-            "cpu": True,
-            "no-epoch-checkpoints": True,
             "save-dir": save_dir,
             **{name.replace("_", "-"): value for name, value in options.items()},
         }

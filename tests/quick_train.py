@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import PLUGIN, SMALL_MODEL, command_line
+from conftest import SMALL_RUN, command_line
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch imports torch._dynamo late, with the first optimizer, and takes 3 seconds for it.
@@ -91,21 +91,8 @@ def _train(command: list[str], log: str, before: Before | None) -> None:
 def mlm_options(data: Any, save_dir: Path, **options: Any) -> list[str]:
     """The command of a small masked language model with the adversary, and more options."""
     chosen = {
-        "user-dir": PLUGIN,
-        "task": "alum_masked_lm",
-        "criterion": "alum_mlm",
-        **SMALL_MODEL,
-        "sample-break-mode": "none",
-        "batch-size": 8,
-        "optimizer": "adam",
-        "lr": 1e-3,
-        "max-update": 4,
+        **SMALL_RUN,
         "disable-validation": True,
-        "log-format": "json",
-        "log-interval": 1,
-        "num-workers": 0,
-        "cpu": True,
-        "no-epoch-checkpoints": True,
         "save-dir": save_dir,
         **{name.replace("_", "-"): value for name, value in options.items()},
     }

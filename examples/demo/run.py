@@ -24,6 +24,7 @@ import sentencepiece
 import vocabulary
 from jobs import DemoError, Job, Ledger, Runner, Screen, clock, logged, shown
 from options import ROOT, SCALES, parse
+from perplexity_attack import PERPLEXITY_ATTACK
 
 from alum_fairseq.robustness import wording
 
@@ -328,21 +329,7 @@ class Demo:
 
     def _evaluation(self, name: str) -> Job:
         """The same command for both; the criterion in the checkpoint is put aside."""
-        overrides = {
-            "criterion": {
-                "_name": "alum_mlm",
-                "alum_preset": "calibrated",
-                # Another ball than in training, and three steps, each coordinate to its bound.
-                "alum_norm": "linf",
-                "alum_norm_scope": "token",
-                "alum_steps": 3,
-                "alum_step_size": 10.0,
-                "alum_projection": "clip",
-                "alum_epsilon": 0.3,
-                "alum_validate": True,
-                "alum_start_update": 0,  # that of training is no business of the attack's
-            }
-        }
+        overrides = {"criterion": PERPLEXITY_ATTACK}
         double_quoted = str(overrides).replace("'", '"')  # easier to copy to a shell
         command = [
             "fairseq-validate", str(self.output / "data" / "corpus"), "--user-dir", "alum_fairseq",

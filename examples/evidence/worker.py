@@ -26,6 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 from cells import REVISION, TASKS, Cell, Effort, Recipe, updates_of
 from orphans import end_with
+from perplexity_attack import PERPLEXITY_ATTACK
 from sources import Sources
 from training_log import logged
 
@@ -62,21 +63,6 @@ _MODEL_OPTIONS = (
     "encoder_attention_heads",
     "activation_fn",
 )
-
-# Stronger than in training: long steps, each coordinate to its bound. The ball is named, so that
-# the measure stays what it is when the preset changes.
-_PRETRAINING_ATTACK = {
-    "_name": "alum_mlm",
-    "alum_preset": "calibrated",
-    "alum_norm": "linf",
-    "alum_norm_scope": "token",
-    "alum_steps": 3,
-    "alum_step_size": 10.0,
-    "alum_projection": "clip",
-    "alum_epsilon": 0.3,
-    "alum_validate": True,
-    "alum_start_update": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -204,7 +190,7 @@ def attack_command(data: Path, path: Path) -> list[str]:
     """The command line that attacks a masked language model on the test split."""
     return [
         "fairseq-validate", str(data), "--user-dir", "alum_fairseq", "--task", "masked_lm",
-        "--path", str(path), "--model-overrides", str({"criterion": _PRETRAINING_ATTACK}),
+        "--path", str(path), "--model-overrides", str({"criterion": PERPLEXITY_ATTACK}),
         "--valid-subset", "test", "--batch-size", "32", "--num-workers", "0",
         *_device(), "--log-format", "json",
     ]  # fmt: skip
