@@ -22,6 +22,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils.checkpoint import checkpoint
 
 from alum_fairseq.adversary import Split
+from alum_fairseq.draws import Draws
 from alum_fairseq.errors import UsageError
 
 DROPOUTS = ("shared", "independent")
@@ -142,6 +143,8 @@ class _Call:
     rng_state: dict[str, Any] | None = None
     middle: Tensor | None = None  # the input of the upper part, B x T x D
     middle_rng_state: dict[str, Any] | None = None
+    drawn: int = 0  # how many random tensors had been drawn at ``hidden``, and at ``middle``
+    drawn_at_middle: int = 0
     layers: list[nn.Module] = field(default_factory=list)
     output: Tensor | None = None
 
@@ -168,8 +171,10 @@ class EncoderTap:
         layer: 0 for the embedding output, N for the input of layer N.
         dropout: ``"shared"``: a re-run uses the dropout masks of the recorded pass;
             ``"independent"``: it draws its own.
-        step_layers: where the model is cut for :attr:`split`: after so many of the layers from
+        step_layers: where the model is cut for :attr:`network`: after so many of the layers from
             ``layer`` on; 0 for nowhere.
+        keep_masks: keep the dropout masks of the recorded pass (a byte an element) instead of
+            drawing them again in each re-run that shares them. Where it pays, on a CPU.
         combine: makes the logits of what the model returned in the calls of a pass, in order.
 
     Raises:
@@ -198,6 +203,7 @@ class EncoderTap:
         dropout: str = "shared",
         combine: Callable[[list[Tensor]], Tensor] = the_only_output,
         step_layers: int = 0,
+        keep_masks: bool = True,
     ) -> None:
         if dropout not in DROPOUTS:
             raise UsageError(f"--alum-dropout is {dropout!r}: choose one of {', '.join(DROPOUTS)}")
@@ -208,6 +214,8 @@ class EncoderTap:
         self._step_layers = step_layers
         self._dropout = dropout
         self._combine = combine
+        self._keep_masks = keep_masks
+        self._draws: Draws | None = None
         self._calls: list[_Call] = []
         self._logits: Tensor | None = None
 
@@ -289,7 +297,7 @@ class EncoderTap:
         assert self.recorded, "nothing was recorded"
         tap = copy.copy(self)
         tap._forget_derived()
-        tap._logits = None
+        tap._logits, tap._draws = None, None
         tap._calls = [
             replace(
                 call,
@@ -305,7 +313,7 @@ class EncoderTap:
 
     def forget(self) -> None:
         """Let go of all that was recorded."""
-        self._calls, self._logits = [], None
+        self._calls, self._logits, self._draws = [], None, None
         self._forget_derived()
 
     def _forget_derived(self) -> None:
@@ -317,6 +325,9 @@ class EncoderTap:
         """Take notes of the calls of the model that are made inside."""
         self.forget()
         with ExitStack() as stack:
+            if self._can_keep_masks:
+                self._draws = Draws()
+                stack.enter_context(self._draws.recording())
             # Iterating over the list itself would draw LayerDrop's random numbers.
             for index, layer in enumerate(self._encoder.layers.children()):
                 if index >= self._layer:
@@ -329,7 +340,21 @@ class EncoderTap:
                 hook = register(note, with_kwargs=True)
                 stack.callback(hook.remove)
             yield
+        if self._draws is not None and not self._draws.complete:
+            self._draws = None
         self._logits = self._combine([call.output for call in self._calls])
+
+    @property
+    def _can_keep_masks(self) -> bool:
+        # A checkpointed module's second forward pass, in the backward pass, draws from the state of
+        # the generator; a noised one draws in the recorded pass alone.
+        return (
+            self._keep_masks
+            and self._dropout == "shared"
+            and self.training
+            and next(self._model.parameters()).device.type == "cpu"
+            and not any(_is_checkpointed(m) or _is_noised(m) for m in self._model.modules())
+        )
 
     def _note_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._calls.append(_Call(args, kwargs))
@@ -343,11 +368,12 @@ class EncoderTap:
         # fairseq's encoder is T x B x D inside. The pass goes on from what is kept, so that there
         # is a gradient for it.
         states, rng_state = args[0].transpose(0, 1), utils.get_rng_state()
+        drawn = self._draws.count if self._draws else 0
         if position == 0:
             # LayerDrop has drawn its layers by now, and the clean pass goes on from here.
-            call.hidden, call.rng_state = states, rng_state
+            call.hidden, call.rng_state, call.drawn = states, rng_state, drawn
         else:
-            call.middle, call.middle_rng_state = states, rng_state
+            call.middle, call.middle_rng_state, call.drawn_at_middle = states, rng_state, drawn
         return states.transpose(0, 1), *args[1:]
 
     def _note_output(
@@ -371,20 +397,24 @@ class EncoderTap:
         """As :meth:`replaying`, with a part of the layers."""
         encoder = self._encoder
         layers = encoder.layers
-        resume_at = utils.get_rng_state() if self._dropout == "shared" else None
+        draws = self._draws
+        drawing_again = self._dropout == "shared" and draws is None
+        resume_at = utils.get_rng_state() if drawing_again else None
         lengths = [call.hidden.size(1) for call in self._calls]
         replayed = zip(self._calls, embeddings.split(lengths, dim=1), strict=True)
 
         def forward_embedding(*_: Any, **__: Any) -> tuple[Tensor, Tensor]:
             call, states = next(replayed)
             encoder.layers = nn.ModuleList(call.layers[part])
+            if draws is not None:
+                draws.go_to(call.drawn_at_middle if part.start else call.drawn)
             if resume_at is not None:
                 utils.set_rng_state(call.middle_rng_state if part.start else call.rng_state)
             return states, states
 
         had_own = vars(encoder).get("forward_embedding")
         try:
-            with self.unchanging():
+            with self.unchanging(), draws.replaying() if draws is not None else nullcontext():
                 encoder.forward_embedding = forward_embedding
                 yield
         finally:

@@ -27,6 +27,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler talks o
 
 import argparse
 import json
+import logging
 import platform
 import random
 import re
@@ -62,6 +63,7 @@ from alum_fairseq.criterions.alum_sentence_prediction import (
     AlumSentencePredictionConfig,
 )
 from alum_fairseq.encoder_tap import sentence_encoder
+from alum_fairseq.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -476,6 +478,8 @@ def prepare(options: argparse.Namespace, size: Size) -> tuple[nn.Module, Batches
 def main(arguments: list[str] | None = None) -> None:
     """Measure every mode and print the tables."""
     options, size = parse(arguments)
+    # Every criterion says what it is set to: here the table does.
+    logging.getLogger("alum_fairseq").setLevel(logging.WARNING)
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
 
     def move(value: Any) -> Any:
@@ -510,8 +514,9 @@ def main(arguments: list[str] | None = None) -> None:
             report["results"].setdefault(task, {})[precision] = results
             print(f"\n{task}, {precision}, ratios to stock fairseq")
             print("\n".join(table(results)), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+            if options.json:  # after each, so that stopping it loses only what is under way
+                with whole_file(options.json) as aside:
+                    aside.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import make_model, make_sample, make_task
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
+from test_draws import Counting
 from torch import Tensor, nn
 
 from alum_fairseq import Adversary, UsageError
@@ -125,6 +126,41 @@ def test_shared_dropout_leaves_the_random_numbers_where_they_were() -> None:
     state = torch.get_rng_state()
     tap.rerun(tap.embeddings)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_kept_masks_are_those_that_would_be_drawn_again(
+    variant: dict[str, Any], layer: int
+) -> None:
+    task = make_task()
+    model = make_model(task, **variant).train()
+    sample = make_sample(task.source_dictionary)
+    state = torch.get_rng_state()
+    logits = []
+    for keep in (True, False):
+        torch.set_rng_state(state)
+        tap, _ = recorded(copy.deepcopy(model), sample, layer=layer, keep_masks=keep)
+        logits.append(tap.rerun(tap.embeddings + 0.01))
+    assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_kept_masks_are_not_drawn_again(keep: bool) -> None:
+    task = make_task()
+    model = make_model(task, dropout=0.3, attention_dropout=0.3).train()
+    tap, _ = recorded(model, make_sample(task.source_dictionary), keep_masks=keep)
+    with Counting() as counting:
+        tap.rerun(tap.embeddings)
+    assert (counting.drawn == 0) is keep
+
+
+def test_a_pass_in_another_precision_has_the_masks_of_the_recorded_one() -> None:
+    task = make_task()
+    model = make_model(task, dropout=0.5, attention_dropout=0.5).train()
+    tap, logits = recorded(model, make_sample(task.source_dictionary))
+    with torch.autocast("cpu", torch.bfloat16):
+        again = tap.rerun(tap.embeddings)
+    assert (again.float() - logits).abs().max() < 0.05 * logits.abs().max()
 
 
 def test_layerdrop_keeps_the_sub_network_even_with_independent_dropout() -> None:

@@ -187,7 +187,12 @@ class AlumCriterion:
         called = unwrap(model) if low_memory else model
         plain = partial(super().forward, called, sample, reduce)
         tap = EncoderTap(
-            called, self.alum.layer, self.alum.dropout, self.combine, self.alum.step_layers
+            called,
+            self.alum.layer,
+            self.alum.dropout,
+            self.combine,
+            self.alum.step_layers,
+            keep_masks=not low_memory,
         )
         if low_memory:
             check_low_memory(model)
