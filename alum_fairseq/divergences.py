@@ -10,7 +10,8 @@ both arguments; a caller that wants a stop-gradient detaches.
 A divergence of N predictions over a vocabulary of V words, written plainly, keeps four or five
 float32 tensors of N x V for the backward pass, more than a small encoder's activations.
 :class:`Divergence` works through the predictions a few rows at a time, forward and backward, and
-keeps the logits alone.
+keeps the logits alone. The gradients of ``kl``, the presets' divergence, are written out, in half
+the passes over the numbers that autograd takes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from alum_fairseq.errors import UsageError
 
 DivergenceFunction = Callable[[Tensor, Tensor], Tensor]
 
+# From p and q, and whether the gradient for each is wanted, to those gradients of the sum.
+GradientFunction = Callable[[Tensor, Tensor, list[bool]], list[Tensor | None]]
+
 
 def widen(logits: Tensor) -> Tensor:
     """At least float32: the log-softmax of half-precision logits loses small divergences."""
@@ -42,6 +46,40 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     r"""Kullback-Leibler divergence :math:`\sum_c P_c (\log P_c - \log Q_c)`, in nats."""
     log_p, log_q = _log_probabilities(p, q)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _kl_terms(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """P, Q, and the logarithm of their ratio."""
+    log_p, log_q = _log_probabilities(p, q)
+    return log_p.exp(), log_q.exp(), log_p.sub_(log_q)
+
+
+def _kl_gradients(p: Tensor, q: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+    r""":math:`P_c (\log(P_c / Q_c) - KL)` for the logits of P; :math:`Q_c - P_c` for those of Q."""
+    in_p, in_q, log_ratio = _kl_terms(p, q)
+    return [
+        _centred(log_ratio, in_p) * in_p if wanted[0] else None,
+        in_q - in_p if wanted[1] else None,
+    ]
+
+
+def _kl_both_ways(p: Tensor, q: Tensor) -> Tensor:
+    """Jeffreys divergence by number; by gradient, each term's is that for its first argument."""
+    in_p, in_q, log_ratio = _kl_terms(p, q)
+    return ((in_p - in_q) * log_ratio).sum(-1)
+
+
+def _kl_both_ways_gradients(p: Tensor, q: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+    in_p, in_q, log_ratio = _kl_terms(p, q)
+    return [
+        _centred(log_ratio, in_p) * in_p if wanted[0] else None,
+        -_centred(log_ratio, in_q) * in_q if wanted[1] else None,
+    ]
+
+
+def _centred(x: Tensor, weights: Tensor) -> Tensor:
+    """Less its mean under a distribution."""
+    return x - (x * weights).sum(-1, keepdim=True)
 
 
 def symmetric_kl(p: Tensor, q: Tensor) -> Tensor:
@@ -86,15 +124,20 @@ class Divergence:
         symmetric: whether the order of the two does not matter.
         categorical: whether logits stand for a distribution over their last dimension, rather than
             for themselves.
+        gradients: those of ``function``, written out; None: by autograd.
+        both_ways: where it is not symmetric, the two terms of :meth:`consistency` and their
+            gradients, written out; None: by autograd.
     """
 
     function: DivergenceFunction
     symmetric: bool
     categorical: bool = True
+    gradients: GradientFunction | None = None
+    both_ways: tuple[DivergenceFunction, GradientFunction] | None = None
 
     def total(self, p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
         """Sum over the predictions, each times its weight (shape of ``function(p, q)``)."""
-        return self._sum(self.function, p, q, weights)
+        return self._sum(self.function, self.gradients, p, q, weights)
 
     def consistency(
         self, adversarial: Tensor, clean: Tensor, weights: Tensor | None = None
@@ -113,9 +156,10 @@ class Divergence:
             clean: logits of the input as it is, same shape.
             weights: per-prediction weights, for instance 0 for those that do not count.
         """
-        return self._sum(
-            self.function if self.symmetric else self._both_ways, adversarial, clean, weights
-        )
+        terms = (self.function, self.gradients)
+        if not self.symmetric:
+            terms = self.both_ways or (self._both_ways, None)
+        return self._sum(*terms, adversarial, clean, weights)
 
     def _both_ways(self, p: Tensor, q: Tensor) -> Tensor:
         return self.function(p, q.detach()) + self.function(q, p.detach())
@@ -124,7 +168,9 @@ class Divergence:
         """The gradient of :meth:`total` with respect to ``p``: its shape, at least float32."""
         gradient = torch.empty_like(widen(p.detach()))
         for rows in self._pieces(p):
-            _gradients(self.function, p, q, weights, rows, out=(gradient, None))
+            _write_gradients(
+                self.function, self.gradients, p, q, weights, rows, out=(gradient, None)
+            )
         return gradient
 
     def label_gradient(self, p: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -167,9 +213,14 @@ class Divergence:
         return labels
 
     def _sum(
-        self, function: DivergenceFunction, p: Tensor, q: Tensor, weights: Tensor | None
+        self,
+        function: DivergenceFunction,
+        gradients: GradientFunction | None,
+        p: Tensor,
+        q: Tensor,
+        weights: Tensor | None,
     ) -> Tensor:
-        return _Sum.apply(p, q, weights, function, list(self._pieces(p)))
+        return _Sum.apply(p, q, weights, function, gradients, list(self._pieces(p)))
 
     def _pieces(self, p: Tensor) -> Iterator[slice]:
         """The rows of ``p`` (its first dimension), a few at a time."""
@@ -193,10 +244,11 @@ class _Sum(torch.autograd.Function):
         q: Tensor,
         weights: Tensor | None,
         function: DivergenceFunction,
+        gradients: GradientFunction | None,
         pieces: list[slice],
     ) -> Tensor:
         ctx.save_for_backward(p, q, weights)
-        ctx.function, ctx.pieces = function, pieces
+        ctx.function, ctx.gradients, ctx.pieces = function, gradients, pieces
         total = widen(p.new_zeros(()))
         for rows in pieces:
             values = function(p[rows], q[rows])
@@ -213,12 +265,13 @@ class _Sum(torch.autograd.Function):
             for x, wanted in zip((p, q), ctx.needs_input_grad, strict=False)
         )
         for rows in ctx.pieces:
-            _gradients(ctx.function, p, q, weights, rows, out, upstream)
-        return *out, None, None, None
+            _write_gradients(ctx.function, ctx.gradients, p, q, weights, rows, out, upstream)
+        return *out, None, None, None, None
 
 
-def _gradients(
+def _write_gradients(
     function: DivergenceFunction,
+    gradients: GradientFunction | None,
     p: Tensor,
     q: Tensor,
     weights: Tensor | None,
@@ -228,25 +281,44 @@ def _gradients(
 ) -> None:
     """Write the gradients of these rows of ``p`` and ``q`` to those of ``out`` that are given."""
     wanted = [target is not None for target in out]
+    inputs = [widen(x[rows].detach()) for x in (p, q)]
+    factors = None if weights is None else weights[rows].to(inputs[0].dtype)
+    if upstream is not None:
+        factors = upstream if factors is None else factors * upstream
+    if gradients is None:
+        found = _by_autograd(function, inputs, wanted, factors)
+    else:
+        found = gradients(*inputs, wanted)
+        if factors is not None:  # one for a row
+            factors = factors.unsqueeze(-1) if factors.dim() else factors
+            found = [None if g is None else g.mul_(factors) for g in found]
+    for target, gradient in zip(out, found, strict=True):
+        if target is not None:
+            target[rows] = gradient
+
+
+def _by_autograd(
+    function: DivergenceFunction,
+    inputs: list[Tensor],
+    wanted: list[bool],
+    factors: Tensor | None,
+) -> list[Tensor | None]:
     with torch.enable_grad():
-        inputs = [
-            widen(x[rows].detach()).requires_grad_(want)
-            for x, want in zip((p, q), wanted, strict=True)
-        ]
+        for x, want in zip(inputs, wanted, strict=True):
+            x.requires_grad_(want)
         values = function(*inputs)
-        factors = torch.ones_like(values) if weights is None else weights[rows].to(values.dtype)
-        found = torch.autograd.grad(
-            values,
-            [x for x in inputs if x.requires_grad],
-            (factors if upstream is None else factors * upstream).expand_as(values),
-        )
-    targets = (target for target in out if target is not None)
-    for target, gradient in zip(targets, found, strict=True):
-        target[rows] = gradient
+        upstream = torch.ones_like(values) if factors is None else factors.expand_as(values)
+        found = iter(torch.autograd.grad(values, [x for x in inputs if x.requires_grad], upstream))
+    return [next(found) if want else None for want in wanted]
 
 
 DIVERGENCES: dict[str, Divergence] = {
-    "kl": Divergence(kl, symmetric=False),
+    "kl": Divergence(
+        kl,
+        symmetric=False,
+        gradients=_kl_gradients,
+        both_ways=(_kl_both_ways, _kl_both_ways_gradients),
+    ),
     "symmetric_kl": Divergence(symmetric_kl, symmetric=True),
     "jensen_shannon": Divergence(jensen_shannon, symmetric=True),
     "squared_hellinger": Divergence(squared_hellinger, symmetric=True),
