@@ -60,7 +60,12 @@ class Draws:
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
-        """Inside, give what was kept; the generator is left alone."""
+        """Inside, give what was kept; the generator is left alone.
+
+        Raises:
+            RuntimeError: another kind of random numbers is drawn than was kept in this place, in
+                another shape, or more of them.
+        """
         with _Watching(self._repeat):
             yield
 

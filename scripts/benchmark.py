@@ -1,7 +1,7 @@
 """What each way of training with ALUM costs, and how adversarial it is, beside stock fairseq.
 
     python scripts/benchmark.py                       a small model on a CPU, a few minutes
-    python scripts/benchmark.py --size 6x512          the shape that the documentation reports
+    python scripts/benchmark.py --size 6x512          the shape of the README's table; an hour
     python scripts/benchmark.py --size base --precision fp32 bf16 fp16      on a GPU
 
 Trains a masked language model and a classifier with stock fairseq's criteria for some updates (a
@@ -10,7 +10,8 @@ single updates (forward and backward pass, no optimizer) of stock fairseq and of
 same model and the same batch, in turns, and prints for each mode, as ratios to stock:
 
     FLOPs    floating-point operations, by torch's counter
-    time     median over the rounds of (time of the mode / time of stock in the same round)
+    time     median over the rounds of (time of the mode / time of stock in the same round); memory
+             that is freed is kept for the next turn
     memory   peak of what tensors hold: parameters, gradients, activations
     gain     divergence under the perturbation / under a random one of equal norm (not a ratio to
              stock), on held-out text without dropout
@@ -464,6 +465,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Size]:
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
         parser.error("--checkpoint and --data go together: the model, and text in its vocabulary")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
     if options.rounds < 0:
         parser.error(f"--rounds is {options.rounds}: it must be 0 (no timings) or more")
     chosen = {
@@ -492,8 +495,16 @@ def prepare(options: argparse.Namespace, size: Size) -> tuple[nn.Module, Batches
 def main(arguments: list[str] | None = None) -> None:
     """Measure every mode and print the tables."""
     options, size = parse(arguments)
-    # Every criterion says what it is set to: here the table does.
-    logging.getLogger("alum_fairseq").setLevel(logging.WARNING)
+    logger = logging.getLogger("alum_fairseq")
+    before = logger.level
+    logger.setLevel(logging.WARNING)  # every criterion says what it is set to: here the table does
+    try:
+        _measure_all(options, size)
+    finally:
+        logger.setLevel(before)
+
+
+def _measure_all(options: argparse.Namespace, size: Size) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
 
     def move(value: Any) -> Any:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.models.roberta import RobertaModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import alum_fairseq
 
@@ -51,6 +52,16 @@ SMALL_RUN = {
     "cpu": True,
     "no-epoch-checkpoints": True,
 }
+
+
+class Counting(TorchDispatchMode):
+    """Counts what is drawn of the generator inside."""
+
+    drawn = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.drawn += torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)

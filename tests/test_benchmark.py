@@ -139,6 +139,7 @@ def test_a_checkpoint_can_be_taken(
     [
         (["--checkpoint", "x.pt"], "--checkpoint and --data go together"),
         (["--rounds", "-1"], "--rounds is -1: it must be 0 (no timings) or more"),
+        (["--json", "nowhere/x.json"], "--json nowhere/x.json: there is no folder nowhere"),
         (["--modes", "free"], "invalid choice: 'free'"),
         (["--tokens", "100000"], "too few for 100000 tokens"),
     ],

@@ -145,6 +145,15 @@ def test_in_pieces_values_and_gradients_are_those_of_the_whole(
         torch.testing.assert_close(alone, gradient)
 
 
+def test_the_presets_divergence_does_without_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradients are written out; what they are, the tests of all divergences say."""
+    monkeypatch.setattr("alum_fairseq.divergences._by_autograd", None)
+    p, q = (x.requires_grad_() for x in logits(3, 4))
+    DIVERGENCES["kl"].total(p, q).backward()
+    DIVERGENCES["kl"].consistency(p, q).backward()
+    DIVERGENCES["kl"].gradient(p, q)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_equal_finite_differences(name: str) -> None:
     p, q = (x.requires_grad_() for x in logits(3, 4))

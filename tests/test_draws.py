@@ -7,20 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Counting
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from alum_fairseq.draws import Draws
-
-
-class Counting(TorchDispatchMode):
-    """Counts what is drawn of the generator inside."""
-
-    drawn = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.drawn += torch.Tag.nondeterministic_seeded in func.tags
-        return func(*args, **(kwargs or {}))
 
 
 def noisy(x: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_sample, make_task
+from conftest import Counting, make_model, make_sample, make_task
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
-from test_draws import Counting
 from torch import Tensor, nn
 
 from alum_fairseq import Adversary, UsageError
@@ -152,6 +151,16 @@ def test_kept_masks_are_not_drawn_again(keep: bool) -> None:
     with Counting() as counting:
         tap.rerun(tap.embeddings)
     assert (counting.drawn == 0) is keep
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_both_parts_of_a_cut_model_have_the_masks_of_the_recorded_pass(keep: bool) -> None:
+    task = make_task()
+    model = make_model(task, dropout=0.3, attention_dropout=0.3).train()
+    sample = make_sample(task.source_dictionary)
+    tap, logits = recorded(model, sample, step_layers=1, keep_masks=keep)
+    assert torch.equal(tap.network.lower(tap.embeddings), tap.hidden)
+    assert torch.equal(tap.network.upper(tap.hidden), logits)
 
 
 def test_a_pass_in_another_precision_has_the_masks_of_the_recorded_one() -> None:

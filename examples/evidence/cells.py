@@ -320,7 +320,7 @@ PLAIN_LONGER = "plain-longer"
 # The ball first; then, with the ball that the preset then has, one factor at a time.
 BALLS = (
     ("linf", "token", "normalized", (0.1, 0.3)),
-    ("linf", "token", "steepest", (0.03, 0.1)),
+    ("linf", "token", "steepest", (0.03, 0.1, 0.3)),
     ("l2", "sentence", "normalized", (0.03, 0.1, 0.3)),
     ("l2", "token", "normalized", (0.1,)),
     ("linf", "sentence", "normalized", (0.3,)),

@@ -83,6 +83,7 @@ def _settings() -> dict[str, Setting]:
     rows["K = 3"] = changed(steps=3)
     rows["K = 3, later steps through 1 layer"] = replace(rows["K = 3"], step_layers=1)
     rows["ascent in bf16"] = replace(rows["calibrated"], ascent_in=torch.bfloat16)
+    rows["step 1, ascent in bf16"] = replace(rows["step 1"], ascent_in=torch.bfloat16)
     rows["sampled label"] = changed(ascent="sampled-label")
     rows["random"] = changed(ascent="random")
     for dropout in ("shared", "independent"):
