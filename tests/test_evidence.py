@@ -46,6 +46,7 @@ import ledger
 import pictures
 import sources
 import summary
+import tool
 import worker
 from cells import CALIBRATED, PLAIN, Cell, Effort, Recipe
 from console import Screen
@@ -770,7 +771,8 @@ def result(cell: Cell, **changed: Any) -> dict[str, Any]:
         "start": cell.start.method if cell.start else None,
         "flops_factor": cell.flops_factor,
         **{"updates": 10, "train_seconds": 100.0, "train_cpu_seconds": 90.0},
-        **{"update_seconds": 60.0, "seconds": 150.0, "gain": 3.0, "train_loss": [1.0]},
+        **{"update_seconds": 60.0, "update_cpu_seconds": 55.0, "seconds": 150.0},
+        **{"gain": 3.0, "train_loss": [1.0]},
         "curve": [{"valid_num_updates": n, "valid_loss": 1.0, logged: 50.0 + n} for n in (5, 10)],
         **{"metric": metric, "dev": rng.uniform(0, 100), "test": test},
         "radii": {} if cell.pretrains else {"linf": radii, "l2": radii},
@@ -875,11 +877,10 @@ class TestNumbers:
         assert summary.current([first, second, failed, other], "finetuning") == [second]
 
     def test_time_is_that_of_the_updates(self) -> None:
-        seconds = {"train_seconds": 100.0, "train_cpu_seconds": 50.0}
         lines = [
-            result(replace(CELL, method="plain"), **seconds, update_seconds=40.0),
+            result(replace(CELL, method="plain"), update_seconds=40.0, update_cpu_seconds=20.0),
             # Half as fast by the clock, since the machine was busy: as much work.
-            result(CELL, train_seconds=400.0, train_cpu_seconds=100.0, update_seconds=200.0),
+            result(CELL, update_seconds=200.0, update_cpu_seconds=50.0),
         ]
         results = summary.Results(lines)
         assert analyse.cost_ratio(results, "calibrated") == pytest.approx(50 / 20)
@@ -887,6 +888,19 @@ class TestNumbers:
             line["machine"]["gpu"] = "a GPU"
         assert analyse.cost_ratio(results, "calibrated") == pytest.approx(200 / 40)
         assert math.isnan(analyse.cost_ratio(summary.Results(lines[1:]), "calibrated"))
+
+    def test_time_is_work_not_waiting(self) -> None:
+        watch = tool.Stopwatch()
+
+        def wait_and_work(seconds: float) -> str:
+            time.sleep(0.5)
+            until = time.process_time() + seconds
+            while time.process_time() < until:
+                pass
+            return "done"
+
+        assert [watch.on(wait_and_work)(0.05) for _ in range(2)] == ["done"] * 2
+        assert 0.1 <= watch.seconds < 0.5
 
 
 @pytest.fixture
@@ -1131,7 +1145,7 @@ def test_everything(train: Train, mlm_data: Path, data: Path, tmp_path: Path) ->
         assert 0 <= line["dev"] <= 100
         assert {column.key for column in analyse.ROBUSTNESS} <= line["test"].keys()
         assert {len(radii) for radii in line["radii"].values()} == {LITTLE.embeddings}
-        assert line["train_cpu_seconds"] > 0
+        assert 0 < line["update_cpu_seconds"] < line["train_cpu_seconds"]
     assert ours["gain"] > 1.5
     assert theirs["gain"] is None
     assert ours["test"] != theirs["test"]

@@ -267,15 +267,9 @@ def cost_ratio(results: Results, method: str) -> float:
     return sum(ratios) / len(ratios) if ratios else math.nan
 
 
-def _time_of_updates(line: Line) -> float:
-    """Seconds, without those that training needs to start, to validate and to save.
-
-    On a processor, those that it worked: what else it has to do meanwhile does not count.
-    """
-    seconds = line["update_seconds"]
-    if line["machine"]["gpu"]:
-        return seconds
-    return line["train_cpu_seconds"] * seconds / line["train_seconds"]
+def _time_of_updates(line: Line) -> float | None:
+    """Seconds of the updates alone; on a processor, those that it worked."""
+    return line.get("update_seconds" if line["machine"]["gpu"] else "update_cpu_seconds")
 
 
 def targets(results: Results) -> Section:

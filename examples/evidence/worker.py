@@ -55,7 +55,7 @@ from alum_fairseq.robustness.types import Example
 _MEASURING_SEED = 1
 _NORMS = ("linf", "l2")
 _NAME = "model"
-_MODULES = {"fairseq-train": "fairseq_cli.train", "fairseq-validate": "fairseq_cli.validate"}
+_TOOL = Path(__file__).with_name("tool.py")
 _MODEL_OPTIONS = (
     "encoder_layers",
     "encoder_embed_dim",
@@ -335,7 +335,8 @@ def _pretrain(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
 def _train(command: Sequence[str], paths: Paths, products: str) -> dict[str, Any]:
     """Run fairseq-train; what it took, and how it went."""
     began, cpu = time.monotonic(), _cpu_seconds()
-    _run(command, products)
+    worked = paths.work / "update-cpu-seconds"
+    _run(command, products, worked)
     wall, cpu = time.monotonic() - began, _cpu_seconds() - cpu
     epochs = [_numbers(stats) for stats in logged(paths.log, "train")]
     curve = [
@@ -349,28 +350,30 @@ def _train(command: Sequence[str], paths: Paths, products: str) -> dict[str, Any
         "train_seconds": round(wall, 1),
         "train_cpu_seconds": round(cpu, 1),
         "update_seconds": sum(stats.get("train_train_wall", 0) for stats in epochs),
+        "update_cpu_seconds": float(worked.read_text(encoding="utf-8")),
         "train_loss": [stats["train_loss"] for stats in epochs],
         "gain": gains[-1] if gains else None,
         "curve": curve,
     }
 
 
-def _run(command: Sequence[str], products: str = "highest") -> None:
+def _run(command: Sequence[str], products: str = "highest", worked: Path | None = None) -> None:
     """Run one of fairseq's tools.
 
     Args:
         command: its name and arguments.
         products: see :attr:`cells.Recipe.products`.
+        worked: gets the seconds that the processor worked on updates.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    module = _MODULES[command[0]]
-    code = (
-        f"import sys, torch; torch.set_float32_matmul_precision({products!r}); "
-        f"sys.argv[0] = {command[0]!r}; from {module} import cli_main; cli_main()"
+    spec = {"tool": command[0], "products": products, "seconds": str(worked) if worked else None}
+    subprocess.run(
+        [sys.executable, str(_TOOL), json.dumps(spec), *command[1:]],
+        stdin=subprocess.DEVNULL,
+        check=True,
     )
-    subprocess.run([sys.executable, "-c", code, *command[1:]], stdin=subprocess.DEVNULL, check=True)
 
 
 def _cpu_seconds() -> float:
