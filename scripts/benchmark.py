@@ -13,7 +13,7 @@ same model and the same batch, in turns, and prints for each mode, as ratios to 
     time     median over the rounds of (time of the mode / time of stock in the same round); memory
              that is freed is kept for the next turn
     memory   peak of what tensors hold: parameters, gradients, activations
-    gain     divergence under the perturbation / under a random one of equal norm (not a ratio to
+    gain     divergence under the perturbation / under a random one of equal length (not a ratio to
              stock), on held-out text without dropout
     KL       that divergence, nats per prediction (squared error has no part in this)
 
@@ -34,6 +34,7 @@ import platform
 import random
 import re
 import statistics
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -45,7 +46,6 @@ from typing import Any
 
 import fairseq
 import torch
-from fairseq import checkpoint_utils
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
@@ -58,14 +58,16 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 from tqdm import tqdm
 
-import alum_fairseq  # noqa: F401  (compatibility of fairseq with this torch)
+from alum_fairseq import cli
+from alum_fairseq.checkpoints import load_model, load_state
 from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
 from alum_fairseq.criterions.alum_sentence_prediction import (
     AlumSentencePrediction,
     AlumSentencePredictionConfig,
 )
 from alum_fairseq.encoder_tap import sentence_encoder
-from alum_fairseq.files import whole_file
+from alum_fairseq.errors import UsageError
+from alum_fairseq.files import existing_file, existing_folder, whole_file
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,14 @@ def words_of_the_python_manual(vocabulary: int) -> tuple[Dictionary, Tensor]:
 
 
 def words_of(data: Path, dictionary: Dictionary) -> Tensor:
-    """The validation split of a binarised corpus."""
+    """The validation split of a binarised corpus.
+
+    Raises:
+        UsageError: there is none.
+    """
     lines = data_utils.load_indexed_dataset(str(data / "valid"), dictionary)
+    if lines is None:
+        raise UsageError(f"{data} has no split 'valid', as fairseq-preprocess writes it")
     return torch.cat([lines[i] for i in range(len(lines))]).long()
 
 
@@ -147,9 +155,7 @@ class Batches:
 
     def __init__(self, words: Tensor, dictionary: Dictionary, batch: int, tokens: int) -> None:
         if len(words) < 4 * tokens:
-            raise SystemExit(
-                f"benchmark: the text has {len(words)} words: too few for {tokens} tokens"
-            )
+            raise UsageError(f"the text has {len(words)} words: too few for {tokens} tokens")
         self.words, self.dictionary, self.batch, self.tokens = words, dictionary, batch, tokens
 
     def of(self, task: str, seed: int, held_out: bool = False) -> Batch:
@@ -442,11 +448,13 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Size]:
-    """The options, and the size that they make up."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, Size]:
+    """The options, and the size that they make up.
+
+    Raises:
+        UsageError: they do not fit together.
+    """
+    parser = cli.make_parser("benchmark.py", __doc__)
     parser.add_argument("--size", choices=SIZES, default="small", help="model and batch (small)")
     for name in Size.__dataclass_fields__:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the size's")
@@ -464,11 +472,13 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, Size]:
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     options = parser.parse_args(arguments)
     if (options.checkpoint is None) != (options.data is None):
-        parser.error("--checkpoint and --data go together: the model, and text in its vocabulary")
+        raise UsageError(
+            "--checkpoint and --data go together: the model, and text in its vocabulary"
+        )
     if options.json is not None and not options.json.absolute().parent.is_dir():
-        parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
+        raise UsageError(f"--json {options.json}: there is no folder {options.json.parent}")
     if options.rounds < 0:
-        parser.error(f"--rounds is {options.rounds}: it must be 0 (no timings) or more")
+        raise UsageError(f"--rounds is {options.rounds}: it must be 0 (no timings) or more")
     chosen = {
         name: getattr(options, name) if getattr(options, name) is not None else value
         for name, value in asdict(SIZES[options.size]).items()
@@ -483,18 +493,21 @@ def prepare(options: argparse.Namespace, size: Size) -> tuple[nn.Module, Batches
         dictionary, words = words_of_the_python_manual(size.vocabulary)
         model = build_model(size, dictionary)
     else:
-        [model], _, task = checkpoint_utils.load_model_ensemble_and_task(
-            [str(options.checkpoint)], arg_overrides={"data": str(options.data)}
-        )
+        path, data = existing_file(options.checkpoint), existing_folder(options.data)
+        model, task, _ = load_model(load_state(path), path, data=str(data))
         dictionary = task.source_dictionary
         words = words_of(options.data, dictionary)
     model.register_classification_head(HEAD, num_classes=CLASSES)
     return model, Batches(words, dictionary, size.batch, size.tokens)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure every mode and print the tables."""
-    options, size = parse(arguments)
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return cli.run(_main, argv)
+
+
+def _main(argv: list[str]) -> None:
+    options, size = parse(argv)
     logger = logging.getLogger("alum_fairseq")
     before = logger.level
     logger.setLevel(logging.WARNING)  # every criterion says what it is set to: here the table does
@@ -546,4 +559,4 @@ def _measure_all(options: argparse.Namespace, size: Size) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
