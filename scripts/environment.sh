@@ -19,4 +19,8 @@ alum_activate() {
         # shellcheck disable=SC1091
         . "$ALUM_VENV/bin/activate"
     fi
+    # Else the C library (glibc) gives the memory of every tensor back to the system, to be faulted
+    # in again page by page for the next one.
+    export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-1073741824}"
+    export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-1099511627776}"
 }

@@ -244,6 +244,9 @@ class Grid:
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
+            # The C library keeps what is freed: to fault it in again takes long.
+            "MALLOC_MMAP_THRESHOLD_": str(2**30),
+            "MALLOC_TRIM_THRESHOLD_": str(2**40),
         }
         with paths.log.open("wb") as log:
             process = subprocess.Popen(
