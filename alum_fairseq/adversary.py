@@ -104,10 +104,10 @@ class Adversary:
     steps: int = 1
     epsilon: float = 0.1
     epsilon_mode: str = "relative"
-    step_size: float = 0.1
+    step_size: float = 1.0
     noise_std: float | None = None
-    norm: str = "linf"
-    norm_scope: str = "token"
+    norm: str = "l2"
+    norm_scope: str = "sentence"
     gradient: str = "normalized"
     projection: str = "rescale"
     divergence: str = "kl"
@@ -272,7 +272,10 @@ class Adversary:
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """A Gaussian direction with the size that ``delta`` has, vector by vector.
+        """A Gaussian direction with the Euclidean length that ``delta`` has, vector by vector.
+
+        Euclidean whatever the ball's norm, so that noise of every kind has gain 1: random signs are
+        some three times as long as a Gaussian direction of the same infinity norm.
 
         Args:
             delta: ``(B, T, D)``, as :meth:`perturb` returns it.
@@ -283,8 +286,8 @@ class Adversary:
             ``(B, T, D)``. What ``D(adversarial) / D(this)`` is called the *gain*.
         """
         keep = _keep(delta, mask)
-        direction = self.ball.normalize(_normal_like(delta, generator) * keep)
-        return direction * self.ball.size(delta)
+        length = get_norm("l2", self.norm_scope)
+        return length.normalize(_normal_like(delta, generator) * keep) * length.size(delta)
 
     def mean_size(self, delta: Tensor, mask: Tensor | None = None) -> Tensor:
         """The norm of ``delta``, averaged over its vectors (of padding, none): a scalar.

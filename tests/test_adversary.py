@@ -374,14 +374,26 @@ def test_a_gradient_that_is_not_finite_shows_in_the_perturbation() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("scope", ["token", "sentence"])
-def test_random_direction_has_the_same_size_everywhere(norm: str, scope: str) -> None:
+def test_random_direction_has_the_same_length_everywhere(norm: str, scope: str) -> None:
     adversary = Adversary(norm=norm, norm_scope=scope)
     e, predict = embeddings(), small_predict()
     delta = adversary.perturb(predict, e, predict(e), MASK)
     other = adversary.random_like(delta, MASK)
-    torch.testing.assert_close(adversary.ball.size(other), adversary.ball.size(delta))
+    dims = -1 if scope == "token" else (-2, -1)
+    torch.testing.assert_close(other.norm(dim=dims), delta.norm(dim=dims))
     assert (other[~MASK] == 0).all()
     assert not torch.allclose(other, delta)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("kind", ["gaussian", "signs", "sparse"])
+def test_noise_of_every_kind_has_gain_1(kind: str, norm: str) -> None:
+    """A model that is as sensitive in every direction tells no noise from another."""
+    noise = torch.randn(BATCH, TOKENS, 50)
+    delta = {"gaussian": noise, "signs": noise.sign(), "sparse": noise * (noise > 2)}[kind]
+    other = Adversary(norm=norm).random_like(delta)
+    gain = delta.square().sum() / other.square().sum()
+    assert gain.item() == pytest.approx(1)
 
 
 def test_mean_size_leaves_padding_out() -> None:

@@ -25,21 +25,14 @@ def results(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_calibrated_finds_an_adversarial_direction(results: Results, precision: str) -> None:
     found = results["calibrated"][precision]
-    assert found["gain"] > 20
-    assert found["kl"] > 1e-3
+    assert found["gain"] > 50
+    assert found["kl"] > 1e-2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    "ball", ["linf token, steepest, 0.1", "l2 sentence, 0.1", "l2 sentence, 0.03"]
-)
-def test_other_balls_find_more(results: Results, ball: str, precision: str) -> None:
-    assert results[ball][precision]["gain"] >= 50
-
-
-def test_of_balls_of_one_size_that_of_a_sentence_in_l2_finds_most(results: Results) -> None:
+def test_of_balls_of_one_size_calibrateds_finds_most(results: Results) -> None:
     """Size: the root mean square of the perturbation's coordinates."""
-    most = results["l2 sentence, 0.1"]["fp32"]
+    most = results["calibrated"]["fp32"]
+    assert most["size"] == pytest.approx(0.1, rel=0.01)
     for name, result in results.items():
         plain = not any(word in name for word in ("K =", "dropout", "noise", "step "))
         if plain and result["fp32"]["size"] < 1.05 * most["size"]:
@@ -75,9 +68,7 @@ def test_short_steps_drown_in_the_start(results: Results) -> None:
 
 def test_a_cheaper_ascent_keeps_most(results: Results) -> None:
     calibrated = results["calibrated"]["fp32"]["kl"]
-    # The longer start, which survives rounding, is a part of a step of 0.1 and lost in one of 1.
-    assert results["ascent in bf16"]["fp32"]["kl"] > 0.6 * calibrated
-    assert results["step 1, ascent in bf16"]["fp32"]["kl"] > 0.9 * calibrated
+    assert results["ascent in bf16"]["fp32"]["kl"] > 0.9 * calibrated
     assert results["sampled label"]["fp32"]["kl"] > 0.4 * calibrated
 
 

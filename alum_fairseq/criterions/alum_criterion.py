@@ -345,7 +345,7 @@ class AlumCriterion:
         attack: _Attack,
         training: bool,
     ) -> dict[str, Any]:
-        """Compare with a random direction of equal norm, leaving no trace in the random numbers."""
+        """Compare with a random direction of equal length; leaves random numbers as they were."""
         adversary = self.alum.adversary
         weights = self.prediction_weights(sample, tap.logits)
         seed = self.num_updates if training else 1

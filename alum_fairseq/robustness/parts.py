@@ -275,7 +275,7 @@ YARDSTICK = Adversary(
 
 @dataclass
 class Smoothness(Part):
-    """How far the prediction moves for ALUM's perturbation, and for a random one of equal size."""
+    """How far the prediction moves for ALUM's perturbation, and for a random one as long."""
 
     epsilon: float
     seed: int

@@ -359,7 +359,7 @@ def _smoothness(part: Records, probabilities: bool) -> Iterator[Measure]:
     )  # fmt: skip
     yield Measure(
         "smoothness.random", f"{what}, random", group,
-        "The same for a random direction of equal norm.",
+        "The same for a random direction of equal length.",
         statistics.mean, [(column,) for column in random], unit, better="lower",
     )  # fmt: skip
     yield Measure(

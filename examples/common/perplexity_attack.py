@@ -12,6 +12,7 @@ PERPLEXITY_ATTACK: dict[str, Any] = {
     "alum_preset": "calibrated",
     "alum_norm": "linf",
     "alum_norm_scope": "token",
+    "alum_gradient": "normalized",
     "alum_steps": 3,
     "alum_step_size": 10.0,
     "alum_projection": "clip",

@@ -5,8 +5,8 @@
 Takes masked language models and fine-tuned classifiers. For each adversary and model: the size of
 its perturbation (the root mean square of its coordinates, over that of the embeddings'), the
 divergence (KL, nats a prediction) that it causes on held-out text, how much of ``calibrated``'s
-that is, and the gain: the divergence over that of a random direction of equal norm, in float32 and
-under bf16 autocast (a dash where the random one is below rounding). Dropout is off unless a row
+that is, and the gain: the divergence over that of a random direction of equal length, in float32
+and under bf16 autocast (a dash where the random one is below rounding). Dropout is off unless a row
 says otherwise. Prints Markdown; ``--json`` writes the numbers.
 """
 
@@ -83,7 +83,6 @@ def _settings() -> dict[str, Setting]:
     rows["K = 3"] = changed(steps=3)
     rows["K = 3, later steps through 1 layer"] = replace(rows["K = 3"], step_layers=1)
     rows["ascent in bf16"] = replace(rows["calibrated"], ascent_in=torch.bfloat16)
-    rows["step 1, ascent in bf16"] = replace(rows["step 1"], ascent_in=torch.bfloat16)
     rows["sampled label"] = changed(ascent="sampled-label")
     rows["random"] = changed(ascent="random")
     for dropout in ("shared", "independent"):
@@ -139,7 +138,7 @@ def measure(
 
     Returns:
         ``size``: relative to the embeddings; ``kl`` and ``kl_random``: nats a prediction, of the
-        perturbation and of a random one of its norm.
+        perturbation and of a random one of its length.
     """
     subject.model.train(setting.dropout is not None)
     torch.manual_seed(seed)
