@@ -102,7 +102,7 @@ class Adversary:
 
     ascent: str = "power"
     steps: int = 1
-    epsilon: float = 0.1
+    epsilon: float = 0.03
     epsilon_mode: str = "relative"
     step_size: float = 1.0
     noise_std: float | None = None

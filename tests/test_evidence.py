@@ -989,6 +989,26 @@ class TestReport:
             assert not others - {chosen} & set(marked)
         assert "0" in marked  # the layer, of which the preset says nothing
 
+    def test_of_a_factor_each_task_has_a_table_of_all_that_ran(self, drawn: list[str]) -> None:
+        ran = {(method, task) for method in ("plain", "alpha: 1") for task in ("sst2", "sick-e")}
+        chosen = [cell for cell in in_order("calibrate") if cell.seed == 1
+                  and (cell.method, cell.task) in ran | {("alpha: 3", "sst2")}]  # fmt: skip
+        text = report([result(cell) for cell in chosen])
+        both, sst2, sick = re.split(r"^(?:SST-2|SICK).*:$", text[text.index("### Fine-tuning") :],
+                                    flags=re.MULTILINE)  # fmt: skip
+        assert ["\n| 3 |" in part for part in (both, sst2, sick)] == [False, True, False]
+        assert all("\n| plain |" in part for part in (both, sst2, sick))
+
+    def test_the_report_in_the_repository_is_of_the_results_beside_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names: list[str] = []
+        monkeypatch.setattr(pictures, "draw", lambda path, *_, **__: names.append(path.name))
+        folder = ROOT / "examples" / "evidence" / "results"
+        text = report(ledger.read(folder / "results.jsonl"), folder)
+        assert (folder / "report.md").read_text() == text + "\n"
+        assert sorted(names) == sorted(path.name for path in folder.glob("*.png"))
+
     def test_the_best_recipe_is_marked_by_the_validation_split(self, drawn: list[str]) -> None:
         lines = [
             result(cell, dev={"lr 0.0002, 6 epochs": 90}.get(cell.method, 80))

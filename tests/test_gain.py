@@ -26,13 +26,15 @@ def results(
 def test_calibrated_finds_an_adversarial_direction(results: Results, precision: str) -> None:
     found = results["calibrated"][precision]
     assert found["gain"] > 50
-    assert found["kl"] > 1e-2
+    assert found["kl"] > 5e-3
 
 
-def test_of_balls_of_one_size_calibrateds_finds_most(results: Results) -> None:
+@pytest.mark.parametrize("ball", ["calibrated", "l2 sentence, 0.1"])
+def test_of_balls_of_one_size_that_of_a_sentence_in_l2_finds_most(
+    results: Results, ball: str
+) -> None:
     """Size: the root mean square of the perturbation's coordinates."""
-    most = results["calibrated"]["fp32"]
-    assert most["size"] == pytest.approx(0.1, rel=0.01)
+    most = results[ball]["fp32"]
     for name, result in results.items():
         plain = not any(word in name for word in ("K =", "dropout", "noise", "step "))
         if plain and result["fp32"]["size"] < 1.05 * most["size"]:

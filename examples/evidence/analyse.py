@@ -385,10 +385,11 @@ def _calibrated(results: Results, columns: Sequence[Column], name: str, folder: 
         values = {method: value for method, value in values.items() if method in some.methods}
         yield f"### {name}, {', '.join(some.tasks)}: {factor}\n"
         yield from _not_in(all_of_it, some)
-        rows = [_calibration_row(some, BASELINE, BASELINE, columns)]
-        rows += [_calibration_row(some, method, value, columns) for method, value in values.items()]
-        titles = [column.title for column in columns]
-        yield from table([factor, "runs", titles[0], "minus plain", *titles[1:], "time"], rows)
+        yield from _calibration_table(some, factor, columns)
+        if len(all_of_it.tasks) > 1:
+            for task in all_of_it.tasks:
+                yield f"{NAMES.get(task, task)}:\n"
+                yield from _calibration_table(all_of_it.only([task]), factor, columns)
         ladders = []
         for column in columns[:3] if columns[0] != METRIC else (METRIC, *ROBUSTNESS[:3:2]):
             read = measure(column.key)
@@ -399,6 +400,16 @@ def _calibrated(results: Results, columns: Sequence[Column], name: str, folder: 
             folder, f"calibrate-{name}-{factor}", ladders, f"{name}: {factor}.",
             height=pictures.ladder_height(len(values)), rows=True,
         )  # fmt: skip
+
+
+def _calibration_table(results: Results, factor: str, columns: Sequence[Column]) -> Section:
+    """A row a value, after plain training's."""
+    rows = [
+        _calibration_row(results, method, method.removeprefix(f"{factor}: "), columns)
+        for method in _ordered(results.methods)
+    ]
+    titles = [column.title for column in columns]
+    yield from table([factor, "runs", titles[0], "minus plain", *titles[1:], "time"], rows)
 
 
 def _calibration_row(
