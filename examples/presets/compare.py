@@ -33,7 +33,7 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_file
 
 CALIBRATED = PRESETS["calibrated"].adversary
-HEAD = "sentence_classification_head"
+HEAD = "sentence_classification_head"  # of a task that does not say how it calls it
 
 # Divergences below this are the rounding of float32, and so is their ratio.
 ROUNDING = 1e-7
@@ -113,13 +113,14 @@ class Subject:
             UsageError: one of them cannot be read.
         """
         path, data = existing_file(checkpoint), existing_folder(data)
-        model, task, _ = load_model(load_state(path), path, data=str(data))
+        model, task, cfg = load_model(load_state(path), path, data=str(data))
         task.load_dataset("valid")
         dataset = task.dataset("valid")
         chosen = dataset.ordered_indices()[-examples:]
         batch = dataset.collater([dataset[int(i)] for i in chosen])
-        if HEAD in getattr(model, "classification_heads", ()):
-            told = {"features_only": True, "classification_head_name": HEAD}
+        head = getattr(cfg.task, "classification_head_name", HEAD)
+        if head in getattr(model, "classification_heads", ()):
+            told = {"features_only": True, "classification_head_name": head}
         else:
             told = {"masked_tokens": batch["target"].ne(model.encoder.dictionary.pad())}
         return cls(model, {**batch["net_input"], **told})
