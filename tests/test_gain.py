@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, run_tool
+
+sys.path.append(str(ROOT / "examples" / "presets"))
+import compare
 
 Results = dict[str, dict[str, dict[str, float]]]
 
@@ -80,3 +86,20 @@ def test_shared_dropout_leaves_the_gain_and_independent_hides_it(results: Result
     )
     assert shared > 20
     assert independent < shared / 2
+
+
+@pytest.mark.parametrize("head", ["sentence_classification_head", "which_package"])
+def test_a_classifier_is_taken_whatever_its_head_is_called(
+    head: str, cases: dict[str, Any], tmp_path: Path
+) -> None:
+    case = cases["single"]
+    state = torch.load(case.path, weights_only=False)
+    state["model"] = {
+        name.replace("sentence_classification_head", head): weight
+        for name, weight in state["model"].items()
+    }
+    state["cfg"]["task"]["classification_head_name"] = head
+    torch.save(state, tmp_path / "model.pt")
+    subject = compare.Subject.load(tmp_path / "model.pt", case.data, 4)
+    assert len(subject.model(**subject.inputs)[0]) == 4
+    assert compare.measure(subject, compare.SETTINGS["calibrated"], seed=1)["kl"] > 0
