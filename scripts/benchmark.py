@@ -10,8 +10,9 @@ single updates (forward and backward pass, no optimizer) of stock fairseq and of
 same model and the same batch, in turns, and prints for each mode, as ratios to stock:
 
     FLOPs    floating-point operations, by torch's counter
-    time     median over the rounds of (time of the mode / time of stock in the same round); memory
-             that is freed is kept for the next turn
+    time     median and quartiles over the rounds of (time of the mode / mean time of the stock
+             updates just before and after it); stock's own line shows the noise. Memory that is
+             freed is kept for the next turn
     memory   peak of what tensors hold: parameters, gradients, activations
     gain     divergence under the perturbation / under a random one of equal length (not a ratio to
              stock), on held-out text without dropout
@@ -376,30 +377,63 @@ def measure(
             "memory": peak_memory(model, run[name]),
             **mode.adversarial(held_out, dtype),
         }
-    times: dict[str, list[float]] = {name: [] for name in modes}
-    order = list(modes)
-    shuffled = random.Random(seed)
-    for _ in tqdm(range(rounds), desc="time", leave=False, disable=None):
-        shuffled.shuffle(order)
-        for name in order:
-            times[name].append(seconds(run[name], cuda) / modes[name].cycle)
-    for name, result in results.items():
+    for result in results.values():
         result |= {
             "flops_ratio": result["flops"] / results["stock"]["flops"],
             "memory_ratio": result["memory"] / results["stock"]["memory"],
         }
-        if not rounds:
-            continue
-        ratios = sorted(
-            mine / stock for mine, stock in zip(times[name], times["stock"], strict=True)
-        )
-        result |= {
-            "seconds": statistics.median(times[name]),
-            "time_ratio": statistics.median(ratios),
-            "time_ratio_low": ratios[len(ratios) // 4],
-            "time_ratio_high": ratios[-1 - len(ratios) // 4],
-        }
+    if rounds:
+        cycles = {name: mode.cycle for name, mode in modes.items()}
+        for name, times in compare_times(run, cycles, rounds, seed, cuda).items():
+            results[name] |= times
     return results
+
+
+def compare_times(
+    run: dict[str, Callable[[], None]],
+    cycles: dict[str, int],
+    rounds: int,
+    seed: int,
+    cuda: bool,
+) -> dict[str, dict[str, float]]:
+    """Time an update of every mode, and of stock just before and after it.
+
+    Other machines on the same processor make ours faster and slower within seconds: only
+    neighbours can be compared.
+
+    Args:
+        run: what to time, with ``"stock"`` among it.
+        cycles: how many updates a run makes.
+        rounds: how often each is timed.
+        seed: of their order, which is another in every round.
+        cuda: whether to wait for a GPU.
+
+    Returns:
+        For each: median ``seconds`` an update, ``time_ratio`` to stock and its quartiles.
+    """
+    times: dict[str, list[float]] = {name: [] for name in run}
+    ratios: dict[str, list[float]] = {name: [] for name in run}
+    order = list(run)
+    shuffled = random.Random(seed)
+    for _ in tqdm(range(rounds), desc="time", leave=False, disable=None):
+        shuffled.shuffle(order)
+        before = seconds(run["stock"], cuda)
+        for name in order:
+            mine = seconds(run[name], cuda) / cycles[name]
+            after = seconds(run["stock"], cuda)
+            times[name].append(mine)
+            ratios[name].append(2 * mine / (before + after))
+            before = after
+    compared = {}
+    for name in run:
+        ordered = sorted(ratios[name])
+        compared[name] = {
+            "seconds": statistics.median(times[name]),
+            "time_ratio": statistics.median(ordered),
+            "time_ratio_low": ordered[len(ordered) // 4],
+            "time_ratio_high": ordered[-1 - len(ordered) // 4],
+        }
+    return compared
 
 
 # The command.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,28 @@ def test_the_report_says_what_it_was_taken_on(report: dict[str, Any]) -> None:
         for result in results["fp32"].values():
             assert result["seconds"] > 0
             assert result["time_ratio_low"] <= result["time_ratio"] <= result["time_ratio_high"]
+
+
+def test_times_are_compared_with_stock_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, speed = 0.0, 1.0
+
+    def work(amount: float) -> Callable[[], None]:
+        def run() -> None:
+            nonlocal now, speed
+            now += amount / speed
+            speed /= 1.02  # the machine gets ever slower
+
+        return run
+
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now)
+    run = {"stock": work(1.0), "three": work(3.0), "two in two": work(4.0)}
+    cycles = {"stock": 1, "three": 1, "two in two": 2}
+    compared = benchmark.compare_times(run, cycles, 9, 1, False)
+    for name, ratio in {"stock": 1.0, "three": 3.0, "two in two": 2.0}.items():
+        one = compared[name]
+        assert one["time_ratio"] == pytest.approx(ratio, rel=1e-3)
+        assert one["time_ratio_low"] == pytest.approx(one["time_ratio_high"], rel=1e-3)
+        assert one["seconds"] > 1.5 * ratio  # not what it takes on the machine as it was
 
 
 def test_a_checkpoint_can_be_taken(
