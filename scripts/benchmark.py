@@ -18,6 +18,7 @@ same model and the same batch, in turns, and prints for each mode, as ratios to 
              stock), on held-out text without dropout
     KL       that divergence, nats per prediction (squared error has no part in this)
 
+``--compile`` takes stock fairseq once more with the encoder's layers compiled by ``torch.compile``.
 ``--json`` writes all numbers, with the machine and the versions.
 """
 
@@ -265,15 +266,28 @@ class Mode:
     """One way of training, ready to run updates."""
 
     def __init__(
-        self, model: nn.Module, task: str, dictionary: Dictionary, options: dict[str, Any] | None
+        self,
+        model: nn.Module,
+        task: str,
+        dictionary: Dictionary,
+        options: dict[str, Any] | None,
+        compiled: bool = False,
     ) -> None:
         self.model, self.task, self.dictionary, self.options = model, task, dictionary, options
+        self.compiled = compiled
         self.criterion = build_criterion(task, dictionary, options)
         self.cycle = (options or {}).get("alum_interval", 1)
 
-    def updates(self, batch: Batch, dtype: torch.dtype | None) -> None:
-        """As many updates as it takes until everything has happened once."""
+    def updates(self, batch: Batch, dtype: torch.dtype | None, eager: bool = False) -> None:
+        """As many updates as it takes until everything has happened once.
+
+        Args:
+            batch: of all of them.
+            dtype: of autocast.
+            eager: without torch.compile, whose kernels torch's counter of FLOPs does not see.
+        """
         self.model.train()
+        compile_layers(self.model, self.compiled and not eager)
         device = batch["target"].device.type
         for number in range(self.cycle):
             torch.manual_seed(number)
@@ -291,6 +305,7 @@ class Mode:
         options = self.options | {"alum_validate": True, "alum_log_gain_interval": 1}
         criterion = build_criterion(self.task, self.dictionary, options)
         self.model.eval()
+        compile_layers(self.model, False)
         found = by_chance = predictions = 0.0
         with torch.no_grad():
             for batch in batches:
@@ -304,6 +319,20 @@ class Mode:
             "gain": found / by_chance if by_chance > 0 else float("nan"),
             "divergence": found / max(predictions, 1.0),
         }
+
+
+def compile_layers(model: nn.Module, on: bool) -> None:
+    """Run the encoder's layers as torch.compile makes them, or as they are.
+
+    Each by itself: fairseq's encoder decides by its values whether there is padding, which ends a
+    graph. It is for stock fairseq: where dropout's masks are kept, torch.compile leaves layers as
+    they are.
+    """
+    for layer in sentence_encoder(model).layers:
+        if on:
+            layer.compile()  # compiled again, it is found among what has been compiled
+        else:
+            layer._compiled_call_impl = None
 
 
 def count_flops(run: Callable[[], None]) -> int:
@@ -373,7 +402,7 @@ def measure(
     for name, mode in tqdm(modes.items(), desc="FLOPs, memory, gain", leave=False, disable=None):
         run[name]()  # warm-up
         results[name] = {
-            "flops": count_flops(run[name]) / mode.cycle,
+            "flops": count_flops(lambda mode=mode: mode.updates(batch, dtype, True)) / mode.cycle,
             "memory": peak_memory(model, run[name]),
             **mode.adversarial(held_out, dtype),
         }
@@ -501,6 +530,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Size]:
     )
     parser.add_argument("--rounds", type=int, default=7, help="timings of every mode; 0: none (7)")
     parser.add_argument("--preset", default="calibrated", help="ALUM's preset (calibrated)")
+    parser.add_argument(
+        "--compile", action="store_true", help="stock with torch.compile as well: a minute more"
+    )
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     parser.add_argument("--seed", type=int, default=1, help="(1)")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
@@ -581,6 +613,8 @@ def _measure_all(options: argparse.Namespace, size: Size) -> None:
                     if chosen.get("alum_step_layers") == "half":
                         chosen["alum_step_layers"] = max(1, layers // 2)
                 modes[name] = Mode(model, task, batches.dictionary, chosen)
+            if options.compile:
+                modes["stock, compiled"] = Mode(model, task, batches.dictionary, None, True)
             results = measure(
                 modes, batch, held_out, PRECISIONS[precision], options.rounds, options.seed
             )

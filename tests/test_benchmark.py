@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 
 from alum_fairseq import cli
@@ -123,6 +125,18 @@ def test_the_report_says_what_it_was_taken_on(report: dict[str, Any]) -> None:
         for result in results["fp32"].values():
             assert result["seconds"] > 0
             assert result["time_ratio_low"] <= result["time_ratio"] <= result["time_ratio_high"]
+
+
+@pytest.mark.slow  # the first use of torch.compile takes half a minute
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_stock_can_be_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = torch._dynamo.utils.counters["stats"]
+    stats.clear()
+    size = ["--size", "tiny", "--train-updates", "5", "--tasks", "masked_lm", "--cpu"]
+    benchmark.main([*size, "--modes", "exact", "--rounds", "1", "--compile"])
+    rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"stock", "exact", "stock, compiled"} <= set(rows)
+    assert stats["calls_captured"] > 0
 
 
 def test_times_are_compared_with_stock_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
