@@ -944,7 +944,30 @@ class TestReport:
             **{"method": "plain", "runs": "3", "test metric": "82.0 ± 5.0"},
             **{"minus plain": "", "p": "", "p adjusted": "", "time": "1.00", "FLOPs": "5.33"},
         }
-        assert re.search(r"test metric above plain, p < 0.05 \| .* \| missed", text)
+
+    @pytest.mark.parametrize(
+        ("gains", "verdict"),
+        [([3, 3, 3], "not known yet"), ([3] * 8, "met"), ([3, -2] * 4, "missed")],
+    )
+    def test_a_target_can_be_missed_only_when_it_could_be_met(
+        self, gains: list[float], verdict: str, drawn: list[str]
+    ) -> None:
+        lines = results_of(plain=[80] * len(gains), calibrated=[80 + gain for gain in gains]).lines
+        found = row(report(lines), "Targets", "test metric above plain, p < 0.05")
+        assert found[""] == verdict
+
+    def test_targets_are_judged_on_the_tasks_that_both_ran_on(self, drawn: list[str]) -> None:
+        run = [("plain", "sst2"), ("calibrated", "sst2"), ("paper", "sst2"), ("reference", "cola")]
+        run += [("plain", "sick-e"), ("calibrated", "sick-e"), ("calibrated", "cola")]
+        chosen = [cell for cell in in_order("finetuning") if cell.seed == 1
+                  and (cell.method, cell.task) in run]  # fmt: skip
+        text = report([result(cell) for cell in chosen])
+        for target, tasks in (
+            ("test metric above plain, p < 0.05", "sst2, sick-e"),
+            ("test metric at least that of paper", "sst2"),
+            ("test metric at least that of reference", "cola"),
+        ):
+            assert row(text, "Targets", target)["tasks"] == tasks
 
     def test_everything_of_all_studies(self, drawn: list[str]) -> None:
         text = report([result(cell) for cell in ALL])
@@ -1008,6 +1031,13 @@ class TestReport:
         text = report(ledger.read(folder / "results.jsonl"), folder)
         assert (folder / "report.md").read_text() == text + "\n"
         assert sorted(names) == sorted(path.name for path in folder.glob("*.png"))
+
+    def test_a_factor_of_one_value_is_left_out(self, drawn: list[str]) -> None:
+        chosen = [cell for cell in in_order("calibrate") if cell.seed == 1 and cell.task == "sst2"
+                  and cell.method in ("plain", "alpha: 1", "alpha: 3", "layer: 0")]  # fmt: skip
+        text = report([result(cell) for cell in chosen])
+        assert "sst2: alpha\n" in text
+        assert "sst2: layer\n" not in text
 
     def test_the_best_recipe_is_marked_by_the_validation_split(self, drawn: list[str]) -> None:
         lines = [

@@ -190,7 +190,7 @@ def compare(results: Results, folder: Path) -> Section:
         yield f"### {NAMES.get(task, task)}\n"
         yield from _comparison(results.only([task]))
     if study == "finetuning":
-        yield from targets(complete)
+        yield from targets(results)
     yield from _figures(results, complete, study, folder)
 
 
@@ -206,6 +206,12 @@ def _complete(results: Results) -> Results:
         for some in combinations(tasks, count)
     ]
     return max(choices, key=lambda one: (len(one.tasks) * len(one.methods), len(one.tasks)))
+
+
+def _shared(results: Results, method: str, other: str) -> Results:
+    """Two methods, on the tasks that both were run on."""
+    tasks = [task for task in results.tasks if results.of(method, task) and results.of(other, task)]
+    return results.only(tasks, [method, other])
 
 
 def _not_in(results: Results, complete: Results) -> Section:
@@ -273,37 +279,42 @@ def _time_of_updates(line: Line) -> float | None:
 
 
 def targets(results: Results) -> Section:
-    """What the project aims for, and whether it is met."""
+    """What the project aims for, and whether it is met: each on the tasks that both ran on."""
     if not {BASELINE, CALIBRATED} <= set(results.methods):
         return
     yield "### Targets\n"
     rows = []
 
-    def add(what: str, difference: Difference, met: bool | None) -> None:
+    def add(what: str, on: Results, difference: Difference, met: bool | None) -> None:
         verdict = {True: "met", False: "missed", None: "not known yet"}[met]
-        rows.append([what, signed(difference.estimate, 2), p_value(difference.p), verdict])
+        tasks = ", ".join(on.tasks)
+        rows.append([what, tasks, signed(difference.estimate, 2), p_value(difference.p), verdict])
 
-    metric = results.difference(CALIBRATED, BASELINE, measure("metric"))
-    significant = None if math.isnan(metric.p) else metric.estimate.value > 0 and metric.p < 0.05
-    add("test metric above plain, p < 0.05", metric, significant)
+    both = _shared(results, CALIBRATED, BASELINE)
+    metric = both.difference(CALIBRATED, BASELINE, measure("metric"))
+    significant = metric.estimate.value > 0 and metric.p < 0.05
+    if 2 / 2**metric.estimate.count >= 0.05:  # no result could be
+        significant = None
+    add("test metric above plain, p < 0.05", both, metric, significant)
     for column in ROBUSTNESS[:2]:
-        difference = results.difference(CALIBRATED, BASELINE, measure(column.key))
+        difference = both.difference(CALIBRATED, BASELINE, measure(column.key))
         known = difference.estimate.count > 0
-        add(f"{column.title}: 5 points above plain", difference,
+        add(f"{column.title}: 5 points above plain", both, difference,
             difference.estimate.value >= 5 if known else None)  # fmt: skip
     for column in ROBUSTNESS[2:4]:
-        difference = results.difference(CALIBRATED, BASELINE, measure(column.key))
-        ours, plain = (results.mean(m, measure(column.key)).value for m in (CALIBRATED, BASELINE))
+        difference = both.difference(CALIBRATED, BASELINE, measure(column.key))
+        ours, plain = (both.mean(m, measure(column.key)).value for m in (CALIBRATED, BASELINE))
         ratio = ours / plain if plain else math.nan
-        add(f"{column.title}: 1.5 times plain's (it is {number(ratio, 2)} times)", difference,
+        add(f"{column.title}: 1.5 times plain's (it is {number(ratio, 2)} times)", both, difference,
             None if math.isnan(ratio) else ratio >= 1.5)  # fmt: skip
     for method in ABLATIONS:
         if method in results.methods:
-            difference = results.difference(CALIBRATED, method, measure("metric"))
+            pair = _shared(results, CALIBRATED, method)
+            difference = pair.difference(CALIBRATED, method, measure("metric"))
             known = difference.estimate.count > 0
-            add(f"test metric at least that of {method}", difference,
+            add(f"test metric at least that of {method}", pair, difference,
                 difference.estimate.value >= 0 if known else None)  # fmt: skip
-    yield from table(["target", "difference", "p", ""], rows)
+    yield from table(["target", "tasks", "difference", "p", ""], rows)
 
 
 def _figures(results: Results, complete: Results, study: str, folder: Path) -> Section:
@@ -380,6 +391,8 @@ def _calibrated(results: Results, columns: Sequence[Column], name: str, folder: 
         if colon:
             factors.setdefault(factor, {})[method] = value
     for factor, values in factors.items():
+        if len(values) < 2:  # the preset's own, which is in every factor: nothing to compare
+            continue
         all_of_it = results.only(methods=[BASELINE, *values])
         some = _complete(all_of_it)
         values = {method: value for method, value in values.items() if method in some.methods}

@@ -380,7 +380,7 @@ def tune(
 
 
 def calibrate(
-    tasks: Sequence[str] = ("sst2", "sick-e"), seeds: Sequence[int] = (1, 2)
+    tasks: Sequence[str] = ("sst2", "sick-e", "cola"), seeds: Sequence[int] = (1, 2)
 ) -> Iterator[Cell]:
     """One factor of the preset at a time, in fine-tuning; then in pre-training."""
     for seed in seeds:
