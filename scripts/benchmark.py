@@ -577,6 +577,7 @@ def _main(argv: list[str]) -> None:
     logger = logging.getLogger("alum_fairseq")
     before = logger.level
     logger.setLevel(logging.WARNING)  # every criterion says what it is set to: here the table does
+    logging.getLogger("filelock").setLevel(logging.WARNING)  # torch.compile's; fairseq shows it all
     try:
         _measure_all(options, size)
     finally:
