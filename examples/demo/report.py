@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from alum_fairseq.presets import get_preset
+
 PLAIN, ALUM = "plain", "ALUM"
 _COLORS = {PLAIN: "#5b6770", ALUM: "#c8553d"}
 
@@ -68,6 +70,7 @@ def _accuracy(values: list[float]) -> str:
 def explanation(results: dict[str, Any]) -> str:
     """What the reader of the table is looking at."""
     seeds = len(results["models"][PLAIN]["finetuned"][PLAIN]["accuracies"])
+    epsilon = get_preset("calibrated").adversary.epsilon
     evidence = (
         "one fine-tuning of each: one seed is not evidence."
         if seeds == 1
@@ -80,7 +83,7 @@ def explanation(results: dict[str, Any]) -> str:
   attack:     the embeddings of every batch are moved, by at most 0.3 of their root mean square a
               coordinate, in the direction that changes the predictions most; three steps, and
               stronger than what ALUM was trained with; the same attack for both models. On
-              fine-tuned models: one step of at most 0.1, as in ALUM fine-tuning.
+              fine-tuned models: one step, as in ALUM fine-tuning ({epsilon:g}, on average).
   gain:       the divergence that the attack causes / that of a random direction of the same norm.
               Around 1 an "attack" is noise; far above 1 it is an adversary.
   accuracy:   which of {len(results["classes"])} packages does a paragraph come from, on \
