@@ -83,9 +83,9 @@ class Adversary:
             sentence's embeddings, a coordinate (for the norm L2, times the root of the number of
             coordinates), so that one value serves models of any scale.
         step_size: length of a step (eta): of a normalised gradient its norm, of a raw one a factor.
-        noise_std: standard deviation of the random start (sigma). None: 0.01 of the root mean
-            square of the sentence's embeddings, more where that would vanish in the rounding of the
-            type that the model computes in.
+        noise_std: standard deviation of the random start (sigma) of the ascent "power". None: 0.01
+            of the root mean square of the sentence's embeddings, more where that would vanish in
+            the rounding of the type that the model computes in.
         norm: ``"linf"`` or ``"l2"``.
         norm_scope: ``"token"``: each token's vector has its own ball; ``"sentence"``: one ball for
             all of a sentence.
@@ -207,12 +207,13 @@ class Adversary:
         embeddings = embeddings.detach()
         keep = _keep(embeddings, mask)
         scale, unit = self._units(embeddings, keep)
+        if self.ascent == "random":
+            noise = _normal_like(keep.expand_as(embeddings), generator) * keep * unit
+            return self.ball.rescale(noise, self.epsilon * unit, RESCALE_FLOOR * unit)
         along_label = self.needs_clean_graph
         delta = keep.new_zeros(()).expand(embeddings.shape)
         if not along_label:
             delta = self._start(embeddings, scale, keep, generator) * keep
-        if self.ascent == "random":
-            return self.ball.rescale(delta, self.epsilon * unit, RESCALE_FLOOR * unit)
         if self.steps == 0:
             return self._project(delta, unit)
         pulled = None

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
@@ -276,6 +277,15 @@ class AlumSettings:
                 f"--alum-divergence is {overrides['divergence']}: for regression it must be "
                 "squared_error, since a number is no distribution"
             )
+        if (
+            not regression
+            and overrides.get("ascent") == "true-label"
+            and overrides.get("divergence") == "squared_error"
+        ):
+            raise UsageError(
+                "--alum-ascent is true-label, but --alum-divergence is squared_error: labels that "
+                "are classes need a divergence of distributions, such as kl"
+            )
         try:
             adversary = dataclasses.replace(preset.adversary, **overrides)
         except UsageError as error:
@@ -323,12 +333,12 @@ class AlumSettings:
             return alpha * since_start / self.warmup_updates
         return alpha
 
-    def measures_gain_at(self, num_updates: int) -> bool:
-        """Whether the gain is due after so many updates, of those with the adversary."""
+    def gain_measurements_before(self, num_updates: int) -> int:
+        """How often the gain was due in the first so many updates; 0 where it never is."""
         if self.log_gain_interval == 0:
-            return False
-        attacks = (num_updates - self.start_update) // self.interval
-        return attacks % max(1, round(self.log_gain_interval / self.interval)) == 0
+            return 0
+        attacks = math.ceil((num_updates - self.start_update) / self.interval)
+        return max(0, math.ceil(attacks / max(1, round(self.log_gain_interval / self.interval))))
 
     def __str__(self) -> str:
         shown = {"preset": self.preset, "alpha": self.alpha}

@@ -40,7 +40,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from types import SimpleNamespace
@@ -67,7 +67,7 @@ from alum_fairseq.criterions.alum_sentence_prediction import (
     AlumSentencePrediction,
     AlumSentencePredictionConfig,
 )
-from alum_fairseq.encoder_tap import sentence_encoder
+from alum_fairseq.encoder_tap import check_layer, sentence_encoder
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_file
 
@@ -550,6 +550,16 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Size]:
         for name, value in asdict(SIZES[options.size]).items()
     }
     options.modes = ["stock", *(name for name in options.modes if name != "stock")]
+    for name, value in chosen.items():
+        if value < (0 if name == "train_updates" else 1):
+            raise UsageError(f"--{name.replace('_', '-')} is {value}: it must be 1 or more")
+    for name in options.modes:
+        # The part is rounded at random, and here always alike: it must come out.
+        part = chosen["batch"] * (MODES[name] or {}).get("alum_fraction", 1)
+        if part != round(part):
+            raise UsageError(
+                f"--batch is {chosen['batch']}: the mode '{name}' needs a multiple of 4"
+            )
     return options, Size(**chosen)
 
 
@@ -563,8 +573,51 @@ def prepare(options: argparse.Namespace, size: Size) -> tuple[nn.Module, Batches
         model, task, _ = load_model(load_state(path), path, data=str(data))
         dictionary = task.source_dictionary
         words = words_of(options.data, dictionary)
+    if size.tokens > model.max_positions():
+        raise UsageError(
+            f"--tokens is {size.tokens}, but the model has {model.max_positions()} positions"
+        )
     model.register_classification_head(HEAD, num_classes=CLASSES)
     return model, Batches(words, dictionary, size.batch, size.tokens)
+
+
+def size_of(model: nn.Module, size: Size) -> Size:
+    """The size with what the model says of itself, which may come from a checkpoint."""
+    encoder = sentence_encoder(model)
+    vocabulary, width = encoder.embed_tokens.weight.shape
+    return replace(
+        size,
+        layers=len(encoder.layers),
+        width=width,
+        heads=encoder.layers[0].self_attn.num_heads,
+        vocabulary=vocabulary,
+    )
+
+
+def build_modes(
+    options: argparse.Namespace, model: nn.Module, task: str, dictionary: Dictionary
+) -> dict[str, Mode]:
+    """What is to be measured.
+
+    Raises:
+        UsageError: the model or the preset does not go with a mode.
+    """
+    layers = len(sentence_encoder(model).layers)
+    modes = {}
+    for name in options.modes:
+        chosen = MODES[name]
+        if chosen is not None:
+            chosen = {"alum_preset": options.preset, **chosen}
+            if chosen.get("alum_step_layers") == "half":
+                chosen["alum_step_layers"] = max(1, layers // 2)
+            try:
+                check_layer(model, 0, chosen.get("alum_step_layers", 0))
+            except UsageError as error:
+                raise UsageError(f"the mode '{name}': {error}") from None
+        modes[name] = Mode(model, task, dictionary, chosen)
+    if options.compile:
+        modes["stock, compiled"] = Mode(model, task, dictionary, None, True)
+    return modes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -596,26 +649,17 @@ def _measure_all(options: argparse.Namespace, size: Size) -> None:
     torch.manual_seed(options.seed)
     model, batches = prepare(options, size)
     model.to(device)
-    layers = len(sentence_encoder(model).layers)
+    size = size_of(model, size)
     report = {"machine": machine(device), "size": asdict(size), "seed": options.seed, "results": {}}
     print(json.dumps(report["machine"] | {"size": asdict(size)}), flush=True)
     for task in options.tasks:
+        modes = build_modes(options, model, task, batches.dictionary)
         if options.checkpoint is None or task == "sentence_prediction":
             loss = train(model, task, batches, size.train_updates, move)
             print(f"\n{task}: trained for {size.train_updates} updates to {loss:.2f} bits")
         batch = move(batches.of(task, seed=10**6))
         held_out = [move(batches.of(task, 10**6 + i, held_out=True)) for i in range(1, 3)]
         for precision in options.precision:
-            modes = {}
-            for name in options.modes:
-                chosen = MODES[name]
-                if chosen is not None:
-                    chosen = {"alum_preset": options.preset, **chosen}
-                    if chosen.get("alum_step_layers") == "half":
-                        chosen["alum_step_layers"] = max(1, layers // 2)
-                modes[name] = Mode(model, task, batches.dictionary, chosen)
-            if options.compile:
-                modes["stock, compiled"] = Mode(model, task, batches.dictionary, None, True)
             results = measure(
                 modes, batch, held_out, PRECISIONS[precision], options.rounds, options.seed
             )

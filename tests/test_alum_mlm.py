@@ -515,6 +515,19 @@ def test_a_low_gain_is_warned_of_once(
     assert "--alum-preset calibrated" in warning
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"alum_ascent": "random"}, "--alum-ascent is random, which is noise: take power"),
+        ({"alum_steps": 0}, "--alum-steps is 0: set it to 1 or more"),
+        ({"alum_ascent": "sampled-label"}, "Use --alum-ascent power, or raise --alum-epsilon"),
+        ({}, "lower --alum-noise-std against --alum-step-size"),
+    ],
+)
+def test_the_remedy_fits_the_ascent(options: dict[str, Any], remedy: str, task: Any) -> None:
+    assert remedy in make_criterion(task, **options)._remedy()
+
+
 def test_a_high_gain_is_not_warned_of(
     task: Any, sample: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -265,3 +265,27 @@ def test_wrong_usage(train: Train, choices: Path, wrong: dict[str, Any], message
     assert done.returncode
     assert re.search(rf"^alum_fairseq: error: .*{message}", done.stdout, flags=re.MULTILINE)
     assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("training", "options"),
+    [(True, {}), (True, {"alum_memory": "low"}), (False, {"alum_validate": True})],
+)
+def test_predictions_are_saved_once_and_are_the_clean_ones(
+    training: bool, options: dict[str, Any], case: Any, tmp_path: Path
+) -> None:
+    """Though a batch passes the criterion a second time in low memory, and under attack."""
+    task, model, sample = case
+    model.train(training)
+    saved = []
+    for name, chosen in (("stock", {"alum_alpha": 0.0}), ("ours", {**options, **LARGE})):
+        criterion = criterion_of(task, save_predictions=str(tmp_path / name), **chosen)
+        torch.manual_seed(2)
+        with torch.set_grad_enabled(training):
+            loss = criterion(model, sample)[0]
+        if training:
+            loss.backward()
+        criterion.prediction_h.close()
+        saved.append((tmp_path / name).read_text().splitlines())
+    assert saved[1] == saved[0]
+    assert len(saved[1]) == 4

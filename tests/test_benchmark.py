@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -169,8 +170,20 @@ def test_a_checkpoint_can_be_taken(
     benchmark.main([*model, *rest, "--tokens", "64", "--cpu"])
     printed = capsys.readouterr().out
     assert "trained for" not in printed
+    told = json.loads(printed.splitlines()[0])["size"]
+    assert told | {"layers": 2, "width": 64, "heads": 4} == told  # the model's, not --size's
+    assert told["vocabulary"] == len((mlm_data / "dict.txt").read_text().splitlines()) + 5
     [exact] = [line.split() for line in printed.splitlines() if line.startswith("exact")]
     assert float(exact[-2]) > 10  # a trained model has adversarial directions
+
+
+def test_a_checkpoint_has_so_many_positions(
+    trained_model: Path, mlm_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--checkpoint", str(trained_model), "--data", str(mlm_data)]
+    assert benchmark.main([*model, "--tokens", "4000", "--cpu"]) == cli.WRONG_USAGE
+    *_, said = capsys.readouterr().err.splitlines()
+    assert re.search(r"--tokens is 4000, but the model has \d{2,3} positions", said)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +197,10 @@ def test_a_checkpoint_can_be_taken(
         (["--json", "nowhere/x.json"], "--json nowhere/x.json: there is no folder nowhere"),
         (["--modes", "free"], "invalid choice: 'free'"),
         (["--tokens", "100000"], "too few for 100000 tokens"),
+        (["--batch", "0"], "--batch is 0: it must be 1 or more"),
+        (["--batch", "2"], "--batch is 2: the mode 'a quarter of the batch' needs a multiple of 4"),
+        (["--layers", "1"], "the mode 'K=3, later steps 1 layer': --alum-step-layers is 1"),
+        (["--preset", "none"], "preset 'none' is unknown"),
     ],
 )
 def test_bad_options_are_named(

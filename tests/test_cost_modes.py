@@ -219,6 +219,23 @@ def test_low_memory_drops_a_perturbation_that_is_not_finite(
     assert_same([loss, gradients], [plain[0], plain[2]])
 
 
+@pytest.mark.parametrize("ascent", ["power", *LABELS])
+@pytest.mark.parametrize(
+    ("frozen", "layer"), [(("embed",), 0), (("embed", "layers.0"), 1), (("encoder",), 0)]
+)
+def test_low_memory_with_frozen_parameters(
+    frozen: tuple[str, ...], layer: int, ascent: str
+) -> None:
+    """Of what lies below the perturbation, or of all but the head."""
+    model, sample, criterion = make_case("classification")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in frozen))
+    options = {"alum_ascent": ascent, "alum_layer": layer, **LARGE}
+    expected = step(criterion(**options), model, sample)
+    assert_same(step(criterion(alum_memory="low", **options), model, sample), expected)
+    assert 0 < len(expected[2]) < len(list(model.parameters()))
+
+
 def test_low_memory_leaves_the_random_numbers_as_a_pass_does() -> None:
     """What is drawn in the backward pass must not repeat, or move, what training draws next."""
     model, sample, criterion = make_case("mlm")
@@ -295,11 +312,16 @@ def test_sampled_labels_are_drawn_from_the_prediction() -> None:
     for row in (0, 1):
         share = torch.bincount(labels[row::2], minlength=3) / 20000
         torch.testing.assert_close(share, logits[row].softmax(-1), atol=0.015, rtol=0)
-    # Not more than the vocabulary has, where rounding leaves the sum under what is drawn.
-    assert labels.max() <= 2
     numbers = Adversary(divergence="squared_error").measure.sample(torch.full((40000,), 3.0))
     assert numbers.mean() == pytest.approx(3, abs=0.03)
     assert numbers.std() == pytest.approx(1, abs=0.03)
+
+
+def test_sampled_labels_are_words_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where rounding leaves nothing of the distribution above the number drawn."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
+    logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, -30.0]])
+    assert Adversary().measure.sample(logits).tolist() == [2, 2]
 
 
 def test_the_sampled_direction_is_a_root_of_the_fisher_matrix() -> None:
@@ -361,11 +383,20 @@ def test_true_labels_are_those_of_the_task(kind: str) -> None:
     assert loss(delta) > loss(random)
 
 
-def test_true_labels_where_nothing_is_masked() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alum_ascent": "true-label"},
+        {"alum_divergence": "squared_error"},
+        {"alum_divergence": "squared_error", "alum_ascent": "sampled-label"},
+        {"alum_divergence": "jensen_shannon", "alum_memory": "low"},
+    ],
+)
+def test_where_nothing_is_masked(options: dict[str, Any]) -> None:
     """fairseq then projects all tokens; none of them counts."""
     model, sample, criterion = make_case("mlm")
     sample["target"].fill_(1)
-    loss, log, _ = step(criterion(alum_ascent="true-label"), model, sample)
+    loss, log, _ = step(criterion(**options), model, sample)
     assert loss == 0
     assert log["_alum_loss"] == 0
 
@@ -384,7 +415,12 @@ def test_random_is_a_random_direction_on_the_surface() -> None:
 
     for projection in ("clip", "rescale"):
         adversary = Adversary(
-            ascent="random", epsilon=0.3, norm="linf", norm_scope="token", projection=projection
+            ascent="random",
+            epsilon=0.3,
+            norm="linf",
+            norm_scope="token",
+            projection=projection,
+            noise_std=0.0,  # that of the start of an ascent, of which there is none
         )
         delta = adversary.perturb(never, e, predict(e))
         rms = e.square().mean((1, 2), keepdim=True).sqrt()
@@ -535,7 +571,7 @@ def test_a_batch_is_cut_in_two() -> None:
         whole = sample[name]["src_tokens"]
         assert torch.equal(part[name]["src_tokens"], whole[[3, 1]])
         assert torch.equal(rest[name]["src_lengths"], sample[name]["src_lengths"][[0, 2]])
-    assert part["nsentences"], rest["nsentences"] == (2, 2)
+    assert (part["nsentences"], rest["nsentences"]) == (2, 2)
     assert part["ntokens"] + rest["ntokens"] == sample["ntokens"]
 
 
@@ -586,6 +622,24 @@ def test_the_gain_is_measured_where_there_is_an_adversary(
     assert measured == expected
 
 
+def test_a_gain_that_is_due_is_measured_in_the_next_batch_that_is_attacked() -> None:
+    model, sample, criterion = make_case("mlm")
+    criterion = criterion(alum_fraction=0.2, alum_log_gain_interval=4)
+    sample, _ = split_rows(sample, torch.tensor([0]))
+    model.train()
+    attacked, measured = [], []
+    torch.manual_seed(3)
+    for update in range(60):
+        criterion.set_num_updates(update)
+        log = criterion(model, sample)[2]
+        attacked += [update] * int(log["_alum_batches"])
+        measured += [update] * int(log["_alum_gain_measured"])
+    # Of the attacked ones, the first after each due update.
+    expected = {min([u for u in attacked if u >= due], default=None) for due in range(0, 60, 4)}
+    assert measured == sorted(expected - {None})
+    assert any(update % 4 for update in measured)
+
+
 # Half precision in the ascent.
 
 
@@ -600,6 +654,21 @@ def test_the_ascent_alone_is_computed_in_the_precision_asked_for() -> None:
         seen.clear()
         step(criterion(alum_ascent_precision=precision, alum_log_gain_interval=0), model, sample)
         assert seen == [(True, torch.float32), (False, dtype), (True, torch.float32)]
+
+
+@pytest.mark.parametrize("own", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_ascent_s_precision_goes_with_a_half_model_of_its_own_type(
+    own: torch.dtype, precision: str
+) -> None:
+    model, sample, criterion = make_case("mlm")
+    criterion = criterion(alum_ascent_precision=precision)
+    model.to(own)
+    if (own == torch.float16) == (precision == "fp16"):
+        assert step(criterion, model, sample)[1]["_alum_batches"] == 1
+        return
+    with pytest.raises(UsageError, match=f"--alum-ascent-precision is {precision}, but the model"):
+        step(criterion, model, sample)
 
 
 # Where the random start would be rounded away.
@@ -629,6 +698,7 @@ def test_the_start_is_above_the_rounding_of_the_type(dtype: torch.dtype, expecte
         ({"alum_preset": "paper"}, True),
         ({}, False),
         ({"alum_noise_std": 1e-5, "alum_ascent": "sampled-label"}, False),
+        ({"alum_noise_std": 1e-5, "alum_ascent": "random"}, False),
     ],
 )
 def test_a_start_that_is_rounded_away_is_said_once(
@@ -659,6 +729,10 @@ def test_a_start_that_is_rounded_away_is_said_once(
         ({"alum_step_layers": -1}, "--alum-step-layers is -1: it must be 0 or more"),
         ({"alum_step_layers": 1}, "--alum-step-layers is 1, but --alum-steps is 1"),
         ({"alum_ascent": "random", "alum_steps": 2}, "--alum-steps is 2, but --alum-ascent is"),
+        (
+            {"alum_ascent": "true-label", "alum_divergence": "squared_error"},
+            "--alum-ascent is true-label, but --alum-divergence is squared_error",
+        ),
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:

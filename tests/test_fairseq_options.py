@@ -155,14 +155,26 @@ def test_keep_best_patience_and_spectral_norm_in_fine_tuning(
     assert "early stop since valid performance hasn't improved for last 2 runs" in output
 
 
-def test_sharded_weights_are_refused_by_name(mlm_data: Path, tmp_path: Path) -> None:
-    command = mlm_options(mlm_data, tmp_path / "save", ddp_backend="fully_sharded")
+def build_from(command: list[str]) -> None:
     args = options.parse_args_and_arch(options.get_training_parser(), command)
     cfg = convert_namespace_to_omegaconf(args)
     task = tasks.setup_task(cfg.task)
     task.build_model(cfg.model)
+    task.build_criterion(cfg.criterion)
+
+
+def test_sharded_weights_are_refused_by_name(mlm_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--ddp-backend is fully_sharded: .* choose pytorch_ddp"):
-        task.build_criterion(cfg.criterion)
+        build_from(mlm_options(mlm_data, tmp_path / "save", ddp_backend="fully_sharded"))
+
+
+def test_waiting_workers_are_not_given_different_numbers_of_passes(
+    mlm_data: Path, tmp_path: Path
+) -> None:
+    command = [*mlm_options(mlm_data, tmp_path / "save"), "--broadcast-buffers"]
+    build_from(command)
+    with pytest.raises(UsageError, match=r"--alum-fraction is 0\.5.* --broadcast-buffers"):
+        build_from([*command, "--alum-fraction", "0.5"])
 
 
 HYDRA = """\

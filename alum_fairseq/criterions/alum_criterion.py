@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -96,10 +96,11 @@ class AlumCriterion:
                 f"does not pass on: use --task alum_{name}"
             )
         self.num_updates = 0
-        self._gain_measured_at = -1
+        self._gains_measured: int | None = None
         self._gains: list[tuple[float, float]] = []
         self._warned = False
         self._start_looked_at = False
+        self._model_looked_at = False
         logger.info("ALUM: %s", self.alum)
 
     def _refuse_other_tasks(self, task: Any) -> None:
@@ -131,6 +132,10 @@ class AlumCriterion:
         """The label of every prediction; for regression, the number."""
         return sample["target"].view(logits.shape[:1] if not self._numbers else logits.shape)
 
+    def silently(self) -> AbstractContextManager[None]:
+        """Inside, a second pass for a batch leaves no traces but its logging outputs."""
+        return nullcontext()
+
     def set_num_updates(self, num_updates: int) -> None:
         """Tell the schedule where training is; called by the ALUM tasks before every batch."""
         self.num_updates = num_updates
@@ -142,6 +147,10 @@ class AlumCriterion:
             The loss, the sample size and the logging outputs, as fairseq's criteria do.
         """
         training = model.training
+        self._look_at(model)
+        if training and self._gains_measured is None:
+            # What was due before this process began is not made up.
+            self._gains_measured = self.alum.gain_measurements_before(self.num_updates)
         alpha = self.alum.alpha_at(self.num_updates) if training else 0.0
         if alpha > 0 or (self.alum.validate and not training):
             if training and self.alum.fraction < 1:
@@ -153,6 +162,19 @@ class AlumCriterion:
         if training and not self._told_updates:
             self.num_updates += 1
         return output
+
+    def _look_at(self, model: nn.Module) -> None:
+        """Refuse a model whose type the ascent's does not go with, before the first update."""
+        if self._model_looked_at:
+            return
+        self._model_looked_at = True
+        own, name = next(model.parameters()).dtype, self.alum.ascent_precision
+        # Autocast takes no half type to another: only float32.
+        if PRECISIONS[name] and own not in (PRECISIONS[name], torch.float32):
+            raise UsageError(
+                f"--alum-ascent-precision is {name}, but the model itself is "
+                f"{str(own).removeprefix('torch.')}: leave it away (same)"
+            )
 
     def _forward_plainly(self, model: nn.Module, sample: dict[str, Any], reduce: bool) -> Output:
         loss, sample_size, logging_output = super().forward(model, sample, reduce)
@@ -214,7 +236,7 @@ class AlumCriterion:
                 sums |= self._measure_gain(tap, sample, attack, training)
             if not training:
                 # The criterion's own metrics, of the same batch, under attack.
-                with tap.replaying(_perturbed(tap.embeddings, attack.delta)):
+                with tap.replaying(_perturbed(tap.embeddings, attack.delta)), self.silently():
                     attacked = plain()[2]
         if not training:
             logging_output |= {_UNDER_ATTACK + key: value for key, value in attacked.items()}
@@ -291,14 +313,17 @@ class AlumCriterion:
                 del side
             resume_at = utils.get_rng_state()
             utils.set_rng_state(random_state)
-            with tap.recording(), tap.fit_for_grad(), tap.unchanging():
+            with tap.recording(), tap.fit_for_grad(), tap.unchanging(), self.silently():
                 total = plain()[0]
             utils.set_rng_state(resume_at)
             ends, upstreams = [total], [upstream]
             if attacked:
                 side = alpha * measure.consistency(held.pop(), tap.logits, weights)
-                ends, upstreams = [total + side, tap.embeddings], [upstream, at_entry]
+                ends = [total + side]
                 del side
+                if tap.embeddings.requires_grad:  # what lies below is trained
+                    ends.append(tap.embeddings)
+                    upstreams.append(at_entry)
             tap.forget()
             more = torch.autograd.grad(ends, parameters, upstreams, allow_unused=True)
             return [_plus(a, b) for a, b in zip(found, more, strict=True)]
@@ -331,11 +356,11 @@ class AlumCriterion:
     def _gain_is_due(self, training: bool) -> bool:
         if not training:
             return self.alum.log_gain_interval > 0
-        due = self.num_updates != self._gain_measured_at and self.alum.measures_gain_at(
-            self.num_updates
-        )
-        if due:  # once an update, whatever --update-freq is
-            self._gain_measured_at = self.num_updates
+        # Once, whatever --update-freq is; and in the next batch of which something is perturbed
+        # (--alum-fraction), where nothing was when it was due.
+        expected = self.alum.gain_measurements_before(self.num_updates + 1)
+        due = expected > self._gains_measured
+        self._gains_measured = expected
         return due
 
     def _measure_gain(
@@ -368,7 +393,7 @@ class AlumCriterion:
     def _warn_of_lost_start(self, tap: EncoderTap) -> None:
         """Say once where the random start is rounded away before the model sees it."""
         adversary = self.alum.adversary
-        if self._start_looked_at or adversary.needs_clean_graph or not adversary.steps:
+        if self._start_looked_at or adversary.ascent != "power" or not adversary.steps:
             return
         self._start_looked_at = True
         device = tap.embeddings.device.type
@@ -404,6 +429,8 @@ class AlumCriterion:
 
     def _remedy(self) -> str:
         adversary = self.alum.adversary
+        if adversary.ascent == "random":
+            return "--alum-ascent is random, which is noise: take power."
         if adversary.steps == 0:
             return "--alum-steps is 0: set it to 1 or more."
         if adversary.gradient == "raw":
@@ -413,6 +440,8 @@ class AlumCriterion:
             )
         if self.alum.dropout == "independent":
             return "Use --alum-dropout shared: the divergence is mostly that of two dropout masks."
+        if adversary.ascent != "power":
+            return "Use --alum-ascent power, or raise --alum-epsilon."
         return "Raise --alum-epsilon, or lower --alum-noise-std against --alum-step-size."
 
     @classmethod

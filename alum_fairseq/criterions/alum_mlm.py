@@ -29,12 +29,13 @@ class AlumMlm(AlumCriterion, MaskedLmLoss):
 
     def prediction_weights(self, sample: dict[str, Any], logits: Tensor) -> Tensor | None:
         """Nothing counts where nothing is masked: fairseq projects all tokens of such a batch."""
-        masked = sample["target"].ne(self.padding_idx)
-        if logits.dim() == 3:  # no token is masked, or a TPU: (B, T, V)
-            return masked.float()
-        if len(logits) == masked.numel():  # a GPU's form of the same: (B * T, V)
-            return masked.flatten().float()
-        return None
+        weights = sample["target"].ne(self.padding_idx).float()
+        if logits.dim() == 2:
+            if len(logits) != weights.numel():
+                return None
+            weights = weights.flatten()  # a GPU's form of the same: (B * T, V)
+        # Else no token is masked, or it is a TPU: (B, T, V).
+        return weights if self.alum.adversary.measure.categorical else weights.unsqueeze(-1)
 
     def prediction_labels(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
         """The words behind the masks; padding where there is none, whose weight is 0."""

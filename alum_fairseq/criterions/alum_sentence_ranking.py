@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -60,3 +62,12 @@ class AlumSentenceRanking(AlumCriterion, _Ranking):
     def combine(self, outputs: list[Tensor]) -> Tensor:
         """``B x C`` of the scores of C candidates, each ``B x 1``."""
         return torch.cat(outputs, dim=1)
+
+    @contextmanager
+    def silently(self) -> Iterator[None]:
+        """Inside, nothing is written to the file of ``--save-predictions``."""
+        file, self.prediction_h = self.prediction_h, None
+        try:
+            yield
+        finally:
+            self.prediction_h = file

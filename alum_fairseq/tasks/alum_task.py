@@ -34,6 +34,7 @@ class AlumTaskConfig(FairseqDataclass):
     # Not bool: fairseq-train would make bool("${...}") of it.
     alum_reset_optimizer: Any = II("checkpoint.reset_optimizer")  # noqa: RUF009
     alum_ddp_backend: str = II("distributed_training.ddp_backend")
+    alum_broadcast_buffers: Any = II("distributed_training.broadcast_buffers")  # noqa: RUF009
     alum_reset_lr_scheduler: Any = II("checkpoint.reset_lr_scheduler")  # noqa: RUF009
     alum_reset_dataloader: Any = II("checkpoint.reset_dataloader")  # noqa: RUF009
     alum_reset_meters: Any = II("checkpoint.reset_meters")  # noqa: RUF009
@@ -121,8 +122,10 @@ class AlumTask:
         model = super().build_model(cfg, from_checkpoint)
         # To check the criterion against, which is built next.
         self._built_model, self._trained_by, self._ddp_backend = model, None, None
+        self._broadcasts_buffers = False
         if not from_checkpoint:
             self._ddp_backend = str(self.cfg.alum_ddp_backend)
+            self._broadcasts_buffers = bool(self.cfg.alum_broadcast_buffers)
             with naming_closed_paths():
                 self._check_starting_point(model)
         return model
@@ -150,7 +153,8 @@ class AlumTask:
 
         Raises:
             UsageError: the criterion is one of ours, but the model is no RoBERTa, has no layer of
-                the number that was asked for, or is to be sharded; or the checkpoint's optimizer
+                the number that was asked for, or is to be trained in a way that the options do not
+                go with; or the checkpoint's optimizer
                 belongs to training by another criterion.
         """
         criterion = super().build_criterion(cfg, from_checkpoint)
@@ -163,6 +167,12 @@ class AlumTask:
                 raise UsageError(
                     "--ddp-backend is fully_sharded: the adversary re-runs parts of the model, for "
                     "which sharded weights are not gathered; choose pytorch_ddp or legacy_ddp"
+                )
+            if criterion.alum.fraction < 1 and self._broadcasts_buffers:
+                raise UsageError(
+                    f"--alum-fraction is {criterion.alum.fraction}, with which workers make "
+                    "different numbers of passes, but --broadcast-buffers makes each wait for the "
+                    "others in every one: leave one of the two away"
                 )
             self._check_metric(criterion)
         if getattr(self, "_trained_by", None) is not None:
