@@ -888,6 +888,8 @@ class TestNumbers:
             line["machine"]["gpu"] = "a GPU"
         assert analyse.cost_ratio(results, "calibrated") == pytest.approx(200 / 40)
         assert math.isnan(analyse.cost_ratio(summary.Results(lines[1:]), "calibrated"))
+        lines[0]["machine"]["gpu"] = "another GPU"
+        assert math.isnan(analyse.cost_ratio(results, "calibrated"))
 
     def test_time_is_work_not_waiting(self) -> None:
         watch = tool.Stopwatch()

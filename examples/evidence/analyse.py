@@ -263,13 +263,17 @@ def _known(results: Results, column: Column) -> bool:
 
 
 def cost_ratio(results: Results, method: str) -> float:
-    """Time of the updates, over plain training's with the same task and seed; NaN if unknown."""
-    ratios = [
-        ours / plain
+    """Time of the updates, over plain training's with the same task and seed; NaN if unknown.
+
+    Of those alone that ran on the same kind of machine.
+    """
+    pairs = [
+        (_time_of_updates(ours), _time_of_updates(plain))
         for task in results.tasks
-        for ours, plain in results.pairs(method, BASELINE, task, _time_of_updates)
-        if plain
+        for ours, plain in results.line_pairs(method, BASELINE, task)
+        if ours["machine"] == plain["machine"]
     ]
+    ratios = [ours / plain for ours, plain in pairs if ours is not None and plain]
     return sum(ratios) / len(ratios) if ratios else math.nan
 
 

@@ -120,12 +120,17 @@ class Results:
 
     def pairs(self, method: str, baseline: str, task: str, read: Read) -> list[tuple[float, float]]:
         """A number of a method and of a baseline, for each seed that both have with one recipe."""
-        lines, others = self.of(method, task), self.of(baseline, task)
         mine, theirs = (self.values(name, task, read) for name in (method, baseline))
+        seeds = [line["seed"] for line, _ in self.line_pairs(method, baseline, task)]
+        return [(mine[seed], theirs[seed]) for seed in seeds if seed in mine and seed in theirs]
+
+    def line_pairs(self, method: str, baseline: str, task: str) -> list[tuple[Line, Line]]:
+        """The lines of a method and of a baseline, for each seed that both have with one recipe."""
+        lines, others = self.of(method, task), self.of(baseline, task)
         return [
-            (mine[seed], theirs[seed])
-            for seed in mine
-            if seed in theirs and _trained_alike(lines[seed], others[seed])
+            (line, others[seed])
+            for seed, line in lines.items()
+            if seed in others and _trained_alike(line, others[seed])
         ]
 
     def mean(self, method: str, read: Read) -> Estimate:
