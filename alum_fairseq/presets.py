@@ -25,7 +25,7 @@ class Preset:
     """
 
     adversary: Adversary = field(default_factory=Adversary)
-    pretraining_alpha: float = 1.0
+    pretraining_alpha: float = 0.3
     finetuning_alpha: float = 1.0
     dropout: str = "shared"
 

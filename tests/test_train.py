@@ -65,7 +65,7 @@ def test_train_with_adversary_and_validate_under_attack(train: Train, tmp_path: 
         assert float(validations[-1][f"valid_{name}"]) > 0
     best = load(tmp_path / "save" / "checkpoint_best.pt")["extra_state"]["best"]
     assert best == min(float(v["valid_adv_ppl"]) for v in validations)
-    assert output.count("ALUM: preset=calibrated alpha=1") == 1
+    assert output.count("ALUM: preset=calibrated alpha=0.3") == 1
 
     # fairseq-validate attacks, too, as the checkpoint says; --user-dir by the package's name.
     again = run_tool(
