@@ -1006,13 +1006,15 @@ class TestReport:
 
     def test_the_presets_values_are_marked(self, drawn: list[str]) -> None:
         text = report([result(cell) for cell in in_order("calibrate")])
-        marked = re.findall(r"^\| \*\*(.*?)\*\* \(preset\)", text, flags=re.MULTILINE)
-        for name, others in (("alum-alpha", {"10", "0.3"}), ("alum-dropout", {"independent"})):
-            value = PRESET[name]
-            chosen = f"{value:g}" if isinstance(value, float) else value
-            assert chosen in marked
-            assert not others - {chosen} & set(marked)
-        assert "0" in marked  # the layer, of which the preset says nothing
+        finetuned, pretrained = text.split("### Pre-training", 1)
+        for part, pretraining in ((finetuned, False), (pretrained, True)):
+            marked = re.findall(r"^\| \*\*(.*?)\*\* \(preset\)", part, flags=re.MULTILINE)
+            alpha = cells.resolved(cells.CALIBRATED, pretraining)["alum-alpha"]
+            assert f"{alpha:g}" in marked
+            assert not ({"0.3", "1", "3", "10"} - {f"{alpha:g}"}) & set(marked)
+            if not pretraining:
+                assert {"shared", "0"} <= set(marked)  # 0: the layer, of which the preset is silent
+                assert "independent" not in marked
 
     def test_of_a_factor_each_task_has_a_table_of_all_that_ran(self, drawn: list[str]) -> None:
         ran = {(method, task) for method in ("plain", "alpha: 1") for task in ("sst2", "sick-e")}
