@@ -419,8 +419,10 @@ def _calibrate_pretraining(seed: int) -> Iterator[Cell]:
 
 
 def full(tasks: Sequence[str] = tuple(TASKS), seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Cell]:
-    """All training examples: plain, the preset, and the released code's rule."""
-    methods = {name: FINETUNING[name] for name in ("calibrated", "plain", "reference")}
+    """All training examples: plain, the preset, its ball with less alpha, and `reference`."""
+    methods = {name: FINETUNING[name] for name in ("calibrated", "plain")}
+    methods["alpha-0.3"] = {"alum-alpha": 0.3}
+    methods["reference"] = FINETUNING["reference"]
     for cell in finetuning(tasks, seeds, None, replace(RECIPE, epochs=3), methods):
         if cell.method != PLAIN_LONGER:
             yield replace(cell, study="full")
