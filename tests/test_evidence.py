@@ -654,6 +654,7 @@ class TestGrid:
         def begin() -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, grid._stop)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, of the tests, ignores it
             os.setsid()
             run(("a", 1), (method, 1), (method, 2), ("b", 1), cores=2)
 

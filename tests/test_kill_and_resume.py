@@ -26,7 +26,8 @@ from quick_train import Run, mlm_options, start, wait_until
 from untrained import make_case
 
 KILLS = int(os.environ.get("ALUM_KILLS", 20))
-UPDATES_A_LIFE = 5  # more than a life makes on average, so that the last kill still finds a run
+UPDATES_A_LIFE = 5  # more than a life makes on average ...
+SPARE_UPDATES = 20  # ... and some for lives that went on because a write was over too soon
 
 # Positions that no text reaches make a checkpoint of some 10 MB, which takes a while to write.
 SHARED = {
@@ -215,7 +216,7 @@ def comparable(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(name: str, kills: int, mlm_data: Path, folder: Path, seed: int) -> None:
-    updates = 2 + UPDATES_A_LIFE * kills
+    updates = SPARE_UPDATES + UPDATES_A_LIFE * kills
     command = COMMANDS[name](mlm_data, folder, updates)
     unbroken = Training(command, folder / "unbroken")
     run = unbroken.start()
