@@ -295,6 +295,7 @@ class TestIdentity:
             {"options": {}},
             {"options": {**CALIBRATED, "alum-steps": int(PRESET["alum-steps"])}},
             {"options": {name: PRESET[name] for name in ("alum-alpha", "alum-dropout")}},
+            {"options": {"alum-layer": 0, "alum-warmup-updates": 0}},
         ],
         ids=str,
     )  # fmt: skip

@@ -256,8 +256,9 @@ def resolved(options: Options, pretraining: bool) -> dict[str, Any]:
     if found["alum-noise-std"] is None:
         found["alum-noise-std"] = NOISE_STD  # which it is, in float32
     found |= {name: value for name, value in options.items() if name != "alum-preset"}
-    if found.get("alum-layer") == 0:
-        del found["alum-layer"]  # where the perturbation enters anyway
+    for name in ("alum-layer", "alum-warmup-updates"):
+        if found.get(name) == 0:  # where the perturbation enters, and how alpha begins, anyway
+            del found[name]
     return {name: _number(value) for name, value in sorted(found.items())}
 
 
@@ -341,6 +342,11 @@ FACTORS: dict[str, list[Options]] = {
     ],
     "noise": [{"alum-noise-std": value} for value in (0.01, 0.001, 0.1)],
     "layer": [{"alum-layer": value} for value in (0, 1, 3)],
+    # 96 updates are half of what a thousand examples give.
+    "alpha, warm-up": [
+        {"alum-alpha": alpha, "alum-warmup-updates": updates}
+        for alpha, updates in ((1.0, 0), (3.0, 0), (3.0, 96), (1.0, 96))
+    ],
 }  # fmt: skip
 
 PRETRAINING = Recipe(rate=1e-3, updates=4000, batch=16)
