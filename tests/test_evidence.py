@@ -1038,6 +1038,21 @@ class TestReport:
         assert (folder / "report.md").read_text() == text + "\n"
         assert sorted(names) == sorted(path.name for path in folder.glob("*.png"))
 
+    def test_the_price_of_a_method_is_known_whatever_machine_it_ran_on(
+        self, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prices: list[dict[str, float]] = []
+        monkeypatch.setattr(pictures, "against_cost", lambda costs, *_: prices.append(costs))
+        price = {"calibrated": 8 / 3, "quarter-batch": 17 / 12, "plain-longer": 8 / 3}
+        chosen = [cell for cell in ALL if cell.study == "finetuning" and cell.task == "sst2"
+                  and cell.seed == 1 and cell.method in ("plain", *price)]  # fmt: skip
+        lines = [result(cell) for cell in chosen]
+        for line in lines:
+            line["machine"] = {**line["machine"], "processor": line["method"]}
+        report(lines)
+        assert prices
+        assert all(found == pytest.approx(price, rel=1e-3) for found in prices)
+
     def test_a_factor_of_one_value_is_left_out(self, drawn: list[str]) -> None:
         chosen = [cell for cell in in_order("calibrate") if cell.seed == 1 and cell.task == "sst2"
                   and cell.method in ("plain", "alpha: 1", "alpha: 3", "layer: 0")]  # fmt: skip

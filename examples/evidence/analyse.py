@@ -243,8 +243,8 @@ def _comparison(results: Results) -> Section:
             row += [signed(difference.estimate, 2), p_value(difference.p), p_value(ps[method])]
         else:
             row += ["", "", ""]
-        flops = results.mean(method, lambda line: line["flops_factor"] * line["factor"]).value
-        rows.append([*row, number(cost_ratio(results, method), 2), number(flops, 2)])
+        costs = (cost_ratio(results, method), flops(results, method))
+        rows.append([*row, *(number(cost, 2) for cost in costs)])
     heads = ["method", "runs", METRIC.title, "minus plain", "p", "p adjusted", "time", "FLOPs"]
     yield from table(heads, rows)
     columns = [column for column in ROBUSTNESS if _known(results, column)]
@@ -260,6 +260,11 @@ def _means(results: Results, method: str, columns: Sequence[Column]) -> list[str
 def _known(results: Results, column: Column) -> bool:
     read = measure(column.key)
     return any(read(line) is not None for line in results.lines)
+
+
+def flops(results: Results, method: str) -> float:
+    """FLOPs of the updates, over plain training's, as counted: the same on every machine."""
+    return results.mean(method, lambda line: line["flops_factor"] * line["factor"]).value
 
 
 def cost_ratio(results: Results, method: str) -> float:
@@ -322,8 +327,7 @@ def targets(results: Results) -> Section:
 
 
 def _figures(results: Results, complete: Results, study: str, folder: Path) -> Section:
-    costs = {method: cost_ratio(complete, method) for method in complete.methods}
-    costs = {m: cost for m, cost in costs.items() if m != BASELINE and math.isfinite(cost)}
+    costs = {method: flops(complete, method) for method in complete.methods if method != BASELINE}
     panels = []
     for column in (METRIC, ROBUSTNESS[2], ROBUSTNESS[1]):
         gains = {m: complete.difference(m, BASELINE, measure(column.key)) for m in costs}

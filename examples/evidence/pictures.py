@@ -99,7 +99,7 @@ def against_cost(
                 [cost], [estimate.value], yerr=_ends(estimate), fmt=mark, ms=6, capsize=2,
                 elinewidth=0.8, color=COLORS[number % len(COLORS)], label=method,
             )  # fmt: skip
-        axis.set_xlabel("time of training, plain = 1")
+        axis.set_xlabel("FLOPs of training, plain = 1")
         axis.set_ylabel(f"{what} gained ({unit})")
         axis.margins(x=0.08, y=0.08)
 
