@@ -19,7 +19,7 @@ import zlib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -1037,6 +1037,29 @@ class TestReport:
         text = report(ledger.read(folder / "results.jsonl"), folder)
         assert (folder / "report.md").read_text() == text + "\n"
         assert sorted(names) == sorted(path.name for path in folder.glob("*.png"))
+
+    def test_plain_and_calibrated_side_by_side(
+        self, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(summary, "_TRIALS", 20_000)
+        chosen = [cell for cell in ALL if cell.study == "finetuning" and cell.seed < 3
+                  and cell.method in ("plain", "calibrated")]  # fmt: skip
+        lines = [result(cell) for cell in chosen]
+        # Of greedy, calibrated has 10 more with seed 1 and 4 less with seed 2.
+        for line in lines:
+            gained = {1: 10.0, 2: -4.0}[line["seed"]] if line["method"] == "calibrated" else 0.0
+            line["test"] = {**line["test"], "greedy.accuracy": 20.0 + gained}
+        found = row(report(lines), "calibrated and plain, mean of the tasks: ", "greedy")
+        assert (found["plain"], found["calibrated"]) == ("20.0", "23.0")
+        assert found["difference"].startswith("+3.00 (")
+        assert found["higher in"] == "4 of 8"
+        # All ways to swap the runs of the eight pairs.
+        signs = product((1, -1), repeat=8)
+        sums = [sum(s * v for s, v in zip(some, [10, -4] * 4, strict=True)) for some in signs]
+        exact = sum(abs(one) >= 24 for one in sums) / len(sums)
+        assert float(found["p"]) == pytest.approx(exact, abs=0.02)
+        alone = [line for line in lines if line["task"] == "sst2"]
+        assert "calibrated and plain" not in report(alone)
 
     def test_the_price_of_a_method_is_known_whatever_machine_it_ran_on(
         self, drawn: list[str], monkeypatch: pytest.MonkeyPatch

@@ -189,6 +189,7 @@ def compare(results: Results, folder: Path) -> Section:
     for task in results.tasks:
         yield f"### {NAMES.get(task, task)}\n"
         yield from _comparison(results.only([task]))
+    yield from side_by_side(results)
     if study == "finetuning":
         yield from targets(results)
     yield from _figures(results, complete, study, folder)
@@ -285,6 +286,30 @@ def cost_ratio(results: Results, method: str) -> float:
 def _time_of_updates(line: Line) -> float | None:
     """Seconds of the updates alone; on a processor, those that it worked."""
     return line.get("update_seconds" if line["machine"]["gpu"] else "update_cpu_seconds")
+
+
+def side_by_side(results: Results) -> Section:
+    """Plain training and the preset on all tasks that both ran on, measure by measure."""
+    both = _shared(results, CALIBRATED, BASELINE)
+    if len(both.tasks) < 2:
+        return
+    yield f"### {CALIBRATED} and {BASELINE}, mean of the tasks: {', '.join(both.tasks)}\n"
+    rows = []
+    for column in (METRIC, *ROBUSTNESS):
+        # A regression's divergence has another unit than a classification's.
+        if column.key == "smoothness.adversarial" or not _known(both, column):
+            continue
+        read = measure(column.key)
+        found = [both.pairs(CALIBRATED, BASELINE, task, read) for task in both.tasks]
+        pairs = [pair for group in found for pair in group]
+        difference = both.difference(CALIBRATED, BASELINE, read)
+        rows.append([
+            column.title,
+            *(number(both.mean(m, read).value, column.digits) for m in (BASELINE, CALIBRATED)),
+            signed(difference.estimate, 2), p_value(difference.p),
+            f"{sum(ours > plain for ours, plain in pairs)} of {len(pairs)}",
+        ])  # fmt: skip
+    yield from table(["measure", BASELINE, CALIBRATED, "difference", "p", "higher in"], rows)
 
 
 def targets(results: Results) -> Section:
