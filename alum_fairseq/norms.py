@@ -75,9 +75,11 @@ class Norm(ABC):
 
         Args:
             radius: the radius of the ball.
-            floor: added to the vector's size before dividing, so that zero stays zero.
+            floor: added to the vector's size before dividing, so that zero stays zero; may itself
+                be zero.
         """
-        return x * (radius / (self.size(x) + floor))
+        size = self.size(x) + floor
+        return x * (radius / size.clamp_min(torch.finfo(size.dtype).tiny))
 
 
 class LInf(Norm):

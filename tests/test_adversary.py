@@ -322,6 +322,22 @@ def test_a_sentence_is_perturbed_as_if_it_were_alone(preset: str) -> None:
     torch.testing.assert_close(both[:1], first)
 
 
+@pytest.mark.parametrize("ascent", ["power", "sampled-label", "random"])
+@pytest.mark.parametrize("scope", ["token", "sentence"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_sentence_of_nothing_but_padding_stays_as_it_is(
+    norm: str, scope: str, ascent: str
+) -> None:
+    """Its embeddings have no size that a relative radius could be a multiple of."""
+    predict, e = small_predict(), embeddings()
+    mask = torch.stack([MASK[0], torch.zeros_like(MASK[0])])
+    e = e * mask.unsqueeze(-1)
+    adversary = Adversary(norm=norm, norm_scope=scope, ascent=ascent)
+    delta = adversary.perturb(predict, e, predict(e), mask)
+    assert delta[0].abs().amax() > 0
+    assert torch.equal(delta[1], torch.zeros_like(delta[1]))
+
+
 def test_weights_take_predictions_out_of_the_ascent() -> None:
     e, predict = embeddings(), small_predict()
     weights = torch.tensor([1.0, 0.0], dtype=torch.float64)
