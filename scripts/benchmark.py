@@ -92,6 +92,9 @@ SIZES = {
     "base": Size(12, 768, 12, 50265, 8, 512, 150),
 }
 
+# A word between the two that mark begin and end; a word beside the special ones, and <mask>.
+LEAST = {"tokens": 3, "vocabulary": 6}
+
 # Options of the criterion; None is stock fairseq.
 MODES: dict[str, dict[str, Any] | None] = {
     "stock": None,
@@ -553,6 +556,13 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Size]:
     for name, value in chosen.items():
         if value < (0 if name == "train_updates" else 1):
             raise UsageError(f"--{name.replace('_', '-')} is {value}: it must be 1 or more")
+    if chosen["width"] % chosen["heads"]:
+        raise UsageError(
+            f"--heads is {chosen['heads']}: it must divide the width, {chosen['width']}"
+        )
+    for name, least in LEAST.items():
+        if chosen[name] < least:
+            raise UsageError(f"--{name} is {chosen[name]}: it must be {least} or more")
     for name in options.modes:
         # The part is rounded at random, and here always alike: it must come out.
         part = chosen["batch"] * (MODES[name] or {}).get("alum_fraction", 1)

@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, run_tool
 
+from alum_fairseq import cli
+
 sys.path.append(str(ROOT / "examples" / "presets"))
 import compare
 
@@ -103,3 +105,12 @@ def test_a_classifier_is_taken_whatever_its_head_is_called(
     subject = compare.Subject.load(tmp_path / "model.pt", case.data, 4)
     assert len(subject.model(**subject.inputs)[0]) == 4
     assert compare.measure(subject, compare.SETTINGS["calibrated"], seed=1)["kl"] > 0
+
+
+def test_a_model_of_numbers_is_refused(
+    cases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = cases["regression"]
+    assert compare.main([str(case.path), str(case.data)]) == cli.WRONG_USAGE
+    *_, said = capsys.readouterr().err.splitlines()
+    assert f"{case.path} predicts a number" in said
