@@ -171,6 +171,7 @@ class Adversary:
         *,
         labels: Tensor | None = None,
         hidden: Tensor | None = None,
+        keep_graph: bool = True,
     ) -> Tensor:
         """Find an adversarial perturbation (Algorithm 1, lines 4 to 8).
 
@@ -182,8 +183,7 @@ class Adversary:
                 first step (YOPO: Zhang et al. 2019, arXiv 1905.00877).
             embeddings: ``(B, T, D)``, of any floating type.
             clean_logits: what ``predict`` gives for ``embeddings``; the shape is up to it. Where
-                the two are joined by a graph, the ascents along a label need no pass of their own;
-                the graph is kept.
+                the two are joined by a graph, the ascents along a label need no pass of their own.
             mask: ``(B, T)``, true on tokens that may be perturbed (not padding). All by default.
             weights: one for each prediction, multiplied with its divergence; ones by default.
             generator: source of random numbers; torch's default generator if not given.
@@ -191,6 +191,8 @@ class Adversary:
                 "true-label" alone.
             hidden: of a :class:`Split` model in the graph of ``clean_logits``, what ``lower`` gave
                 for ``embeddings``; if it is not given, that graph is not made use of.
+            keep_graph: whether that graph is still there afterwards. If not, what it holds is let
+                go of before the second step.
 
         Returns:
             The perturbation, ``(B, T, D)``, float32 (float64 for float64 embeddings), detached,
@@ -221,7 +223,9 @@ class Adversary:
             if pulled is not None and isinstance(predict, Split):
                 gradient = pulled.again(predict.lower, embeddings, delta)
             elif pulled is None and along_label:
-                pulled = self._along_label(predict, clean, weights, labels, generator)
+                pulled = self._along_label(
+                    predict, clean, weights, labels, generator, keep_graph=keep_graph
+                )
                 gradient = pulled.gradient
             else:
                 pulled = self._along_divergence(predict, clean, delta, weights)
@@ -336,6 +340,7 @@ class Adversary:
         weights: Tensor | None,
         labels: Tensor | None,
         generator: torch.Generator | None,
+        keep_graph: bool,
     ) -> _Pulled:
         """The gradient of a label's log-likelihood with respect to the embeddings."""
         embeddings, logits, hidden = clean.embeddings, clean.logits, clean.hidden
@@ -348,7 +353,8 @@ class Adversary:
             upstream = self.measure.label_gradient(logits, labels, weights).neg_()
         else:
             upstream = self.measure.label_gradient(logits, labels, weights)
-        return _pull_back(upstream, logits, embeddings, hidden, retain_graph=clean.differentiable)
+        keep_graph = keep_graph and clean.differentiable
+        return _pull_back(upstream, logits, embeddings, hidden, retain_graph=keep_graph)
 
 
 @dataclass(frozen=True)

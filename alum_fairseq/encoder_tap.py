@@ -128,6 +128,19 @@ def _changes_itself(module: nn.Module) -> bool:
     return module.training and (normalized or _is_noised(module))
 
 
+@contextmanager
+def unchanging(model: nn.Module) -> Iterator[None]:
+    """Inside, a pass leaves the model's weights as an earlier one found them (or made them)."""
+    changing = [module for module in model.modules() if _changes_itself(module)]
+    try:
+        for module in changing:
+            module.training = False
+        yield
+    finally:
+        for module in changing:
+            module.training = True
+
+
 def _is_checkpointed(module: nn.Module) -> bool:
     """Whether fairseq's ``--checkpoint-activations`` wrapped this module."""
     return hasattr(module, "precheckpoint_forward")
@@ -414,7 +427,7 @@ class EncoderTap:
 
         had_own = vars(encoder).get("forward_embedding")
         try:
-            with self.unchanging(), draws.replaying() if draws is not None else nullcontext():
+            with unchanging(self._model), draws.replaying() if draws is not None else nullcontext():
                 encoder.forward_embedding = forward_embedding
                 yield
         finally:
@@ -425,18 +438,6 @@ class EncoderTap:
             if resume_at is not None:
                 # Else the next pass would meet the masks of this one again.
                 utils.set_rng_state(resume_at)
-
-    @contextmanager
-    def unchanging(self) -> Iterator[None]:
-        """Inside, a pass leaves the weights as the recorded one found them (or made them)."""
-        changing = [module for module in self._model.modules() if _changes_itself(module)]
-        try:
-            for module in changing:
-                module.training = False
-            yield
-        finally:
-            for module in changing:
-                module.training = True
 
     @contextmanager
     def fit_for_grad(self) -> Iterator[None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_sample, make_task
+from conftest import ROOT, make_model, make_sample, make_task
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
@@ -33,6 +35,9 @@ from alum_fairseq.criterions.alum_sentence_ranking import (
 )
 from alum_fairseq.deferred import deferred
 from alum_fairseq.encoder_tap import EncoderTap
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from benchmark import peak_memory
 
 HEAD = "sentence_classification_head"
 LARGE = {"alum_epsilon": 0.3, "alum_noise_std": 0.05, "alum_step_size": 0.2}
@@ -260,6 +265,28 @@ def test_low_memory_holds_no_graph_between_the_passes() -> None:
         criterion(alum_memory="low", alum_log_gain_interval=0)(model, sample)
     # The ascent and the adversarial pass, without the clean one.
     assert sum(saved) < 0.75 * normal
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("classification", {"alum_ascent": "sampled-label", "alum_steps": 2}),
+        # Of several calls there is no graph to make use of.
+        ("ranking", {"alum_ascent": "true-label"}),
+    ],
+    ids=str,
+)
+def test_low_memory_is_low_along_a_label(kind: str, options: dict[str, Any]) -> None:
+    """The clean pass's graph is gone before the ascent makes a pass of its own."""
+    model, sample, criterion = make_case(kind, encoder_layers=6)
+    peaks = []
+    for chosen in ({}, {"alum_memory": "low"}, {"alum_memory": "low", **options}):
+        update = partial(step, criterion(alum_log_gain_interval=0, **chosen), model, sample)
+        update()
+        peaks.append(peak_memory(model, update))
+    normal, low, along_label = peaks
+    assert low < 0.8 * normal
+    assert along_label < low + 0.1 * (normal - low)
 
 
 # Deferred gradients.
@@ -559,6 +586,36 @@ def test_a_part_of_the_batch_is_the_regulariser_of_that_part(
             assert float(log[key]) == pytest.approx(float(plain[1][key]), rel=1e-5), key
     assert log["_alum_loss"] == with_part[1]["_alum_loss"]
     assert log["_alum_sample_size"] == with_part[1]["_alum_sample_size"]
+
+
+@pytest.mark.parametrize("memory", ["normal", "low"])
+def test_beside_a_part_the_weights_change_once(memory: str) -> None:
+    """By quantisation noise or spectral normalisation, in the first pass for the batch."""
+    case = ("classification", {"spectral_norm_classification_head": True, "dropout": 0.0})
+    model, sample, criterion = make_case(case[0], **case[1])
+    vectors = []
+    for options in ({"alum_alpha": 0.0}, {"alum_fraction": 0.5, "alum_memory": memory, **LARGE}):
+        again = copy.deepcopy(model)
+        step(criterion(**options), again, sample)
+        vectors.append(again.classification_heads[HEAD].out_proj.weight_u)
+    assert torch.equal(*vectors)
+    assert not torch.equal(vectors[0], model.classification_heads[HEAD].out_proj.weight_u)
+    if memory == "normal":
+        model, sample, criterion = make_case("mlm", quant_noise_pq=0.5, quant_noise_pq_block_size=1)
+        step(criterion(alum_fraction=0.5), model, sample)
+        weight = model.encoder.sentence_encoder.layers[0].fc1.weight
+        assert (weight == 0).double().mean() == pytest.approx(0.5, abs=0.1)  # twice: 0.75
+
+
+def test_beside_a_part_the_parameters_are_penalised_once() -> None:
+    factors = {"mha_reg_scale_factor": 1.0, "ffn_reg_scale_factor": 0.5}
+    model, sample, criterion = make_case("classification", dropout=0.0, **factors)
+    once, whole, *_ = step(criterion(alum_alpha=0.0), model, sample)
+    loss, log, _ = step(criterion(alum_alpha=1e-9, alum_fraction=0.5), model, sample)
+    assert float(loss) == pytest.approx(float(once))
+    for name in ("mha_reg_loss", "ffn_reg_loss"):
+        assert float(log[name].detach()) == pytest.approx(float(whole[name].detach()))
+    assert {name: getattr(model.args, name) for name in factors} == factors
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.4, 0.9])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from alum_fairseq.encoder_tap import (
     check_low_memory,
     shown_to_wrappers,
     the_only_output,
+    unchanging,
     unwrap,
 )
 from alum_fairseq.errors import UsageError
@@ -136,6 +137,10 @@ class AlumCriterion:
         """Inside, a second pass for a batch leaves no traces but its logging outputs."""
         return nullcontext()
 
+    def without_penalties(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside, a pass adds nothing to the loss but that of its predictions."""
+        return nullcontext()
+
     def set_num_updates(self, num_updates: int) -> None:
         """Tell the schedule where training is; called by the ALUM tasks before every batch."""
         self.num_updates = num_updates
@@ -196,7 +201,11 @@ class AlumCriterion:
         if count > 0:
             outputs.append(self._forward_with_adversary(model, part, reduce, alpha / fraction))
         if count < sentences:
-            outputs.append(self._forward_plainly(model, rest, reduce))
+            with ExitStack() as stack:
+                if count > 0:  # what is done once an update was done with the part
+                    stack.enter_context(unchanging(model))
+                    stack.enter_context(self.without_penalties(model))
+                outputs.append(self._forward_plainly(model, rest, reduce))
         losses, sample_sizes, logging_outputs = zip(*outputs, strict=True)
         return sum(losses), sum(sample_sizes), merge_logs(logging_outputs)
 
@@ -276,7 +285,9 @@ class AlumCriterion:
         with tap.recording(), torch.set_grad_enabled(self.alum.adversary.needs_clean_graph):
             loss, *rest = plain()
         loss = loss.detach()
-        delta = self._perturb(tap, sample) if tap.recorded else None
+        if tap.recorded and not tap.differentiable:  # the ascent has no use for the graph
+            tap.release()
+        delta = self._perturb(tap, sample, keep_graph=False) if tap.recorded else None
         if tap.recorded:
             tap.release()
         # Autocast may have kept weights of the pass without a graph, which have no gradient.
@@ -313,7 +324,7 @@ class AlumCriterion:
                 del side
             resume_at = utils.get_rng_state()
             utils.set_rng_state(random_state)
-            with tap.recording(), tap.fit_for_grad(), tap.unchanging(), self.silently():
+            with tap.recording(), tap.fit_for_grad(), unchanging(tap.model), self.silently():
                 total = plain()[0]
             utils.set_rng_state(resume_at)
             ends, upstreams = [total], [upstream]
@@ -331,7 +342,7 @@ class AlumCriterion:
         total, *rest = attack.output
         return replace(attack, output=(deferred(total, gradients, parameters), *rest))
 
-    def _perturb(self, tap: EncoderTap, sample: dict[str, Any]) -> Tensor:
+    def _perturb(self, tap: EncoderTap, sample: dict[str, Any], keep_graph: bool = True) -> Tensor:
         adversary = self.alum.adversary
         labels = None
         if adversary.ascent == "true-label":
@@ -351,6 +362,7 @@ class AlumCriterion:
                 generator,
                 labels=labels,
                 hidden=tap.hidden,
+                keep_graph=keep_graph,
             )
 
     def _gain_is_due(self, training: bool) -> bool:

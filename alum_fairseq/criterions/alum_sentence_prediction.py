@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +13,14 @@ from fairseq.criterions.sentence_prediction import (
     SentencePredictionCriterion,
 )
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from torch import nn
 
 from alum_fairseq.config import AlumConfig
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
+from alum_fairseq.encoder_tap import unwrap
+
+# Factors of what fairseq's criterion adds to the loss of every batch, of the parameters alone.
+_PENALTIES = ("mha_reg_scale_factor", "ffn_reg_scale_factor")
 
 
 @dataclass
@@ -32,6 +39,19 @@ class AlumSentencePrediction(AlumCriterion, SentencePredictionCriterion):
     def predicts_numbers(cls, cfg: Any) -> bool:
         """Whether ``--regression-target`` was given."""
         return cfg.regression_target
+
+    @contextmanager
+    def without_penalties(self, model: nn.Module) -> Iterator[None]:
+        """Inside, ``--mha-reg-scale-factor`` and ``--ffn-reg-scale-factor`` are 0."""
+        args = getattr(unwrap(model), "args", None)
+        before = {name: getattr(args, name) for name in _PENALTIES if hasattr(args, name)}
+        try:
+            for name in before:
+                setattr(args, name, 0.0)
+            yield
+        finally:
+            for name, factor in before.items():
+                setattr(args, name, factor)
 
     def logging_outputs_can_be_summed(self) -> bool:
         """Not in validation for F1, MCC and correlation, which are made of all predictions.
