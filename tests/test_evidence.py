@@ -893,6 +893,16 @@ class TestNumbers:
         lines[0]["machine"]["gpu"] = "another GPU"
         assert math.isnan(analyse.cost_ratio(results, "calibrated"))
 
+    def test_processors_of_one_name_are_told_apart(self) -> None:
+        core = "processor\t: {n}\nmodel name\t: A Processor: 3 GHz\nflags\t\t: fpu {flags}\n\n"
+        older, newer = (
+            worker.processor_in(core.format(n=0, flags=flags) + core.format(n=1, flags=flags))
+            for flags in ("sse avx2", "sse avx2 avx512f amx_bf16_x amx_bf16")
+        )
+        assert older == "A Processor: 3 GHz (avx2)"
+        assert newer == "A Processor: 3 GHz (avx2, avx512f, amx_bf16)"
+        assert worker.processor_in("processor\t: 0\nBogoMIPS\t: 243.75\n") == ""
+
     def test_time_is_work_not_waiting(self) -> None:
         watch = tool.Stopwatch()
 

@@ -55,6 +55,8 @@ from alum_fairseq.robustness.types import Example
 _MEASURING_SEED = 1
 _NORMS = ("linf", "l2")
 _NAME = "model"
+# Vectors of 256 and 512 bits, and units for bfloat16.
+_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 _TOOL = Path(__file__).with_name("tool.py")
 _MODEL_OPTIONS = (
     "encoder_layers",
@@ -490,12 +492,26 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name and features that matter, as Linux tells them."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor()
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), "")
+    return processor_in(told)
+
+
+def processor_in(told: str) -> str:
+    """A processor's name and what makes one faster than another of that name.
+
+    Args:
+        told: by Linux, in ``/proc/cpuinfo``.
+    """
+    entries = [line.partition(":") for line in told.splitlines()]
+    # Of the first core; the later ones are alike.
+    known = {name.strip(): value.strip() for name, _, value in reversed(entries)}
+    flags = known.get("flags", "").split()
+    features = [feature for feature in _FEATURES if feature in flags]
+    name = known.get("model name", "")
+    return f"{name} ({', '.join(features)})" if features else name
 
 
 def versions() -> dict[str, str]:
