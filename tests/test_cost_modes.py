@@ -589,10 +589,10 @@ def test_a_part_of_the_batch_is_the_regulariser_of_that_part(
 
 
 @pytest.mark.parametrize("memory", ["normal", "low"])
-def test_beside_a_part_the_weights_change_once(memory: str) -> None:
-    """By quantisation noise or spectral normalisation, in the first pass for the batch."""
-    case = ("classification", {"spectral_norm_classification_head": True, "dropout": 0.0})
-    model, sample, criterion = make_case(case[0], **case[1])
+def test_beside_a_part_spectral_normalisation_moves_once(memory: str) -> None:
+    model, sample, criterion = make_case(
+        "classification", dropout=0.0, spectral_norm_classification_head=True
+    )
     vectors = []
     for options in ({"alum_alpha": 0.0}, {"alum_fraction": 0.5, "alum_memory": memory, **LARGE}):
         again = copy.deepcopy(model)
@@ -600,21 +600,26 @@ def test_beside_a_part_the_weights_change_once(memory: str) -> None:
         vectors.append(again.classification_heads[HEAD].out_proj.weight_u)
     assert torch.equal(*vectors)
     assert not torch.equal(vectors[0], model.classification_heads[HEAD].out_proj.weight_u)
-    if memory == "normal":
-        model, sample, criterion = make_case("mlm", quant_noise_pq=0.5, quant_noise_pq_block_size=1)
-        step(criterion(alum_fraction=0.5), model, sample)
-        weight = model.encoder.sentence_encoder.layers[0].fc1.weight
-        assert (weight == 0).double().mean() == pytest.approx(0.5, abs=0.1)  # twice: 0.75
 
 
-def test_beside_a_part_the_parameters_are_penalised_once() -> None:
+def test_beside_a_part_quantisation_noise_comes_once() -> None:
+    model, sample, criterion = make_case("mlm", quant_noise_pq=0.5, quant_noise_pq_block_size=1)
+    step(criterion(alum_fraction=0.5), model, sample)
+    weight = model.encoder.sentence_encoder.layers[0].fc1.weight
+    assert (weight == 0).double().mean() == pytest.approx(0.5, abs=0.1)  # twice: 0.75
+
+
+@pytest.mark.parametrize("memory", ["normal", "low"])
+def test_beside_a_part_the_parameters_are_penalised_once(memory: str) -> None:
     factors = {"mha_reg_scale_factor": 1.0, "ffn_reg_scale_factor": 0.5}
     model, sample, criterion = make_case("classification", dropout=0.0, **factors)
-    once, whole, *_ = step(criterion(alum_alpha=0.0), model, sample)
-    loss, log, _ = step(criterion(alum_alpha=1e-9, alum_fraction=0.5), model, sample)
-    assert float(loss) == pytest.approx(float(once))
+    loss, log, gradients = step(criterion(alum_alpha=0.0), model, sample)
+    options = {"alum_alpha": 1e-9, "alum_fraction": 0.5, "alum_memory": memory}
+    in_part = step(criterion(**options), model, sample)
+    assert float(in_part[0]) == pytest.approx(float(loss))
     for name in ("mha_reg_loss", "ffn_reg_loss"):
-        assert float(log[name].detach()) == pytest.approx(float(whole[name].detach()))
+        assert float(in_part[1][name].detach()) == pytest.approx(float(log[name].detach()))
+    torch.testing.assert_close(in_part[2], gradients, rtol=1e-5, atol=1e-6)
     assert {name: getattr(model.args, name) for name in factors} == factors
 
 

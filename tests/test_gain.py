@@ -107,10 +107,11 @@ def test_a_classifier_is_taken_whatever_its_head_is_called(
     assert compare.measure(subject, compare.SETTINGS["calibrated"], seed=1)["kl"] > 0
 
 
-def test_a_model_of_numbers_is_refused(
-    cases: dict[str, Any], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["regression", "choices"])
+def test_a_head_with_one_output_is_refused(
+    kind: str, cases: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    case = cases["regression"]
+    case = cases[kind]
     assert compare.main([str(case.path), str(case.data)]) == cli.WRONG_USAGE
     *_, said = capsys.readouterr().err.splitlines()
-    assert f"{case.path} predicts a number" in said
+    assert f"{case.path} has a head with one output" in said

@@ -110,7 +110,7 @@ class Subject:
         """Read a model, and the longest examples of the split 'valid'.
 
         Raises:
-            UsageError: one of them cannot be read, or the model predicts a number.
+            UsageError: one of them cannot be read, or the head has one output.
         """
         path, data = existing_file(checkpoint), existing_folder(data)
         model, task, cfg = load_model(load_state(path), path, data=str(data))
@@ -121,7 +121,10 @@ class Subject:
         head = getattr(cfg.task, "classification_head_name", HEAD)
         if head in getattr(model, "classification_heads", ()):
             if model.classification_heads[head].out_proj.out_features < 2:
-                raise UsageError(f"{path} predicts a number: there is no KL of it to compare by")
+                raise UsageError(
+                    f"{path} has a head with one output (regression, multiple choice): "
+                    "there is no KL of it to compare by"
+                )
             told = {"features_only": True, "classification_head_name": head}
         else:
             told = {"masked_tokens": batch["target"].ne(model.encoder.dictionary.pad())}
