@@ -897,7 +897,7 @@ class TestNumbers:
         core = "processor\t: {n}\nmodel name\t: A Processor: 3 GHz\nflags\t\t: fpu {flags}\n\n"
         older, newer = (
             worker.processor_in(core.format(n=0, flags=flags) + core.format(n=1, flags=flags))
-            for flags in ("sse avx2", "sse avx2 avx512f amx_bf16_x amx_bf16")
+            for flags in ("sse avx2", "sse avx2 avx512_bf16x avx512f amx_bf16")
         )
         assert older == "A Processor: 3 GHz (avx2)"
         assert newer == "A Processor: 3 GHz (avx2, avx512f, amx_bf16)"
@@ -1052,21 +1052,22 @@ class TestReport:
         self, drawn: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(summary, "_TRIALS", 20_000)
-        chosen = [cell for cell in ALL if cell.study == "finetuning" and cell.seed < 3
+        chosen = [cell for cell in ALL if cell.study == "finetuning" and cell.seed < 4
                   and cell.method in ("plain", "calibrated")]  # fmt: skip
         lines = [result(cell) for cell in chosen]
-        # Of greedy, calibrated has 10 more with seed 1 and 4 less with seed 2.
+        gains = {1: 10.0, 2: -4.0, 3: 3.0}  # of calibrated, under the greedy attack, by seed
         for line in lines:
-            gained = {1: 10.0, 2: -4.0}[line["seed"]] if line["method"] == "calibrated" else 0.0
+            gained = gains[line["seed"]] if line["method"] == "calibrated" else 0.0
             line["test"] = {**line["test"], "greedy.accuracy": 20.0 + gained}
         found = row(report(lines), "calibrated and plain, mean of the tasks: ", "greedy")
         assert (found["plain"], found["calibrated"]) == ("20.0", "23.0")
         assert found["difference"].startswith("+3.00 (")
-        assert found["higher in"] == "4 of 8"
-        # All ways to swap the runs of the eight pairs.
-        signs = product((1, -1), repeat=8)
-        sums = [sum(s * v for s, v in zip(some, [10, -4] * 4, strict=True)) for some in signs]
-        exact = sum(abs(one) >= 24 for one in sums) / len(sums)
+        assert found["higher in"] == "8 of 12"
+        # All ways to swap the runs of the twelve pairs.
+        pairs = list(gains.values()) * 4
+        signs = product((1, -1), repeat=len(pairs))
+        sums = [sum(s * v for s, v in zip(some, pairs, strict=True)) for some in signs]
+        exact = sum(abs(one) >= sum(pairs) for one in sums) / len(sums)
         assert float(found["p"]) == pytest.approx(exact, abs=0.02)
         alone = [line for line in lines if line["task"] == "sst2"]
         assert "calibrated and plain" not in report(alone)
