@@ -1087,12 +1087,39 @@ class TestReport:
         assert prices
         assert all(found == pytest.approx(price, rel=1e-3) for found in prices)
 
+    def test_methods_of_one_task_are_drawn_apart_from_the_mean(
+        self, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prices: list[set[str]] = []
+        monkeypatch.setattr(pictures, "against_cost", lambda costs, *_: prices.append(set(costs)))
+        everywhere = ("plain", "calibrated", "reference")
+        chosen = [cell for cell in ALL if cell.study == "finetuning" and cell.seed == 1
+                  and cell.task in ("sst2", "sick-e", "cola")
+                  and (cell.method in everywhere
+                       or (cell.method, cell.task) == ("quarter-batch", "sst2"))]  # fmt: skip
+        text = report([result(cell) for cell in chosen])
+        figures = re.findall(r"\]\((finetuning-cost.*?)\)\n", text)
+        assert figures == ["finetuning-cost.png", "finetuning-cost-sst2.png"]
+        both = {"calibrated", "reference"}
+        assert prices == [both] * 3 + [both | {"quarter-batch"}] * 3
+
     def test_a_factor_of_one_value_is_left_out(self, drawn: list[str]) -> None:
         chosen = [cell for cell in in_order("calibrate") if cell.seed == 1 and cell.task == "sst2"
                   and cell.method in ("plain", "alpha: 1", "alpha: 3", "layer: 0")]  # fmt: skip
         text = report([result(cell) for cell in chosen])
         assert "sst2: alpha\n" in text
         assert "sst2: layer\n" not in text
+
+    def test_tasks_where_a_factor_has_one_value_do_not_crowd_out_the_others(
+        self, drawn: list[str]
+    ) -> None:
+        ran = {
+            "sst2": ("plain", "layer: 0", "layer: 1"),
+            **dict.fromkeys(("sick-e", "cola"), ("plain", "layer: 0")),
+        }
+        chosen = [cell for cell in in_order("calibrate")
+                  if cell.seed == 1 and cell.method in ran.get(cell.task, ())]  # fmt: skip
+        assert "Fine-tuning, sst2: layer\n" in report([result(cell) for cell in chosen])
 
     def test_the_best_recipe_is_marked_by_the_validation_split(self, drawn: list[str]) -> None:
         lines = [

@@ -352,20 +352,13 @@ def targets(results: Results) -> Section:
 
 
 def _figures(results: Results, complete: Results, study: str, folder: Path) -> Section:
-    costs = {method: flops(complete, method) for method in complete.methods if method != BASELINE}
-    panels = []
-    for column in (METRIC, ROBUSTNESS[2], ROBUSTNESS[1]):
-        gains = {m: complete.difference(m, BASELINE, measure(column.key)) for m in costs}
-        gains = {method: gain for method, gain in gains.items() if gain.estimate.count}
-        if gains:
-            panel = pictures.against_cost(costs, gains, column.title, "points")
-            panels.append((column.title, panel))
-    if panels:
-        yield from _figure(
-            folder, f"{study}-cost", panels,
-            "What each method costs (right), and what it brings (up); mean of "
-            f"{', '.join(complete.tasks)}.",
-        )  # fmt: skip
+    yield from _cost_figure(
+        complete, folder, f"{study}-cost", f"mean of {', '.join(complete.tasks)}"
+    )
+    for task in results.tasks:
+        one = results.only([task])
+        if set(one.methods) - set(complete.methods):  # a mean shows none that a task lacks
+            yield from _cost_figure(one, folder, f"{study}-cost-{task}", NAMES.get(task, task))
     methods = [method for method in DRAWN if method in results.methods]
     for task in results.tasks:
         name, key = NAMES.get(task, task), f"valid_{TASKS[task].metric}"
@@ -381,6 +374,23 @@ def _figures(results: Results, complete: Results, study: str, folder: Path) -> S
             folder, f"{study}-{task}", [*attacks, curves],
             f"{name}: right answers left under attack, and learning curves; bands: from the "
             "lowest seed to the highest.",
+        )  # fmt: skip
+
+
+def _cost_figure(results: Results, folder: Path, name: str, of_what: str) -> Section:
+    """What the methods gain over plain training, against their FLOPs; none without plain."""
+    costs = {method: flops(results, method) for method in results.methods if method != BASELINE}
+    panels = []
+    for column in (METRIC, ROBUSTNESS[2], ROBUSTNESS[1]):
+        gains = {m: results.difference(m, BASELINE, measure(column.key)) for m in costs}
+        gains = {method: gain for method, gain in gains.items() if gain.estimate.count}
+        if gains:
+            panel = pictures.against_cost(costs, gains, column.title, "points")
+            panels.append((column.title, panel))
+    if panels:
+        yield from _figure(
+            folder, name, panels,
+            f"What each method costs (right), and what it brings (up); {of_what}.",
         )  # fmt: skip
 
 
@@ -424,9 +434,11 @@ def _calibrated(results: Results, columns: Sequence[Column], name: str, folder: 
         if colon:
             factors.setdefault(factor, {})[method] = value
     for factor, values in factors.items():
-        if len(values) < 2:  # the preset's own, which is in every factor: nothing to compare
+        # The preset's own value is in every factor: alone on a task, it has nothing beside it.
+        tasks = [t for t in results.tasks if sum(bool(results.of(m, t)) for m in values) > 1]
+        if not tasks:
             continue
-        all_of_it = results.only(methods=[BASELINE, *values])
+        all_of_it = results.only(tasks, [BASELINE, *values])
         some = _complete(all_of_it)
         values = {method: value for method, value in values.items() if method in some.methods}
         yield f"### {name}, {', '.join(some.tasks)}: {factor}\n"
