@@ -1029,7 +1029,8 @@ class TestReport:
                 assert "independent" not in marked
 
     def test_of_a_factor_each_task_has_a_table_of_all_that_ran(self, drawn: list[str]) -> None:
-        ran = {(method, task) for method in ("plain", "alpha: 1") for task in ("sst2", "sick-e")}
+        everywhere = ("plain", "alpha: 1", "alpha: 10")
+        ran = {(method, task) for method in everywhere for task in ("sst2", "sick-e")}
         chosen = [cell for cell in in_order("calibrate") if cell.seed == 1
                   and (cell.method, cell.task) in ran | {("alpha: 3", "sst2")}]  # fmt: skip
         text = report([result(cell) for cell in chosen])
