@@ -61,13 +61,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_f
 from tqdm import tqdm
 
 from alum_fairseq import cli
-from alum_fairseq.checkpoints import load_model, load_state
+from alum_fairseq.checkpoints.reading import load_model, load_state
 from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
 from alum_fairseq.criterions.alum_sentence_prediction import (
     AlumSentencePrediction,
     AlumSentencePredictionConfig,
 )
-from alum_fairseq.encoder_tap import check_layer, sentence_encoder
+from alum_fairseq.encoder.tap import check_layer, sentence_encoder
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_file
 

@@ -267,7 +267,7 @@ def in_two_processes(train: Callable[..., Any]) -> list[Any]:
 @pytest.fixture(scope="session")
 def cases(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """For every kind of task: a table, the data that alum-prepare made of it, a checkpoint."""
-    from untrained import KINDS, make_case
+    from support.untrained import KINDS, make_case
 
     folder = tmp_path_factory.mktemp("untrained")
     return {kind: make_case(kind, mlm_data, folder) for kind in KINDS}

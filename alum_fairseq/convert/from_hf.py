@@ -23,9 +23,9 @@ from alum_fairseq.convert.weights import (
     number_of_labels,
     to_fairseq,
 )
+from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder, whole_folder
-from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
 
 CHECKPOINT = "model.pt"
 LABELS = Path("label") / DICTIONARY

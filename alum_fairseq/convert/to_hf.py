@@ -12,15 +12,15 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from safetensors.torch import save
 from torch import Tensor
 
-from alum_fairseq.checkpoints import load_state, require_roberta, require_symbol
+from alum_fairseq.checkpoints.reading import load_state, require_roberta, require_symbol
 from alum_fairseq.convert.architecture import Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
 from alum_fairseq.convert.weights import ENCODER, HEADS, to_transformers, todays_names
 from alum_fairseq.convert.write_tokenizer import Template, make_tokenizer, write_tokenizer
-from alum_fairseq.data_record import RECORD, VOCABULARY, DataRecord
+from alum_fairseq.data.record import RECORD, VOCABULARY, DataRecord
+from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder, whole_folder
-from alum_fairseq.vocabulary import DICTIONARY, Vocabulary, load_dictionary
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from tokenizers import (
 from alum_fairseq.convert.byte_level import bpe_numbers
 from alum_fairseq.convert.folder import read_json
 from alum_fairseq.convert.sentencepiece_model import BPE, UNIGRAM, Piece, SentencepieceModel
+from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError, one_line
-from alum_fairseq.vocabulary import Vocabulary
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 

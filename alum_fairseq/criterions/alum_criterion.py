@@ -16,11 +16,11 @@ from fairseq.logging import metrics
 from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, Meter, MetersDict
 from torch import Tensor, distributed, nn
 
-from alum_fairseq.adversary import computed_in
-from alum_fairseq.batches import merge_logs, split_rows
-from alum_fairseq.config import PRECISIONS, AlumConfig, AlumSettings, Stage
-from alum_fairseq.deferred import deferred
-from alum_fairseq.encoder_tap import (
+from alum_fairseq.adversarial.adversary import computed_in
+from alum_fairseq.adversarial.deferred import deferred
+from alum_fairseq.criterions.batches import merge_logs, split_rows
+from alum_fairseq.criterions.options import PRECISIONS, AlumConfig, AlumSettings, Stage
+from alum_fairseq.encoder.tap import (
     EncoderTap,
     check_low_memory,
     shown_to_wrappers,

@@ -11,8 +11,8 @@ from fairseq.tasks.masked_lm import MaskedLMTask
 from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
 from torch import Tensor
 
-from alum_fairseq.config import AlumConfig
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
+from alum_fairseq.criterions.options import AlumConfig
 
 
 @dataclass

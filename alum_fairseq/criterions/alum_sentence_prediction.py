@@ -15,9 +15,9 @@ from fairseq.criterions.sentence_prediction import (
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from torch import nn
 
-from alum_fairseq.config import AlumConfig
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
-from alum_fairseq.encoder_tap import unwrap
+from alum_fairseq.criterions.options import AlumConfig
+from alum_fairseq.encoder.tap import unwrap
 
 # Factors of what fairseq's criterion adds to the loss of every batch, of the parameters alone.
 _PENALTIES = ("mha_reg_scale_factor", "ffn_reg_scale_factor")

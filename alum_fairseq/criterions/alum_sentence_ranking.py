@@ -15,8 +15,8 @@ from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II
 from torch import Tensor
 
-from alum_fairseq.config import AlumConfig
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
+from alum_fairseq.criterions.options import AlumConfig
 
 
 @dataclass

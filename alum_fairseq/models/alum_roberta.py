@@ -2,7 +2,7 @@
 
 fairseq fixes it at 1e-5. BERT was trained with 1e-12, and so is every RoBERTa that starts from the
 defaults of Hugging Face's ``RobertaConfig``; the difference moves the hidden states of a 6-layer
-BERT by up to 1e-3 (measured; see ``tests/test_convert.py``).
+BERT by up to 1e-3 (measured; see ``tests/convert/test_convert.py``).
 """
 
 from __future__ import annotations

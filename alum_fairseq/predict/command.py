@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import IO
 
 from alum_fairseq import cli
-from alum_fairseq.data_record import RECORD, DataRecord
+from alum_fairseq.data.record import RECORD, DataRecord
+from alum_fairseq.data.tables import (
+    STDIN,
+    Row,
+    TableFormat,
+    add_table_options,
+    read_rows,
+    shown,
+    table_format,
+)
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
 from alum_fairseq.predict.options import (
@@ -24,15 +33,6 @@ from alum_fairseq.predict.options import (
 )
 from alum_fairseq.predict.predictor import Prediction, Predictor
 from alum_fairseq.predict.scores import check_answer, scores
-from alum_fairseq.tables import (
-    STDIN,
-    Row,
-    TableFormat,
-    add_table_options,
-    read_rows,
-    shown,
-    table_format,
-)
 
 _DESCRIPTION = """\
 Predicts labels and probabilities with a fine-tuned checkpoint.

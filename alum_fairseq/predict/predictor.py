@@ -13,17 +13,17 @@ from fairseq.data import Dictionary
 from fairseq.data.data_utils import batch_by_size, collate_tokens
 from torch import Tensor, nn
 
-from alum_fairseq.checkpoints import (
+from alum_fairseq.checkpoints.reading import (
     classification_heads,
     config_of,
     load_model,
     load_state,
     require_symbol,
 )
-from alum_fairseq.data_record import RECORD, VOCABULARY, DataRecord
-from alum_fairseq.encoding import ExampleEncoder
+from alum_fairseq.data.encoding import ExampleEncoder
+from alum_fairseq.data.record import RECORD, VOCABULARY, DataRecord
+from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
-from alum_fairseq.vocabulary import Vocabulary
 
 MAX_TOKENS = 4096
 _RANKING = ("sentence_ranking", "alum_sentence_ranking")

@@ -11,14 +11,14 @@ from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
 
 from alum_fairseq import cli
-from alum_fairseq.data_record import VOCABULARY, DataRecord, SplitRecord
-from alum_fairseq.encoding import ExampleEncoder, encode_all
+from alum_fairseq.data.encoding import ExampleEncoder, encode_all
+from alum_fairseq.data.record import VOCABULARY, DataRecord, SplitRecord
+from alum_fairseq.data.tables import Row, has_header, read_rows, shown
+from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
 from alum_fairseq.prepare.labels import as_number, in_order, label_dictionary
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
-from alum_fairseq.tables import Row, has_header, read_rows, shown
-from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
 
 # A process is worth its start for so many lines of symbols.
 _LINES_A_WORKER = 20_000

@@ -9,13 +9,13 @@ import textwrap
 from pathlib import Path
 
 from alum_fairseq import cli
-from alum_fairseq.data_record import DataRecord
+from alum_fairseq.data.record import DataRecord
+from alum_fairseq.data.tables import add_table_options, table_format
+from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.prepare.build import prepare
 from alum_fairseq.prepare.datasets import KNOWN_TASKS, known_task, plan_of
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source, split_names
-from alum_fairseq.tables import add_table_options, table_format
-from alum_fairseq.vocabulary import Vocabulary
 
 _DESCRIPTION = """\
 Makes the data that fairseq's sentence_prediction (and sentence_ranking) fine-tunes on.

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alum_fairseq.data.tables import TableFormat
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
-from alum_fairseq.tables import TableFormat
 
 # The order of the released roberta.large.mnli.
 _NLI = ("contradiction", "neutral", "entailment")
@@ -30,7 +30,7 @@ class KnownTask:
         files: for every split its files, each with alternatives after ``|``: the first that is
             there is taken.
         unlike_the_rest: for some splits, other columns, which have no label.
-        header: see :class:`alum_fairseq.tables.TableFormat`.
+        header: see :class:`alum_fairseq.data.tables.TableFormat`.
         scale, no_label, skip_malformed: see :class:`alum_fairseq.prepare.plan.Plan`.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alum_fairseq.tables import TableFormat
+from alum_fairseq.data.tables import TableFormat
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 
@@ -33,7 +33,7 @@ class Plan:
     """What is to be prepared.
 
     Attributes:
-        kind: as in :class:`alum_fairseq.data_record.DataRecord`.
+        kind: as in :class:`alum_fairseq.data.record.DataRecord`.
         sources: by split, ``train`` among them.
         labels: the classes in their order; None: those of the training set.
         scale: what the labels of a regression are divided by.

@@ -18,7 +18,8 @@ from typing import Any
 
 import alum_fairseq
 from alum_fairseq import cli
-from alum_fairseq.data_record import RECORD, DataRecord
+from alum_fairseq.data.record import RECORD, DataRecord
+from alum_fairseq.data.tables import add_table_options, table_format
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder
 from alum_fairseq.predict import Predictor
@@ -38,7 +39,6 @@ from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.summary import build_report
 from alum_fairseq.robustness.types import Example
 from alum_fairseq.robustness.wording import table
-from alum_fairseq.tables import add_table_options, table_format
 
 _DESCRIPTION = """\
 Measures how robust fine-tuned checkpoints are, and writes a report.

@@ -10,13 +10,13 @@ from typing import Any
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
-from alum_fairseq.binarized import read_split, text_labels
+from alum_fairseq.data.binarized import read_split, text_labels
+from alum_fairseq.data.tables import TableFormat, read_rows
+from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.scores import check_answer
 from alum_fairseq.robustness.types import Example
-from alum_fairseq.tables import TableFormat, read_rows
-from alum_fairseq.vocabulary import Vocabulary, load_dictionary
 
 
 def from_table(

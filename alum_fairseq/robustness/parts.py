@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from alum_fairseq.adversary import Adversary
+from alum_fairseq.adversarial.adversary import Adversary
 from alum_fairseq.robustness.greedy import (
     Attempt,
     CharacterEdits,

@@ -1,9 +1,9 @@
 """Projected gradient attacks on embeddings, and the smallest radius at which one succeeds.
 
-Where :mod:`alum_fairseq.adversary` finds a perturbation to train with, in one step, this looks for
-one that changes the decision, and gives up late. The attack is that of Madry et al. 2018 (arXiv
-1706.06083): steepest ascent, projected to a ball, from several starts. Nothing here knows of
-fairseq. A model is a function from the embeddings of some examples to their outputs.
+Where :mod:`alum_fairseq.adversarial.adversary` finds a perturbation to train with, in one step,
+this looks for one that changes the decision, and gives up late. The attack is that of Madry et al.
+2018 (arXiv 1706.06083): steepest ascent, projected to a ball, from several starts. Nothing here
+knows of fairseq. A model is a function from the embeddings of some examples to their outputs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alum_fairseq.adversarial.norms import NORMS, Norm, get_norm, root_mean_square
 from alum_fairseq.errors import UsageError
-from alum_fairseq.norms import NORMS, Norm, get_norm, root_mean_square
 
 # Of some of the examples: their embeddings (b x T x D), and which they are (b).
 Predict = Callable[[Tensor, Tensor], Tensor]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alum_fairseq.data.tables import TableFormat, read_rows
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_file
 from alum_fairseq.robustness.types import Example, Texts
-from alum_fairseq.tables import TableFormat, read_rows
 
 _Row = tuple[Texts, str]  # and the label, as the set has it
 _Meanings = Mapping[str, frozenset[str]]

@@ -10,8 +10,8 @@ import torch
 from fairseq.data.data_utils import collate_tokens
 from torch import Tensor
 
-from alum_fairseq.divergences import Divergence, get_divergence
-from alum_fairseq.encoder_tap import EncoderTap
+from alum_fairseq.adversarial.divergences import Divergence, get_divergence
+from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.predict import Predictor
 from alum_fairseq.robustness.noise import seeded
 from alum_fairseq.robustness.pgd import DIVERGENCE, LOSS, Target

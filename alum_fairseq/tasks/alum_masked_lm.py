@@ -11,7 +11,7 @@ from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from fairseq.utils import split_paths
 from omegaconf import II
 
-from alum_fairseq.binarized import parts_of, read_split
+from alum_fairseq.data.binarized import parts_of, read_split
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file
 from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig, check_dictionary

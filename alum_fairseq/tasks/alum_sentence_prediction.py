@@ -10,7 +10,7 @@ from typing import Any, Optional
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
-from alum_fairseq.binarized import Split, labels_may_lack, parts_of, read_split, read_texts
+from alum_fairseq.data.binarized import Split, labels_may_lack, parts_of, read_split, read_texts
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
     AlumTask,

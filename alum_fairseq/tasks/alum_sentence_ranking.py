@@ -12,7 +12,7 @@ from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II, MISSING, OmegaConf, open_dict
 
-from alum_fairseq.binarized import parts_of, read_texts
+from alum_fairseq.data.binarized import parts_of, read_texts
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
     AlumTask,

@@ -14,12 +14,12 @@ from fairseq.file_io import PathManager
 from omegaconf import II
 from torch import distributed
 
-from alum_fairseq.binarized import labels_may_lack, text_labels
-from alum_fairseq.checkpoints import check_fits, check_resumable, load_state
-from alum_fairseq.encoder_tap import check_layer, check_low_memory
+from alum_fairseq.checkpoints.reading import check_fits, check_resumable, load_state
+from alum_fairseq.data.binarized import labels_may_lack, text_labels
+from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
+from alum_fairseq.encoder.tap import check_layer, check_low_memory
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, naming_closed_paths
-from alum_fairseq.vocabulary import DICTIONARY, load_dictionary
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 
@@ -279,7 +279,7 @@ def check_token(option: str, token: Optional[int], symbols: int) -> None:
 
 
 def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
-    """The labels that are text, as :func:`~alum_fairseq.binarized.text_labels`.
+    """The labels that are text, as :func:`~alum_fairseq.data.binarized.text_labels`.
 
     Args:
         folder: of the labels.

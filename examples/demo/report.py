@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from alum_fairseq.presets import get_preset
+from alum_fairseq.adversarial.presets import get_preset
 
 PLAIN, ALUM = "plain", "ALUM"
 _COLORS = {PLAIN: "#5b6770", ALUM: "#c8553d"}

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from alum_fairseq.adversary import NOISE_STD
+from alum_fairseq.adversarial.adversary import NOISE_STD
+from alum_fairseq.adversarial.presets import get_preset
 from alum_fairseq.errors import UsageError
-from alum_fairseq.presets import get_preset
 
 # Raise it when the plugin's training or its measuring changes what comes out; every cell is then
 # run anew. A change of a preset's numbers needs no raise: they are part of the identity.

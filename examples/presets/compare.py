@@ -27,8 +27,8 @@ import torch
 from torch import nn
 
 from alum_fairseq import DIVERGENCES, PRESETS, Adversary, cli
-from alum_fairseq.checkpoints import load_model, load_state
-from alum_fairseq.encoder_tap import EncoderTap
+from alum_fairseq.checkpoints.reading import load_model, load_state
+from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_file
 

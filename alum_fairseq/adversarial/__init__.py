@@ -1,0 +1,1 @@
+"""The adversary and the methods that train with it: torch alone, a model is a function."""

@@ -1,0 +1,1 @@
+"""Checkpoints: read as data alone, and checked."""

@@ -1,0 +1,1 @@
+"""Tables, vocabularies and binarised data."""

@@ -1,0 +1,252 @@
+"""What the commands share: vocabularies, files written whole, how a command ends."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sentencepiece
+from conftest import run_tool
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from alum_fairseq import UsageError, cli
+from alum_fairseq.data.vocabulary import Vocabulary
+from alum_fairseq.files import existing_file, existing_folder, whole_file, whole_folder
+
+
+def tokenizer_of(model: models.Model, words: pre_tokenizers.PreTokenizer) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = words
+    return tokenizer
+
+
+WORDPIECE = tokenizer_of(
+    models.WordPiece({"[UNK]": 0, "un": 1, "##friend": 2, "##ly": 3, "cat": 4}, unk_token="[UNK]"),
+    pre_tokenizers.Whitespace(),
+)
+BYTE_LEVEL = tokenizer_of(
+    models.BPE({"Ġ": 0, "a": 1, "b": 2, "Ġa": 3}, [("Ġ", "a")]),
+    pre_tokenizers.ByteLevel(add_prefix_space=True),
+)
+METASPACE = tokenizer_of(
+    models.Unigram([("▁a", -1.0), ("b", -2.0), ("▁", -3.0)], unk_id=2), pre_tokenizers.Metaspace()
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "dict.txt").write_text("a 3\nb 1\n")
+    return tmp_path
+
+
+def write_sentencepiece(folder: Path) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a bad cab", "a cab", "bad"] * 20),
+        model_prefix=str(folder / "sentencepiece.bpe"),
+        vocab_size=12,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+
+
+# Vocabularies
+
+
+def test_a_dictionary_alone_is_of_words(folder: Path) -> None:
+    vocabulary = Vocabulary.load(folder)
+    assert (vocabulary.bpe, vocabulary.options) == ("none", {})
+    assert vocabulary.encoder().encode("  a\tb \n") == "a b"
+    assert len(vocabulary.dictionary) == 6
+
+
+def test_sentencepiece_is_known_by_its_file(folder: Path, tmp_path: Path) -> None:
+    write_sentencepiece(folder)
+    vocabulary = Vocabulary.load(folder)
+    path = str(folder / "sentencepiece.bpe.model")
+    assert vocabulary.options == {"bpe": "sentencepiece", "sentencepiece_model": path}
+    expected = sentencepiece.SentencePieceProcessor(model_file=path).encode("a cab", out_type=str)
+    assert vocabulary.encoder().encode("a cab").split() == expected
+    copy = vocabulary.copy_to(tmp_path / "deep/copy")
+    assert sorted(p.name for p in copy.folder.iterdir()) == ["dict.txt", "sentencepiece.bpe.model"]
+    assert Vocabulary.load(copy.folder).encoder().encode("a cab").split() == expected
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "symbols", "beginnings"),
+    [
+        (
+            WORDPIECE,
+            "unfriendly cat",
+            ["un", "##friend", "##ly", "cat"],
+            [True, False, False, True],
+        ),
+        (BYTE_LEVEL, "ab a", ["Ġa", "b", "Ġa"], [True, False, True]),
+        (METASPACE, "ab a", ["▁a", "b", "▁a"], [True, False, True]),
+    ],
+    ids=["wordpiece", "byte-level", "metaspace"],
+)
+def test_a_tokenizer_json(
+    tokenizer: Tokenizer, text: str, symbols: list[str], beginnings: list[bool], folder: Path
+) -> None:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    vocabulary = Vocabulary.load(folder)
+    assert vocabulary.bpe == "alum_tokenizers"
+    encoder = vocabulary.encoder()
+    assert encoder.encode(text).split() == symbols
+    assert [encoder.is_beginning_of_word(symbol) for symbol in symbols] == beginnings
+    assert encoder.is_beginning_of_word("<unk>")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "dict.txt").unlink(), "has no dict.txt"),
+        (lambda f: (f / "dict.txt").write_text("a\n"), "dict.txt is no dictionary of fairseq"),
+        (lambda f: (f / "dict.txt").write_text("a 1\na 1\n"), "Duplicate word"),
+        (lambda f: (f / "dict.txt").write_bytes(b"\xff 1\n"), "dict.txt is no dictionary"),
+        (lambda f: (f / "encoder.json").write_text("{}"), "holds encoder.json but no vocab.bpe"),
+        (lambda f: (f / "vocab.bpe").write_text(""), "holds vocab.bpe but no encoder.json"),
+        (
+            lambda f: [(f / n).touch() for n in ("tokenizer.json", "sentencepiece.bpe.model")],
+            "holds sentencepiece.bpe.model and tokenizer.json: keep those that dict.txt belongs to",
+        ),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is no tokenizer"),
+        (lambda f: (f / "sentencepiece.bpe.model").write_text("x"), "model cannot be read"),
+        (
+            lambda f: [(f / n).write_text("x") for n in ("encoder.json", "vocab.bpe")],
+            "encoder.json, .*vocab.bpe cannot be read",
+        ),
+    ],
+)
+def test_broken_vocabularies(spoil: Callable[[Path], object], message: str, folder: Path) -> None:
+    spoil(folder)
+    with pytest.raises(UsageError, match=message) as found:
+        Vocabulary.load(folder).encoder()
+    assert "\n" not in str(found.value)
+
+
+# Files
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "new/target"
+    with whole_file(target) as aside:
+        aside.write_text("all of it")
+        assert not target.exists()
+    assert target.read_text() == "all of it"
+    with pytest.raises(ZeroDivisionError), whole_file(target) as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "all of it"
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with pytest.raises(ZeroDivisionError), whole_folder(target) as aside:
+        (aside / "half").touch()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    target.mkdir()  # an empty one is as good as none
+    with whole_folder(target) as aside:
+        (aside / "file").touch()
+    assert [path.name for path in target.iterdir()] == ["file"]
+    with pytest.raises(UsageError, match="target exists: remove it, or name another folder"):
+        whole_folder(target).__enter__()
+    with pytest.raises(UsageError, match="file/in cannot be written"):
+        whole_folder(target / "file/in").__enter__()
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder, not a file"):
+        whole_file(tmp_path).__enter__()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with whole_file(pipe) as aside:
+        assert aside == pipe
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    (tmp_path / "link").symlink_to("target")
+    with whole_file(tmp_path / "link") as aside:
+        aside.write_text("text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "text"
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        with whole_file(tmp_path / "file"), whole_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(mask)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder")]
+    assert modes == [0o644, 0o755]
+
+
+def test_what_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert existing_file(tmp_path / "file") == tmp_path / "file"
+    assert existing_folder(tmp_path) == tmp_path
+    for check, path, message in (
+        (existing_file, tmp_path, "is a folder, not a file"),
+        (existing_file, tmp_path / "no", "no does not exist"),
+        (existing_folder, tmp_path / "file", "is a file, not a folder"),
+        (existing_folder, tmp_path / "no", "no does not exist"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check(path)
+
+
+# How a command ends
+
+
+def raising(error: BaseException) -> Callable[[list[str]], None]:
+    def main(argv: list[str]) -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UsageError("--this is 3: it must be 4"), 2, "error: --this is 3: it must be 4\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(raising(error), []) == code
+    assert capsys.readouterr().err.endswith(f": {said}")
+
+
+def test_an_unexpected_error_is_shown_whole() -> None:
+    with pytest.raises(ZeroDivisionError):
+        cli.run(raising(ZeroDivisionError()), [])
+
+
+def test_success_and_a_reader_that_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.run(lambda argv: None, []) == 0
+    read, write = os.pipe()
+    spare = SimpleNamespace(flush=lambda: None, fileno=lambda: write)
+    monkeypatch.setattr("sys.stdout", spare)
+    assert cli.run(raising(BrokenPipeError()), []) == 0
+    os.close(read)
+    os.write(write, b"goes nowhere")  # and does not fail
+    os.close(write)
+
+
+@pytest.mark.parametrize(
+    "name", ["alum-prepare", "alum-convert", "alum-predict", "alum-robustness"]
+)
+def test_help(name: str) -> None:
+    text = run_tool(name, "--help").stdout
+    assert text.startswith(f"usage: {name}")
+    assert max(map(len, text.splitlines())) <= 100
+    assert "INFO" not in text
+    assert run_tool(name, "--no-such-option", check=False).returncode == 2

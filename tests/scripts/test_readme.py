@@ -1,0 +1,63 @@
+"""The README says what the code does: its options, its presets, its Python, its paths."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+import torch
+from conftest import ROOT
+
+from alum_fairseq import PRESETS
+from alum_fairseq.criterions.options import AlumConfig
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROWS = {
+    cells[1].strip(" `"): [cell.strip() for cell in cells[2:5]]
+    for cells in (line.split("|") for line in README.splitlines())
+    if len(cells) > 4 and re.fullmatch(r" `--alum-[a-z-]+` ", cells[1])
+}
+
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_every_option_is_explained() -> None:
+    options = {"--" + f.name.replace("_", "-") for f in fields(AlumConfig) if f.name != "_name"}
+    assert set(ROWS) == options
+
+
+@pytest.mark.parametrize("preset", ["calibrated", "paper", "reference"])
+def test_the_presets_are_those_of_the_code(preset: str) -> None:
+    column = ["calibrated", "paper", "reference"].index(preset)
+    chosen = PRESETS[preset]
+    values = vars(chosen.adversary) | {"alpha": chosen.pretraining_alpha, "dropout": chosen.dropout}
+    for name in set(values) - {"ball", "measure"}:
+        shown = ROWS["--alum-" + name.replace("_", "-")][column].split(" ")[0]
+        value = values[name]
+        if value is None:
+            assert (name, shown) == ("noise_std", "by")  # by precision
+            continue
+        assert shown == value if isinstance(value, str) else float(shown) == value, name
+    if chosen.finetuning_alpha != chosen.pretraining_alpha:
+        assert f"({chosen.finetuning_alpha:g}" in ROWS["--alum-alpha"][column]
+
+
+def test_its_adversary_runs() -> None:
+    [code] = [block for block in PYTHON if "perturb" in block]
+    weights = torch.randn(4, 5, requires_grad=True)
+    names = {
+        "predict": lambda e: torch.tanh(e @ weights).mean(1),
+        "embeddings": torch.randn(2, 3, 4),
+        "mask": torch.tensor([[True, True, True], [True, False, False]]),
+        "labels": torch.tensor([0, 1]),
+    }
+    exec(code, names)
+    names["loss"].backward()
+    assert weights.grad.abs().sum() > 0
+    assert names["regularizer"] > 0
+
+
+def test_the_files_that_it_names_are_there() -> None:
+    for path in re.findall(r"\b((?:examples|scripts|alum_fairseq)/[\w/.]+\.\w+)", README):
+        assert (ROOT / path).exists(), path
