@@ -1,0 +1,29 @@
+"""What logits mean: one file for each type of problem, torch alone."""
+
+from alum_fairseq.problems.classification import Classification
+from alum_fairseq.problems.masked_lm import MaskedLM
+from alum_fairseq.problems.multiple_choice import MultipleChoice
+from alum_fairseq.problems.problem import (
+    PROBLEMS,
+    Prediction,
+    Problem,
+    SupervisedProblem,
+    Verdict,
+    get_problem,
+    register_problem,
+)
+from alum_fairseq.problems.regression import Regression
+
+__all__ = [
+    "PROBLEMS",
+    "Classification",
+    "MaskedLM",
+    "MultipleChoice",
+    "Prediction",
+    "Problem",
+    "Regression",
+    "SupervisedProblem",
+    "Verdict",
+    "get_problem",
+    "register_problem",
+]

@@ -1,0 +1,283 @@
+"""The base of every problem type, and the registry of them.
+
+The types are what transformers calls a model's ``problem_type``: classification, regression, and so
+on. A problem says what the logits of a model mean, and whatever follows from that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from alum_fairseq.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one example.
+
+    Attributes:
+        label: the most probable class; None for regression.
+        probabilities: of every class, in their order; empty for regression.
+        value: the predicted number; None for classification.
+    """
+
+    label: str | None
+    probabilities: dict[str, float]
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a model says of an example, in the light of the right answer.
+
+    Attributes:
+        prediction: the most probable label; for regression the number.
+        correct: whether it is right; for regression: near enough.
+        loss: of the right answer, in nats; for regression the squared error. What attacks raise.
+        confidence: the largest probability; None for regression.
+    """
+
+    prediction: str | float
+    correct: bool
+    loss: float
+    confidence: float | None = None
+
+
+class Problem(ABC):
+    """What a training objective needs to know of a model's logits.
+
+    Attributes:
+        name: in :data:`PROBLEMS`.
+        divergence: that of two predictions, unless the user chooses another; a name in
+            :data:`alum_fairseq.adversarial.divergences.DIVERGENCES`.
+        categorical: whether logits stand for a distribution over their last dimension, rather than
+            for themselves.
+    """
+
+    name: ClassVar[str]
+    divergence: ClassVar[str] = "kl"
+    categorical: ClassVar[bool] = True
+
+    def logits(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The logits of a batch's predictions.
+
+        Args:
+            outputs: what the model returned, call by call, while the criterion computed the loss.
+
+        Raises:
+            UsageError: the criterion called the model more than once, or not at all.
+        """
+        if len(outputs) != 1:
+            raise UsageError(
+                f"the criterion called the model {len(outputs)} times for one batch: ALUM must be "
+                "told how the outputs make up one prediction (Problem.logits)"
+            )
+        return outputs[0]
+
+    def weights(self, target: Tensor, logits: Tensor, padding_idx: int) -> Tensor | None:
+        """What each prediction counts in a sum over the batch; None: all count 1.
+
+        Args:
+            target: of the batch, as fairseq's task makes it.
+            logits: ``... x C``.
+            padding_idx: what stands in the target where there is nothing to predict.
+
+        Returns:
+            One weight for each prediction, ``logits.shape[:-1]``. A divergence that is taken entry
+            by entry (``categorical`` is False) has values of the shape of the logits: for it add a
+            last dimension of 1.
+        """
+        return None
+
+
+class SupervisedProblem(Problem):
+    """A problem whose right answers stand in a table: a head predicts them, commands score them.
+
+    Attributes:
+        labels: the classes, in the order of the logits; empty where answers are numbers.
+        binarized_labels: whether fairseq reads the labels as symbols of a dictionary, rather than
+            as lines of text.
+    """
+
+    labels: tuple[str, ...] = ()
+    binarized_labels: ClassVar[bool] = False
+
+    # ---------------------------------------------------------------- the task, and its data
+
+    @classmethod
+    @abstractmethod
+    def of(cls, labels: Sequence[str] | None, scale: float) -> Self:
+        """Make one from what a record of prepared data says.
+
+        Args:
+            labels: the classes; None where answers are numbers.
+            scale: what numbers were divided by.
+        """
+
+    @property
+    @abstractmethod
+    def answers(self) -> str:
+        """What the answers are, for people to read."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """What fairseq calls ``--num-classes``: classes, candidates, or 1 number."""
+
+    def train_options(self) -> list[str]:
+        """The options of ``fairseq-train`` that name the problem."""
+        return ["--num-classes", str(self.num_classes)]
+
+    def check_texts(self, count: int) -> None:
+        """Make sure that an example may have so many texts.
+
+        Raises:
+            UsageError: it may not.
+        """
+        if not 1 <= count <= 2:
+            raise UsageError(f"an example has 1 or 2 texts, not {count}")
+
+    def inputs(self, texts: Sequence[Text]) -> list[tuple[Text, ...]]:
+        """How the texts of an example make up the inputs of the model: one, or several."""
+        return [tuple(texts)]
+
+    @abstractmethod
+    def answer(self, text: str) -> int | float:
+        """What a label in a table stands for: the number of a class, or a number.
+
+        Raises:
+            UsageError: it is no answer to this problem.
+        """
+
+    @abstractmethod
+    def label_line(self, text: str) -> str:
+        """A label as fairseq reads it in a ``.label`` file: see :meth:`from_label_line`."""
+
+    @abstractmethod
+    def from_label_line(self, line: str) -> str:
+        """The label of a table, from a line of a ``.label`` file.
+
+        Raises:
+            ValueError: it is no label.
+        """
+
+    # ---------------------------------------------------------------- what a model answers
+
+    @abstractmethod
+    def prediction(self, logits: Tensor) -> Prediction:
+        """What the logits (``C``) of one example say."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """The header of a table of predictions: see :meth:`fields`."""
+
+    @abstractmethod
+    def fields(self, prediction: Prediction) -> list[str]:
+        """A prediction as a row of a table."""
+
+    @abstractmethod
+    def entries(self, prediction: Prediction) -> dict[str, Any]:
+        """A prediction as an object of JSON."""
+
+    @abstractmethod
+    def scores(self, predictions: Sequence[Prediction], answers: Sequence[str]) -> dict[str, float]:
+        """fairseq's metrics of predictions.
+
+        Args:
+            predictions: one or more.
+            answers: the labels as they stand in the table.
+        """
+
+    # ---------------------------------------------------------------- right and wrong, for attacks
+
+    @abstractmethod
+    def within(self, tolerance: float | None, answers: Sequence[str]) -> Self:
+        """The same problem with a tolerance: how far from the answer a number still is right.
+
+        Args:
+            tolerance: above 0; None: half the standard deviation of the answers.
+            answers: the labels of the examples, as they stand in the table.
+
+        Raises:
+            UsageError: the problem knows no tolerance, or it is out of range.
+        """
+
+    @abstractmethod
+    def targets(self, accepted: Sequence[Sequence[str]]) -> Tensor:
+        """The right answers of examples, as the methods below take them.
+
+        Args:
+            accepted: for each example the labels that are right: one or, of classes, several.
+
+        Returns:
+            ``B`` rows: whether each class is right (bool, ``B x C``), or numbers (float64, ``B``).
+        """
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each example (``B``): nats, or the squared error in the table's unit.
+
+        Args:
+            logits: ``B x C``.
+            targets: see :meth:`targets`.
+        """
+
+    def attack_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What an attack climbs (``B``): it rises with :meth:`loss`, and stays steep."""
+        return self.loss(logits, targets)
+
+    @abstractmethod
+    def margins(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """How far predictions are from each of R ways to be wrong, in the unit of the logits.
+
+        Args:
+            logits: ``B x C``.
+            targets: see :meth:`targets`.
+
+        Returns:
+            ``B x R``: negative where a prediction is wrong, infinite where there is no such way.
+        """
+
+    @abstractmethod
+    def verdict(self, logits: Tensor, target: Tensor) -> Verdict:
+        """Whether one example is right.
+
+        Args:
+            logits: ``C``.
+            target: a row of :meth:`targets`.
+        """
+
+
+Text = TypeVar("Text")
+_Type = TypeVar("_Type", bound=type[Problem])
+
+PROBLEMS: dict[str, type[Problem]] = {}
+
+
+def register_problem(problem: _Type) -> _Type:
+    """Add a class to :data:`PROBLEMS`, under its ``name``; a decorator, for users' own as well.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    if PROBLEMS.setdefault(problem.name, problem) is not problem:
+        raise UsageError(f"there is a problem {problem.name!r} already: give yours another name")
+    return problem
+
+
+def get_problem(name: str) -> type[Problem]:
+    """Look a class up by its name.
+
+    Raises:
+        UsageError: the name is not a key of :data:`PROBLEMS`.
+    """
+    if name not in PROBLEMS:
+        raise UsageError(f"problem {name!r} is unknown: choose one of {', '.join(PROBLEMS)}")
+    return PROBLEMS[name]
