@@ -16,6 +16,29 @@ class UsageError(ValueError, RuntimeError):
     """
 
 
+class FieldError(UsageError):
+    """One field of a dataclass has a wrong value.
+
+    Attributes:
+        name: of the field.
+        problem: the rest of the message, which begins with the field's name.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name} {problem}")
+        self.name, self.problem = name, problem
+
+
+def require(name: str, value: object, right: str, condition: bool) -> None:
+    """Make sure that a field's value is right.
+
+    Raises:
+        FieldError: the condition does not hold.
+    """
+    if not condition:
+        raise FieldError(name, f"is {value!r}: it must be {right}")
+
+
 def one_line(error: BaseException) -> str:
     """The message of a library's error without its line breaks, cut to what can be read."""
     text = " ".join(str(error).split())

@@ -29,6 +29,7 @@ import os
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler talks on every use
 
 import argparse
+import copy
 import ctypes
 import json
 import logging
@@ -67,7 +68,7 @@ from alum_fairseq.criterions.alum_sentence_prediction import (
     AlumSentencePrediction,
     AlumSentencePredictionConfig,
 )
-from alum_fairseq.encoder.tap import check_layer, sentence_encoder
+from alum_fairseq.encoder.tap import sentence_encoder
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_file
 
@@ -99,19 +100,15 @@ LEAST = {"tokens": 3, "vocabulary": 6}
 MODES: dict[str, dict[str, Any] | None] = {
     "stock": None,
     "exact": {},
-    "sampled-label": {"alum_ascent": "sampled-label"},
-    "true-label": {"alum_ascent": "true-label"},
-    "random": {"alum_ascent": "random"},
+    "random": {"alum_steps": 0},
     "low memory": {"alum_memory": "low"},
-    "low memory, sampled-label": {"alum_memory": "low", "alum_ascent": "sampled-label"},
     "a quarter of the batch": {"alum_fraction": 0.25},
-    "a quarter, sampled-label": {"alum_fraction": 0.25, "alum_ascent": "sampled-label"},
-    "every 4th update": {"alum_interval": 4},
     "K=2": {"alum_steps": 2},
     "K=3": {"alum_steps": 3},
-    "K=3, later steps 1 layer": {"alum_steps": 3, "alum_step_layers": 1},
-    "K=3, later steps half": {"alum_steps": 3, "alum_step_layers": "half"},
-    "ascent in bf16": {"alum_ascent_precision": "bf16"},
+    **{
+        name: {"alum_preset": name}
+        for name in ("vat", "r3f", "smart", "fgm", "pgd", "freelb", "freelb++")
+    },
 }
 
 TASKS = ("masked_lm", "sentence_prediction")
@@ -225,6 +222,7 @@ def _task(dictionary: Dictionary) -> SimpleNamespace:
         max_positions=lambda: None,
         cfg=Namespace(_name="masked_lm"),
         passes_update_number=True,
+        passes_ema_model=True,
     )
 
 
@@ -279,27 +277,28 @@ class Mode:
         self.model, self.task, self.dictionary, self.options = model, task, dictionary, options
         self.compiled = compiled
         self.criterion = build_criterion(task, dictionary, options)
-        self.cycle = (options or {}).get("alum_interval", 1)
+        self.ema_model = None
+        if options is not None and self.criterion.preset.proximal > 0:
+            self.ema_model = copy.deepcopy(model).requires_grad_(False)
 
-    def updates(self, batch: Batch, dtype: torch.dtype | None, eager: bool = False) -> None:
-        """As many updates as it takes until everything has happened once.
+    def update(self, batch: Batch, dtype: torch.dtype | None, eager: bool = False) -> None:
+        """Forward and backward pass.
 
         Args:
-            batch: of all of them.
+            batch: of the update.
             dtype: of autocast.
             eager: without torch.compile, whose kernels torch's counter of FLOPs does not see.
         """
         self.model.train()
         compile_layers(self.model, self.compiled and not eager)
-        device = batch["target"].device.type
-        for number in range(self.cycle):
-            torch.manual_seed(number)
-            if self.options is not None:
-                self.criterion.set_num_updates(number)
-            with torch.autocast(device, dtype, enabled=dtype is not None):
-                loss = self.criterion(self.model, batch)[0]
-            (loss * LOSS_SCALE if dtype == torch.float16 else loss).backward()
-            self.model.zero_grad(set_to_none=True)
+        device, scale = batch["target"].device.type, LOSS_SCALE if dtype == torch.float16 else 1.0
+        torch.manual_seed(0)
+        if self.options is not None:
+            self.criterion.prepare_update(0, scale, self.ema_model)
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            loss = self.criterion(self.model, batch)[0]
+        (loss * scale).backward()
+        self.model.zero_grad(set_to_none=True)
 
     def adversarial(self, batches: list[Batch], dtype: torch.dtype | None) -> dict[str, float]:
         """The divergence reached, and the gain, without dropout."""
@@ -328,8 +327,7 @@ def compile_layers(model: nn.Module, on: bool) -> None:
     """Run the encoder's layers as torch.compile makes them, or as they are.
 
     Each by itself: fairseq's encoder decides by its values whether there is padding, which ends a
-    graph. It is for stock fairseq: where dropout's masks are kept, torch.compile leaves layers as
-    they are.
+    graph.
     """
     for layer in sentence_encoder(model).layers:
         if on:
@@ -400,12 +398,12 @@ def measure(
     """Every mode on the same batch, in turns."""
     model = next(iter(modes.values())).model
     cuda = next(model.parameters()).is_cuda
-    run = {name: (lambda mode=mode: mode.updates(batch, dtype)) for name, mode in modes.items()}
+    run = {name: (lambda mode=mode: mode.update(batch, dtype)) for name, mode in modes.items()}
     results: dict[str, dict[str, float]] = {}
     for name, mode in tqdm(modes.items(), desc="FLOPs, memory, gain", leave=False, disable=None):
         run[name]()  # warm-up
         results[name] = {
-            "flops": count_flops(lambda mode=mode: mode.updates(batch, dtype, True)) / mode.cycle,
+            "flops": count_flops(lambda mode=mode: mode.update(batch, dtype, True)),
             "memory": peak_memory(model, run[name]),
             **mode.adversarial(held_out, dtype),
         }
@@ -415,15 +413,13 @@ def measure(
             "memory_ratio": result["memory"] / results["stock"]["memory"],
         }
     if rounds:
-        cycles = {name: mode.cycle for name, mode in modes.items()}
-        for name, times in compare_times(run, cycles, rounds, seed, cuda).items():
+        for name, times in compare_times(run, rounds, seed, cuda).items():
             results[name] |= times
     return results
 
 
 def compare_times(
     run: dict[str, Callable[[], None]],
-    cycles: dict[str, int],
     rounds: int,
     seed: int,
     cuda: bool,
@@ -435,7 +431,6 @@ def compare_times(
 
     Args:
         run: what to time, with ``"stock"`` among it.
-        cycles: how many updates a run makes.
         rounds: how often each is timed.
         seed: of their order, which is another in every round.
         cuda: whether to wait for a GPU.
@@ -451,7 +446,7 @@ def compare_times(
         shuffled.shuffle(order)
         before = seconds(run["stock"], cuda)
         for name in order:
-            mine = seconds(run[name], cuda) / cycles[name]
+            mine = seconds(run[name], cuda)
             after = seconds(run["stock"], cuda)
             times[name].append(mine)
             ratios[name].append(2 * mine / (before + after))
@@ -612,19 +607,15 @@ def build_modes(
     Raises:
         UsageError: the model or the preset does not go with a mode.
     """
-    layers = len(sentence_encoder(model).layers)
     modes = {}
     for name in options.modes:
         chosen = MODES[name]
         if chosen is not None:
             chosen = {"alum_preset": options.preset, **chosen}
-            if chosen.get("alum_step_layers") == "half":
-                chosen["alum_step_layers"] = max(1, layers // 2)
-            try:
-                check_layer(model, 0, chosen.get("alum_step_layers", 0))
-            except UsageError as error:
-                raise UsageError(f"the mode '{name}': {error}") from None
-        modes[name] = Mode(model, task, dictionary, chosen)
+        try:
+            modes[name] = Mode(model, task, dictionary, chosen)
+        except UsageError as error:
+            raise UsageError(f"the mode '{name}': {error}") from None
     if options.compile:
         modes["stock, compiled"] = Mode(model, task, dictionary, None, True)
     return modes

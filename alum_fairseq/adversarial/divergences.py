@@ -25,17 +25,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from alum_fairseq.adversarial.precision import widen
 from alum_fairseq.errors import UsageError
 
 DivergenceFunction = Callable[[Tensor, Tensor], Tensor]
 
 # From p and q, and whether the gradient for each is wanted, to those gradients of the sum.
 GradientFunction = Callable[[Tensor, Tensor, list[bool]], list[Tensor | None]]
-
-
-def widen(logits: Tensor) -> Tensor:
-    """At least float32: the log-softmax of half-precision logits loses small divergences."""
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _log_probabilities(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +57,15 @@ def _kl_gradients(p: Tensor, q: Tensor, wanted: list[bool]) -> list[Tensor | Non
         _centred(log_ratio, in_p) * in_p if wanted[0] else None,
         in_q - in_p if wanted[1] else None,
     ]
+
+
+def reverse_kl(p: Tensor, q: Tensor) -> Tensor:
+    r"""Kullback-Leibler divergence the other way round, :math:`KL(Q \| P)`, in nats (VAT's)."""
+    return kl(q, p)
+
+
+def _reverse_kl_gradients(p: Tensor, q: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+    return _kl_gradients(q, p, wanted[::-1])[::-1]
 
 
 def _kl_both_ways(p: Tensor, q: Tensor) -> Tensor:
@@ -136,7 +141,13 @@ class Divergence:
     both_ways: tuple[DivergenceFunction, GradientFunction] | None = None
 
     def total(self, p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Sum over the predictions, each times its weight (shape of ``function(p, q)``)."""
+        """Sum over the predictions, each times its weight.
+
+        Args:
+            p: logits.
+            q: logits of the same shape.
+            weights: of the shape of ``function(p, q)``, or without its last dimension.
+        """
         return self._sum(self.function, self.gradients, p, q, weights)
 
     def consistency(
@@ -166,51 +177,13 @@ class Divergence:
 
     def gradient(self, p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
         """The gradient of :meth:`total` with respect to ``p``: its shape, at least float32."""
-        gradient = torch.empty_like(widen(p.detach()))
+        gradient = torch.empty_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+        weights = self._fitted(weights, p)
         for rows in self._pieces(p):
             _write_gradients(
                 self.function, self.gradients, p, q, weights, rows, out=(gradient, None)
             )
         return gradient
-
-    def label_gradient(self, p: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The gradient of the labels' negative log-likelihood with respect to the logits ``p``.
-
-        Args:
-            p: logits.
-            labels: classes, ``p.shape[:-1]``; where the divergence is not of distributions,
-                numbers (the means of normal distributions of variance 1), ``p.shape``.
-            weights: one for each prediction.
-
-        Returns:
-            The shape of ``p``, at least float32.
-        """
-        if not self.categorical:
-            gradient = widen(p.detach()) - labels.reshape(p.shape).to(p.device)
-            return gradient if weights is None else gradient * weights
-        gradient = torch.softmax(widen(p.detach()), dim=-1)
-        index = labels.reshape(p.shape[:-1]).unsqueeze(-1)
-        gradient.scatter_add_(-1, index, gradient.new_full(index.shape, -1.0))
-        return gradient if weights is None else gradient.mul_(weights.unsqueeze(-1))
-
-    def sample(self, p: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Labels drawn from the predictions themselves, one each, fit for :meth:`label_gradient`.
-
-        By one uniform number for each prediction and the inverse of the cumulative distribution:
-        a random number for each of a vocabulary's words would cost more than the rest.
-        """
-        p = widen(p.detach())
-        if not self.categorical:
-            return p + torch.randn(p.shape, dtype=p.dtype, device=p.device, generator=generator)
-        labels = torch.empty(p.shape[:-1], dtype=torch.long, device=p.device)
-        uniform = torch.rand(labels.shape, dtype=p.dtype, device=p.device, generator=generator)
-        flat, drawn, labelled = p.reshape(-1, p.shape[-1]), uniform.view(-1, 1), labels.view(-1, 1)
-        for rows in self._pieces(flat):
-            cumulative = torch.softmax(flat[rows], dim=-1).cumsum_(-1)
-            # The last entry is 1 but for rounding; what is drawn must lie under it.
-            index = torch.searchsorted(cumulative, drawn[rows] * cumulative[:, -1:], right=True)
-            labelled[rows] = index.clamp_max(p.shape[-1] - 1)
-        return labels
 
     def _sum(
         self,
@@ -220,7 +193,14 @@ class Divergence:
         q: Tensor,
         weights: Tensor | None,
     ) -> Tensor:
+        weights = self._fitted(weights, p)
         return _Sum.apply(p, q, weights, function, gradients, list(self._pieces(p)))
+
+    def _fitted(self, weights: Tensor | None, p: Tensor) -> Tensor | None:
+        """Weights of predictions as weights of what ``function`` gives: here, of every number."""
+        if weights is None or self.categorical or weights.dim() == p.dim():
+            return weights
+        return weights.unsqueeze(-1)
 
     def _pieces(self, p: Tensor) -> Iterator[slice]:
         """The rows of ``p`` (its first dimension), a few at a time."""
@@ -319,6 +299,7 @@ DIVERGENCES: dict[str, Divergence] = {
         gradients=_kl_gradients,
         both_ways=(_kl_both_ways, _kl_both_ways_gradients),
     ),
+    "reverse_kl": Divergence(reverse_kl, symmetric=False, gradients=_reverse_kl_gradients),
     "symmetric_kl": Divergence(symmetric_kl, symmetric=True),
     "jensen_shannon": Divergence(jensen_shannon, symmetric=True),
     "squared_hellinger": Divergence(squared_hellinger, symmetric=True),

@@ -144,6 +144,32 @@ def root_mean_square(embeddings: Tensor, keep: Tensor) -> Tensor:
     return (squares / numbers).sqrt()
 
 
+def as_factor(mask: Tensor | None, like: Tensor) -> Tensor:
+    """A mask as 0 and 1, ``(B, T, 1)``, in the type that perturbations are computed in."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if mask is None:
+        return torch.ones(*like.shape[:2], 1, dtype=dtype, device=like.device)
+    return mask.unsqueeze(-1).to(dtype)
+
+
+def check_shapes(embeddings: Tensor, mask: Tensor | None) -> None:
+    """Make sure that embeddings are ``(B, T, D)`` numbers, and the mask ``(B, T)``.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if embeddings.dim() != 3 or not embeddings.is_floating_point():
+        raise UsageError(
+            f"embeddings have shape {tuple(embeddings.shape)} and type {embeddings.dtype}: "
+            "they must be floating-point numbers of shape (batch, tokens, width)"
+        )
+    if mask is not None and mask.shape != embeddings.shape[:2]:
+        raise UsageError(
+            f"mask has shape {tuple(mask.shape)}: it must be {tuple(embeddings.shape[:2])}, "
+            "the batch and tokens of the embeddings"
+        )
+
+
 NORMS: dict[str, type[Norm]] = {"linf": LInf, "l2": L2}
 
 

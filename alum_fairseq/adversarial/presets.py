@@ -1,37 +1,31 @@
-"""The three things that are called ALUM, as named sets of numbers.
+"""The methods of the field, as named sets of numbers.
 
-``paper`` and ``reference`` reproduce what was published; ``calibrated`` is what this project
-recommends. The README's section "Paper, released code, this project" measures the difference.
+``paper`` and ``reference`` reproduce what was published as ALUM; ``calibrated`` is what this
+project recommends. The numbers of the others are those of the sources that are cited beside them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import replace
 
+from alum_fairseq.adversarial.adversarial_loss import AdversarialLoss
 from alum_fairseq.adversarial.adversary import Adversary
+from alum_fairseq.adversarial.freelb import FreeLB
+from alum_fairseq.adversarial.method import Method, Preset
+from alum_fairseq.adversarial.proximal import Proximal
+from alum_fairseq.adversarial.regularize import Regularize
 from alum_fairseq.errors import UsageError
 
+METHODS: dict[str, type[Method]] = {
+    "regularize": Regularize,
+    "proximal": Proximal,
+    "adversarial-loss": AdversarialLoss,
+    "freelb": FreeLB,
+}
 
-@dataclass(frozen=True)
-class Preset:
-    """An adversary, and how much its regulariser counts.
-
-    Attributes:
-        adversary: the inner maximisation.
-        pretraining_alpha: weight of the regulariser in (continual) pre-training.
-        finetuning_alpha: weight of the regulariser in fine-tuning.
-        dropout: ``"shared"``: all passes of an update use the same dropout masks, so that the
-            divergence is the perturbation's alone; ``"independent"``: each pass draws its own.
-    """
-
-    adversary: Adversary = field(default_factory=Adversary)
-    pretraining_alpha: float = 0.3
-    finetuning_alpha: float = 1.0
-    dropout: str = "shared"
-
-
+# Liu et al. 2020, section 4: K=1, sigma=1e-5, eta=1e-3, epsilon=1e-5, alpha 10 and 1.
 _PAPER = Adversary(
-    steps=1,
     epsilon=1e-5,
     epsilon_mode="absolute",
     step_size=1e-3,
@@ -40,22 +34,66 @@ _PAPER = Adversary(
     norm_scope="token",
     gradient="raw",
     projection="clip",
-    divergence="kl",
+)
+_ALUM_PAPER = Preset(adversary=_PAPER, dropout="independent", pretraining_alpha=10.0)
+
+# Miyato et al. 2017 (arXiv 1605.07725), section 4: epsilon 5, on word embeddings of variance 1, 256
+# numbers and sequences of up to 400 words. Of the root mean square, that is 5 / sqrt(256 * 400).
+_MIYATO = Adversary(epsilon=0.016, step_size=0.016, projection="clip")
+_ON_WORDS = Preset(objective="task-loss", site="words")
+
+# Zhu et al. 2020 (arXiv 1909.11764), their script for CoLA with RoBERTa-large.
+_FREELB = Adversary(
+    start="uniform",
+    steps=3,
+    epsilon=0.3,
+    epsilon_mode="absolute",
+    step_size=0.025,
+    noise_std=0.4,
+    projection="clip",
 )
 
 PRESETS: dict[str, Preset] = {
-    "calibrated": Preset(),
-    # Liu et al. 2020, section 4: K=1, sigma=1e-5, eta=1e-3, epsilon=1e-5, alpha 10 and 1.
-    "paper": Preset(
-        adversary=_PAPER, pretraining_alpha=10.0, finetuning_alpha=1.0, dropout="independent"
+    "calibrated": Preset(pretraining_alpha=0.3, finetuning_alpha=1.0),
+    "paper": _ALUM_PAPER,
+    # The released code divides each token's vector by its largest absolute entry (+1e-6): the
+    # perturbation's size is about 1, whatever its epsilon says.
+    "reference": replace(_ALUM_PAPER, adversary=replace(_PAPER, projection="rescale", epsilon=1.0)),
+    # KL(sg c || f(w + r)), r = epsilon g / |g|, lambda 1.
+    "vat": Preset(
+        adversary=replace(_MIYATO, step_size=math.inf),
+        divergence="reverse_kl",
+        sides="adversarial",
+        site="words",
     ),
-    # The released code divides each token's vector by its largest absolute entry (+1e-6):
-    # the perturbation's size is about 1, whatever its epsilon says.
-    "reference": Preset(
-        adversary=replace(_PAPER, projection="rescale", epsilon=1.0),
-        pretraining_alpha=10.0,
-        finetuning_alpha=1.0,
+    # Aghajanyan et al. 2020 (arXiv 2008.03156): lambda 1, U(-1e-5, 1e-5), not climbed.
+    "r3f": Preset(
+        adversary=replace(_PAPER, steps=0, start="uniform", projection="none"),
+        divergence="symmetric_kl",
+        site="words",
         dropout="independent",
+    ),
+    # Jiang et al. 2020 (arXiv 1911.03437): lambda 1, mu 1, and their code's 1e-5, 1e-3, 1e-5.
+    "smart": Preset(
+        method="proximal",
+        adversary=replace(_PAPER, gradient="normalized"),
+        divergence="symmetric_kl",
+        proximal=1.0,
+        dropout="independent",
+    ),
+    "fgm": replace(_ON_WORDS, method="adversarial-loss", adversary=replace(_MIYATO, start="zero")),
+    # Madry et al. 2018 (arXiv 1706.06083): a random start in the ball, steps of 2.5 epsilon / K.
+    "pgd": replace(
+        _ON_WORDS,
+        method="adversarial-loss",
+        adversary=replace(_MIYATO, start="uniform", noise_std=0.016, steps=3, step_size=0.0133),
+    ),
+    "freelb": replace(_ON_WORDS, method="freelb", adversary=_FREELB),
+    # Li et al. 2021 (arXiv 2108.12777): 10 steps and no cap; step and start of their TextDefender.
+    "freelb++": replace(
+        _ON_WORDS,
+        method="freelb",
+        adversary=replace(_FREELB, steps=10, step_size=0.03, noise_std=0.05, projection="none"),
     ),
 }
 

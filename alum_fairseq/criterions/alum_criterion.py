@@ -1,137 +1,134 @@
-"""What all ALUM criteria share: the clean pass, the adversary, the regulariser, the metrics."""
+"""What all ALUM criteria share: a batch of fairseq's becomes an update, and its result a loss."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from fairseq import utils
-from fairseq.logging import metrics
-from fairseq.logging.meters import AverageMeter, ConcatTensorMeter, Meter, MetersDict
 from torch import Tensor, distributed, nn
 
-from alum_fairseq.adversarial.adversary import computed_in
-from alum_fairseq.adversarial.deferred import deferred
+from alum_fairseq.adversarial.gain import mean_size, random_like
+from alum_fairseq.adversarial.method import Clean, Graph, Result, Update, perturbed
+from alum_fairseq.adversarial.presets import METHODS
+from alum_fairseq.criterions import metrics
 from alum_fairseq.criterions.batches import merge_logs, split_rows
-from alum_fairseq.criterions.options import PRECISIONS, AlumConfig, AlumSettings, Stage
-from alum_fairseq.encoder.tap import (
-    EncoderTap,
-    check_low_memory,
-    shown_to_wrappers,
-    the_only_output,
-    unchanging,
-    unwrap,
+from alum_fairseq.criterions.options import (
+    AlumConfig,
+    Stage,
+    check_used,
+    describe,
+    named_by_option,
+    resolve,
 )
-from alum_fairseq.errors import UsageError
+from alum_fairseq.criterions.schedule import Schedule
+from alum_fairseq.criterions.watch import Watch
+from alum_fairseq.encoder.modes import (
+    has_quant_noise,
+    non_reentrant,
+    recomputed,
+    through_wrappers,
+    unwrap,
+    weights_fixed,
+)
+from alum_fairseq.encoder.tap import EncoderTap, number_of_layers
+from alum_fairseq.errors import FieldError, UsageError
+from alum_fairseq.problems.problem import Problem
 
 logger = logging.getLogger(__name__)
-
-# Logging outputs are summed over batches and workers, so only sums are logged. Every batch logs
-# all of them, as tensors on one device: fairseq's fast synchronisation demands that workers agree.
-_SUMS = (
-    "_alum_loss",  # regulariser, before alpha
-    "_alum_sample_size",  # predictions in batches whose regulariser counts
-    "_alum_norm",  # mean norm of the perturbation
-    "_alum_batches",  # batches whose regulariser counts
-    "_alum_attempts",  # batches that were attacked
-    "_alum_skipped",  # batches whose regulariser was dropped
-    "_alum_gain_adversarial",  # divergence found, where the gain was measured
-    "_alum_gain_random",  # divergence of a random direction there
-    "_alum_gain_measured",  # batches where it was
-)
-_UNDER_ATTACK = "_alum_attacked_"
-
-# A gain is called low when the sum of this many measurements stays below this value.
-LOW_GAIN = 2.0
-LOW_GAIN_MEASUREMENTS = 20
-
 
 Output = tuple[Tensor, Tensor | int, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class _Attack:
-    """What came of attacking a batch.
-
-    Attributes:
-        output: the loss, regulariser included in training, the sample size and the logging outputs.
-        delta: the perturbation; None where the regulariser was dropped.
-        adversarial: the logits under it, detached.
-        regularizer: summed over the predictions, before alpha, detached.
-    """
-
-    output: Output
-    delta: Tensor | None = None
-    adversarial: Tensor | None = None
-    regularizer: Tensor | None = None
-
-
 class AlumCriterion:
-    """Mixin that adds ALUM to a fairseq criterion.
+    """Mixin that adds a method of adversarial training to a fairseq criterion.
 
     Put it before the criterion among the bases. The criterion itself is not changed: its forward
-    pass is the clean pass, and its metrics keep their names and values. What is optimised is
+    pass is the clean pass, and its metrics keep their names and values. ALUM optimises
     ``loss + alpha * regulariser``, both summed over the predictions; ``loss`` is logged as fairseq
     logs it, the regulariser as ``adv_loss``. With alpha 0 the criterion is the one it extends.
+
+    Attributes:
+        options: the ``--alum-*`` options as given.
+        preset: what they resolve to.
+        problem: what the model's logits mean.
     """
 
+    name: str  # that it is registered by
     stage: Stage
     tasks: tuple[type, ...]  # fairseq's, whose batches it can train on
 
     def __init__(self, cfg: AlumConfig, task: Any) -> None:
         self._refuse_other_tasks(task)
         super().__init__(cfg, task)
-        self._numbers = self.predicts_numbers(cfg)
-        self.alum = AlumSettings.resolve(cfg, self.stage, self._numbers)
+        self.options, self.problem = cfg, self.problem_of(cfg)
+        self.preset = resolve(cfg, self.stage, self.problem.divergence, self.problem.categorical)
+        try:
+            self.method = METHODS[self.preset.method](self.preset)
+        except FieldError as error:
+            raise named_by_option(error) from None
+        check_used(cfg, self.method.unused)
+        self.schedule = Schedule(
+            getattr(self.preset, f"{self.stage}_alpha"),
+            cfg.alum_start_update,
+            cfg.alum_warmup_updates,
+            cfg.alum_log_gain_interval,
+        )
         self._told_updates = getattr(task, "passes_update_number", False)
-        if self.alum.scheduled and not self._told_updates:
-            name = getattr(task.cfg, "_name", None) or type(task).__name__
-            raise UsageError(
-                f"{self.alum.scheduled[0]} needs the number of the update, which --task {name} "
-                f"does not pass on: use --task alum_{name}"
-            )
-        self.num_updates = 0
+        self._refuse_unmet_needs(task)
+        self.num_updates, self.loss_scale, self.ema_model = 0, 1.0, None
         self._gains_measured: int | None = None
-        self._gains: list[tuple[float, float]] = []
-        self._warned = False
-        self._start_looked_at = False
-        self._model_looked_at = False
-        logger.info("ALUM: %s", self.alum)
+        self._watch = Watch(self.preset)
+        logger.info("ALUM: %s", describe(cfg, self.preset, self.schedule.alpha))
 
     def _refuse_other_tasks(self, task: Any) -> None:
         """Of fairseq's tasks and ours; whoever writes one of their own knows what they do."""
         known = type(task).__module__.startswith(("fairseq.", "alum_fairseq."))
         if known and not isinstance(task, self.tasks):
-            kind = type(self).__module__.rpartition(".")[2]
-            remedy = "alum_masked_lm" if kind == "alum_mlm" else kind
             raise UsageError(
-                f"--criterion {kind} cannot train on the batches of --task "
-                f"{getattr(task.cfg, '_name', type(task).__name__)}: use "
-                f"--task {remedy}"
+                f"--criterion {self.name} cannot train on the batches of --task "
+                f"{_name_of(task)}: use --task {self.task_name}"
             )
 
+    @property
+    def task_name(self) -> str:
+        """The task that goes with the criterion."""
+        return self.name
+
+    def _refuse_unmet_needs(self, task: Any) -> None:
+        needs = {
+            "--alum-start-update": self.schedule.start_update > 0,
+            "--alum-warmup-updates": self.schedule.warmup_updates > 0,
+        }
+        for option, used in needs.items():
+            if used and not self._told_updates:
+                raise UsageError(
+                    f"{option} needs the number of the update, which --task {_name_of(task)} "
+                    f"does not pass on: use --task {self.task_name}"
+                )
+        if self.preset.proximal > 0 and not getattr(task, "passes_ema_model", False):
+            raise UsageError(
+                f"--alum-proximal is {self.preset.proximal:g}: it compares with a momentum model, "
+                f"which --task {self.task_name} has with --store-ema alone: add it, or give "
+                "--alum-proximal 0"
+            )
+
+    @property
+    def scales_gradients(self) -> bool:
+        """Whether gradients of the loss are taken before its backward pass, as half precision asks.
+
+        They are then scaled as the optimizer scales the loss.
+        """
+        return self.method.accumulates or self.preset.objective == "task-loss"
+
     @classmethod
-    def predicts_numbers(cls, cfg: AlumConfig) -> bool:
-        """Whether the model's output is a number (regression), not a distribution."""
-        return False
-
-    def combine(self, outputs: list[Tensor]) -> Tensor:
-        """The logits of a prediction, of what the model returned in the calls for one batch."""
-        return the_only_output(outputs)
-
-    def prediction_weights(self, sample: dict[str, Any], logits: Tensor) -> Tensor | None:
-        """Weights of the predictions in the divergence, where not all of them count."""
-        return None
-
-    def prediction_labels(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
-        """The label of every prediction; for regression, the number."""
-        return sample["target"].view(logits.shape[:1] if not self._numbers else logits.shape)
+    def problem_of(cls, cfg: Any) -> Problem:
+        """What the logits mean; for criteria to define."""
+        raise NotImplementedError
 
     def silently(self) -> AbstractContextManager[None]:
         """Inside, a second pass for a batch leaves no traces but its logging outputs."""
@@ -141,49 +138,64 @@ class AlumCriterion:
         """Inside, a pass adds nothing to the loss but that of its predictions."""
         return nullcontext()
 
-    def set_num_updates(self, num_updates: int) -> None:
-        """Tell the schedule where training is; called by the ALUM tasks before every batch."""
-        self.num_updates = num_updates
+    def prepare_update(
+        self, num_updates: int, loss_scale: float = 1.0, ema_model: nn.Module | None = None
+    ) -> None:
+        """Say what the next batch's update is like; called by the ALUM tasks before every batch.
+
+        Args:
+            num_updates: made so far.
+            loss_scale: what the optimizer multiplies the loss by before its backward pass.
+            ema_model: fairseq's running mean of the model (``--store-ema``).
+        """
+        self.num_updates, self.loss_scale, self.ema_model = num_updates, loss_scale, ema_model
+
+    def check_model(self, model: nn.Module) -> None:
+        """Make sure that the options go with a model, before it is trained.
+
+        Raises:
+            UsageError: it is no RoBERTa, has no such layer, or cannot be run again as asked for.
+        """
+        layers, site = number_of_layers(model), self.preset.site
+        if site.isdecimal() and int(site) >= layers:
+            raise UsageError(
+                f"--alum-site is {site}: it must be words, embeddings, or a layer from 0 (the "
+                f"embedding output) to {layers - 1} (the input of the last of this model's "
+                f"{layers} layers)"
+            )
+        if self.options.alum_memory == "low" and any(map(has_quant_noise, model.modules())):
+            raise UsageError(
+                "--alum-memory is low: it runs the clean pass twice, and --quant-noise-pq would "
+                "noise the weights in both: leave one of the two away"
+            )
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Output:
-        """Compute the loss of a batch: the extended criterion's, plus the regulariser.
+        """Compute the loss of a batch: the extended criterion's, and what the method adds.
 
         Returns:
             The loss, the sample size and the logging outputs, as fairseq's criteria do.
         """
-        training = model.training
-        self._look_at(model)
-        if training and self._gains_measured is None:
+        if not model.training:
+            if self.options.alum_validate:
+                return self._validate_under_attack(model, sample, reduce)
+            return self._forward_plainly(model, sample, reduce)
+        if self._gains_measured is None:
             # What was due before this process began is not made up.
-            self._gains_measured = self.alum.gain_measurements_before(self.num_updates)
-        alpha = self.alum.alpha_at(self.num_updates) if training else 0.0
-        if alpha > 0 or (self.alum.validate and not training):
-            if training and self.alum.fraction < 1:
-                output = self._forward_in_part(model, sample, reduce, alpha)
-            else:
-                output = self._forward_with_adversary(model, sample, reduce, alpha)
-        else:
+            self._gains_measured = self.schedule.gain_measurements_before(self.num_updates)
+        alpha = self.schedule.alpha_at(self.num_updates)
+        if alpha == 0:
             output = self._forward_plainly(model, sample, reduce)
-        if training and not self._told_updates:
+        elif self.options.alum_fraction < 1:
+            output = self._forward_in_part(model, sample, reduce, alpha)
+        else:
+            output = self._forward_with_adversary(model, sample, reduce, alpha)
+        if not self._told_updates:
             self.num_updates += 1
         return output
 
-    def _look_at(self, model: nn.Module) -> None:
-        """Refuse a model whose type the ascent's does not go with, before the first update."""
-        if self._model_looked_at:
-            return
-        self._model_looked_at = True
-        own, name = next(model.parameters()).dtype, self.alum.ascent_precision
-        # Autocast takes no half type to another: only float32.
-        if PRECISIONS[name] and own not in (PRECISIONS[name], torch.float32):
-            raise UsageError(
-                f"--alum-ascent-precision is {name}, but the model itself is "
-                f"{str(own).removeprefix('torch.')}: leave it away (same)"
-            )
-
     def _forward_plainly(self, model: nn.Module, sample: dict[str, Any], reduce: bool) -> Output:
         loss, sample_size, logging_output = super().forward(model, sample, reduce)
-        logging_output.update(_sums(loss.device))
+        logging_output.update(metrics.sums(loss.device))
         return loss, sample_size, logging_output
 
     def _forward_in_part(
@@ -191,10 +203,10 @@ class AlumCriterion:
     ) -> Output:
         """With the adversary for a random part of the batch, plainly for the rest.
 
-        Every sequence is in the part with probability ``fraction``, so ``1 / fraction`` times its
-        regulariser is right on average.
+        Every sequence is in the part with probability ``fraction``, so ``1 / fraction`` times what
+        is added to its loss is right on average.
         """
-        fraction, sentences = self.alum.fraction, sample["nsentences"]
+        fraction, sentences = self.options.alum_fraction, sample["nsentences"]
         count = int(fraction * sentences + torch.rand(()).item())
         part, rest = split_rows(sample, torch.randperm(sentences)[:count])
         outputs = []
@@ -203,7 +215,7 @@ class AlumCriterion:
         if count < sentences:
             with ExitStack() as stack:
                 if count > 0:  # what is done once an update was done with the part
-                    stack.enter_context(unchanging(model))
+                    stack.enter_context(weights_fixed(model))
                     stack.enter_context(self.without_penalties(model))
                 outputs.append(self._forward_plainly(model, rest, reduce))
         losses, sample_sizes, logging_outputs = zip(*outputs, strict=True)
@@ -212,275 +224,49 @@ class AlumCriterion:
     def _forward_with_adversary(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool, alpha: float
     ) -> Output:
-        training = model.training
-        low_memory = training and self.alum.memory == "low"
-        # In low memory a pass is made amid the backward pass, which wrappers do not stand.
-        called = unwrap(model) if low_memory else model
-        plain = partial(super().forward, called, sample, reduce)
-        tap = EncoderTap(
-            called,
-            self.alum.layer,
-            self.alum.dropout,
-            self.combine,
-            self.alum.step_layers,
-            keep_masks=not low_memory,
-        )
-        if low_memory:
-            check_low_memory(model)
-        attack_with = self._attack_in_low_memory if low_memory else self._attack
-        attack = attack_with(tap, sample, plain, alpha)
-        loss, sample_size, logging_output = attack.output
-        loss = shown_to_wrappers(model, loss) if low_memory else loss
-        attacked = dict(logging_output)
-        if attack.delta is None:
-            sums = {"_alum_skipped": 1}
-        else:
-            sums = {
-                "_alum_loss": attack.regularizer,
-                "_alum_sample_size": sample_size,
-                "_alum_norm": self.alum.adversary.mean_size(attack.delta, tap.mask),
-                "_alum_batches": 1,
-            }
-            if self._gain_is_due(training):
-                sums |= self._measure_gain(tap, sample, attack, training)
-            if not training:
-                # The criterion's own metrics, of the same batch, under attack.
-                with tap.replaying(_perturbed(tap.embeddings, attack.delta)), self.silently():
-                    attacked = plain()[2]
-        if not training:
-            logging_output |= {_UNDER_ATTACK + key: value for key, value in attacked.items()}
-        logging_output.update(_sums(loss.device, _alum_attempts=1, **sums))
-        return loss, sample_size, logging_output
+        # Where gradients are taken before, or passes made amid, the backward pass, wrappers would
+        # not stand it.
+        bare = self.method.accumulates or self.options.alum_memory == "low"
+        batch = _Batch(self, unwrap(model) if bare else model, sample, reduce)
+        with non_reentrant(model) if self.method.accumulates else nullcontext():
+            result = self.method.loss(batch.update(), alpha)
+        loss = through_wrappers(model, result.loss) if bare else result.loss
+        sums = batch.sums(result)
+        if result.delta is not None and self._gain_is_due():
+            measured = batch.gain(result, seed=self.num_updates)
+            self._watch.gain(*map(float, measured[:2]))
+            sums |= dict(zip(metrics.GAIN, measured, strict=True))
+        batch.log.update(metrics.sums(loss.device, **sums))
+        return loss, batch.sample_size, batch.log
 
-    def _attack(
-        self, tap: EncoderTap, sample: dict[str, Any], plain: Callable[[], Output], alpha: float
-    ) -> _Attack:
-        """The clean and the adversarial pass, both in the graph of the loss."""
-        with tap.recording():
-            loss, *rest = plain()
-        delta = self._perturb(tap, sample) if tap.recorded else None
-        if delta is None:
-            return _Attack((loss, *rest))
-        adversarial = tap.rerun(_perturbed(tap.embeddings, delta))
-        if not _finite(delta, adversarial):
-            return _Attack((loss, *rest))
-        weights = self.prediction_weights(sample, tap.logits)
-        regularizer = self.alum.adversary.measure.consistency(adversarial, tap.logits, weights)
-        if tap.training:
-            loss = loss + alpha * regularizer
-        return _Attack((loss, *rest), delta, adversarial.detach(), regularizer.detach())
+    def _validate_under_attack(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool
+    ) -> Output:
+        """The criterion's own metrics, of the same batch, without and with the perturbation."""
+        batch = _Batch(self, model, sample, reduce)
+        result = self.method.attack(batch.update())
+        sums, attacked = batch.sums(result), dict(batch.log)
+        if result.delta is not None:
+            if self.schedule.gain_interval > 0:
+                sums |= dict(zip(metrics.GAIN, batch.gain(result, seed=1), strict=True))
+            attacked = batch.log_at(perturbed(result.clean.embeddings, result.delta))
+        batch.log |= {metrics.UNDER_ATTACK + key: value for key, value in attacked.items()}
+        batch.log.update(metrics.sums(result.loss.device, **sums))
+        return result.loss, batch.sample_size, batch.log
 
-    def _attack_in_low_memory(
-        self, tap: EncoderTap, sample: dict[str, Any], plain: Callable[[], Output], alpha: float
-    ) -> _Attack:
-        """As :meth:`_attack`, holding the activations of one pass at a time.
-
-        The gradients of the regulariser's two sides do not pass through each other. So the clean
-        pass is run without a graph and once more in the backward pass, after the adversarial
-        pass has had its own and is gone. The perturbation's point of entry belongs to both: what
-        the adversarial pass says of it goes on into the second clean pass.
-        """
-        measure = self.alum.adversary.measure
-        random_state = utils.get_rng_state()
-        with tap.recording(), torch.set_grad_enabled(self.alum.adversary.needs_clean_graph):
-            loss, *rest = plain()
-        loss = loss.detach()
-        if tap.recorded and not tap.differentiable:  # the ascent has no use for the graph
-            tap.release()
-        delta = self._perturb(tap, sample, keep_graph=False) if tap.recorded else None
-        if tap.recorded:
-            tap.release()
-        # Autocast may have kept weights of the pass without a graph, which have no gradient.
-        torch.clear_autocast_cache()
-        parameters = [p for p in tap.model.parameters() if p.requires_grad]
-        attack = _Attack((loss, *rest))
-        held: list[Tensor] = []  # for the backward pass, which lets go of each when it has had it
-        if delta is not None:
-            clean, entry = tap.logits, tap.embeddings.requires_grad_()
-            with tap.fit_for_grad():
-                adversarial = tap.rerun(_perturbed(entry, delta))
-            if _finite(delta, adversarial):
-                weights = self.prediction_weights(sample, clean)
-                final = adversarial.detach()
-                regularizer = measure.consistency(final, clean, weights)
-                total = loss + alpha * regularizer
-                attack = _Attack((total, *rest), delta, final, regularizer)
-                held = [final, clean, entry, adversarial]
-                del final
-            del clean, entry, adversarial
-
-        def gradients(upstream: Tensor) -> list[Tensor | None]:
-            found: list[Tensor | None] = [None] * len(parameters)
-            at_entry = None
-            attacked = bool(held)
-            if attacked:
-                adversarial, entry, clean = held.pop(), held.pop(), held.pop()
-                side = alpha * measure.consistency(adversarial, clean, weights)
-                del adversarial, clean
-                tap.forget()
-                *found, at_entry = torch.autograd.grad(
-                    side, [*parameters, entry], upstream, allow_unused=True
-                )
-                del side
-            resume_at = utils.get_rng_state()
-            utils.set_rng_state(random_state)
-            with tap.recording(), tap.fit_for_grad(), unchanging(tap.model), self.silently():
-                total = plain()[0]
-            utils.set_rng_state(resume_at)
-            ends, upstreams = [total], [upstream]
-            if attacked:
-                side = alpha * measure.consistency(held.pop(), tap.logits, weights)
-                ends = [total + side]
-                del side
-                if tap.embeddings.requires_grad:  # what lies below is trained
-                    ends.append(tap.embeddings)
-                    upstreams.append(at_entry)
-            tap.forget()
-            more = torch.autograd.grad(ends, parameters, upstreams, allow_unused=True)
-            return [_plus(a, b) for a, b in zip(found, more, strict=True)]
-
-        total, *rest = attack.output
-        return replace(attack, output=(deferred(total, gradients, parameters), *rest))
-
-    def _perturb(self, tap: EncoderTap, sample: dict[str, Any], keep_graph: bool = True) -> Tensor:
-        adversary = self.alum.adversary
-        labels = None
-        if adversary.ascent == "true-label":
-            labels = self.prediction_labels(sample, tap.logits)
-        joined = adversary.needs_clean_graph and tap.differentiable
-        # In validation the same noise for every batch, so that figures of two epochs compare.
-        device = tap.logits.device
-        generator = _workers_own(device) if tap.training else _fixed_generator(device)
-        self._warn_of_lost_start(tap)
-        with tap.ascending(PRECISIONS[self.alum.ascent_precision]):
-            return adversary.perturb(
-                tap.network,
-                tap.embeddings if joined else tap.embeddings.detach(),
-                tap.logits,
-                tap.mask,
-                self.prediction_weights(sample, tap.logits),
-                generator,
-                labels=labels,
-                hidden=tap.hidden,
-                keep_graph=keep_graph,
-            )
-
-    def _gain_is_due(self, training: bool) -> bool:
-        if not training:
-            return self.alum.log_gain_interval > 0
+    def _gain_is_due(self) -> bool:
         # Once, whatever --update-freq is; and in the next batch of which something is perturbed
         # (--alum-fraction), where nothing was when it was due.
-        expected = self.alum.gain_measurements_before(self.num_updates + 1)
+        expected = self.schedule.gain_measurements_before(self.num_updates + 1)
         due = expected > self._gains_measured
         self._gains_measured = expected
         return due
-
-    def _measure_gain(
-        self,
-        tap: EncoderTap,
-        sample: dict[str, Any],
-        attack: _Attack,
-        training: bool,
-    ) -> dict[str, Any]:
-        """Compare with a random direction of equal length; leaves random numbers as they were."""
-        adversary = self.alum.adversary
-        weights = self.prediction_weights(sample, tap.logits)
-        seed = self.num_updates if training else 1
-        generator = _fixed_generator(attack.delta.device, seed)
-        random_state = utils.get_rng_state()
-        with torch.no_grad():
-            direction = adversary.random_like(attack.delta, tap.mask, generator)
-            randomly = tap.rerun(_perturbed(tap.embeddings, direction))
-            found = adversary.measure.total(attack.adversarial, tap.logits, weights)
-            by_chance = adversary.measure.total(randomly, tap.logits, weights)
-        utils.set_rng_state(random_state)
-        if training:
-            self._warn_of_low_gain(float(found), float(by_chance))
-        return {
-            "_alum_gain_adversarial": found,
-            "_alum_gain_random": by_chance,
-            "_alum_gain_measured": 1,
-        }
-
-    def _warn_of_lost_start(self, tap: EncoderTap) -> None:
-        """Say once where the random start is rounded away before the model sees it."""
-        adversary = self.alum.adversary
-        if self._start_looked_at or adversary.ascent != "power" or not adversary.steps:
-            return
-        self._start_looked_at = True
-        device = tap.embeddings.device.type
-        precision = PRECISIONS[self.alum.ascent_precision]
-        with torch.autocast(device, precision) if precision else nullcontext():
-            survives = adversary.survives_rounding(tap.embeddings, tap.mask)
-            computed = computed_in(tap.embeddings)
-        if not survives:
-            logger.warning(
-                "ALUM: a random start of --alum-noise-std %g is rounded away in %s: the ascent "
-                "begins from rounding errors. Leave --alum-noise-std to --alum-preset calibrated, "
-                "or raise it.",
-                adversary.start_std(tap.embeddings),
-                str(computed).removeprefix("torch."),
-            )
-
-    def _warn_of_low_gain(self, found: float, by_chance: float) -> None:
-        self._gains.append((found, by_chance))
-        recent = self._gains[-LOW_GAIN_MEASUREMENTS:]
-        self._gains = recent
-        if self._warned or len(recent) < LOW_GAIN_MEASUREMENTS:
-            return
-        gain = _ratio(sum(pair[0] for pair in recent), sum(pair[1] for pair in recent))
-        if not gain >= LOW_GAIN:  # nor where both divergences are below rounding
-            self._warned = True
-            logger.warning(
-                "ALUM: adv_gain is %.2g over %d measurements: the perturbation is hardly better "
-                "than a random one, so this is noise, not adversarial training. %s",
-                gain,
-                len(recent),
-                self._remedy(),
-            )
-
-    def _remedy(self) -> str:
-        adversary = self.alum.adversary
-        if adversary.ascent == "random":
-            return "--alum-ascent is random, which is noise: take power."
-        if adversary.steps == 0:
-            return "--alum-steps is 0: set it to 1 or more."
-        if adversary.gradient == "raw":
-            return (
-                "Use --alum-preset calibrated, or --alum-gradient normalized with a step size "
-                "of the order of epsilon."
-            )
-        if self.alum.dropout == "independent":
-            return "Use --alum-dropout shared: the divergence is mostly that of two dropout masks."
-        if adversary.ascent != "power":
-            return "Use --alum-ascent power, or raise --alum-epsilon."
-        return "Raise --alum-epsilon, or lower --alum-noise-std against --alum-step-size."
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Log the extended criterion's metrics, then ALUM's."""
         super().reduce_metrics(logging_outputs)
-        total = {key: sum(log.get(key, 0) for log in logging_outputs) for key in _SUMS}
-        if not total["_alum_attempts"]:
-            return
-        sample_size = total["_alum_sample_size"]
-        if total["_alum_batches"]:
-            if sample_size > 0:
-                metrics.log_scalar(
-                    "adv_loss",
-                    total["_alum_loss"] / sample_size / math.log(2),
-                    sample_size,
-                    round=4,
-                )
-            batches = total["_alum_batches"]
-            metrics.log_scalar("adv_norm", total["_alum_norm"] / batches, batches, round=5)
-        metrics.log_scalar_sum("adv_skipped", total["_alum_skipped"])
-        if total["_alum_gain_measured"]:
-            for key in _SUMS:
-                if key.startswith("_alum_gain_"):
-                    metrics.log_scalar_sum(key, total[key])
-            metrics.log_derived("adv_gain", _Gain())
-        _log_under_attack(super().reduce_metrics, logging_outputs)
+        metrics.reduce(super().reduce_metrics, logging_outputs)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
@@ -488,28 +274,117 @@ class AlumCriterion:
         return True
 
 
-def _sums(device: torch.device, **values: Any) -> dict[str, Tensor]:
-    """All of :data:`_SUMS` as tensors on one device; those that are not given are zero."""
-    return {
-        key: torch.as_tensor(values.get(key, 0), dtype=torch.float32, device=device)
-        for key in _SUMS
-    }
+class _Batch:
+    """A batch, as the functions of an :class:`Update`.
+
+    Attributes:
+        sample_size: as the criterion counts it, once the clean pass was made.
+        log: the criterion's logging output, likewise.
+    """
+
+    def __init__(
+        self, criterion: AlumCriterion, model: nn.Module, sample: dict[str, Any], reduce: bool
+    ) -> None:
+        self.sample_size: Tensor | int = 0
+        self.log: dict[str, Any] = {}
+        self._criterion, self._model, self._sample = criterion, model, sample
+        self._run: Callable[..., Output] = partial(
+            super(AlumCriterion, criterion).forward, sample=sample, reduce=reduce
+        )
+        preset, self._problem = criterion.preset, criterion.problem
+        self._tap = EncoderTap(model, preset.site, preset.dropout, self._problem.logits)
+
+    def update(self) -> Update:
+        """The batch, as a method takes it."""
+        criterion, training = self._criterion, self._model.training
+        device = self._sample["target"].device
+        with_momentum = training and criterion.preset.proximal > 0
+        return Update(
+            clean=self._clean,
+            predict=self._tap.rerun,
+            task_loss=self._task_loss,
+            parameters=list(self._model.parameters()),
+            # In validation the same noise for every batch, so that figures of two epochs compare.
+            generator=_workers_own(device) if training else _fixed_generator(device),
+            scale=criterion.loss_scale,
+            ascending=self._tap.ascending,
+            momentum=self._momentum if with_momentum else None,
+        )
+
+    def _clean(self, graph: Graph) -> Clean:
+        criterion, tap, model = self._criterion, self._tap, self._model
+        run = partial(self._run, model)
+        with tap.recording(graph):
+            if model.training and criterion.options.alum_memory == "low":
+                loss, self.sample_size, self.log = recomputed(run, model, criterion.silently)
+            else:
+                loss, self.sample_size, self.log = run()
+        if not tap.recorded:
+            return Clean(loss, tap.logits)
+        criterion._watch.start(tap.embeddings, tap.mask)
+        padding = getattr(criterion, "padding_idx", -1)
+        weights = self._problem.weights(self._sample["target"], tap.logits, padding)
+        return Clean(loss, tap.logits, tap.embeddings, tap.mask, weights, tap.entries, tap.below)
+
+    def _task_loss(self, embeddings: Tensor) -> Tensor:
+        with ExitStack() as stack:
+            if self._criterion.method.beside_clean:
+                stack.enter_context(self._criterion.without_penalties(self._model))
+            stack.enter_context(self._replaying(embeddings))
+            return self._run(self._model)[0]
+
+    def log_at(self, embeddings: Tensor) -> dict[str, Any]:
+        """The criterion's logging output, had the embeddings been these."""
+        with self._replaying(embeddings):
+            return self._run(self._model)[2]
+
+    @contextmanager
+    def _replaying(self, embeddings: Tensor) -> Iterator[None]:
+        with self._tap.replaying(embeddings), self._criterion.silently():
+            yield
+
+    def _momentum(self) -> Tensor:
+        model = self._criterion.ema_model.eval()
+        tap = EncoderTap(model, logits=self._problem.logits)
+        with torch.no_grad(), tap.recording(), self._criterion.silently():
+            self._run(model)
+        return tap.logits
+
+    def sums(self, result: Result) -> dict[str, Any]:
+        """What is logged of an update, beside the gain."""
+        if result.delta is None:
+            return {"_alum_attempts": 1, "_alum_skipped": 1}
+        ball, mask = self._criterion.method.adversary.ball, result.clean.mask
+        return {
+            "_alum_attempts": 1,
+            "_alum_loss": result.adversarial_loss.detach(),
+            "_alum_sample_size": self.sample_size,
+            "_alum_norm": mean_size(ball, result.delta, mask),
+            "_alum_batches": 1,
+        }
+
+    @torch.no_grad()
+    def gain(self, result: Result, seed: int) -> tuple[Tensor, Tensor, int]:
+        """The divergence found, that of a random direction of equal length, and how often: once.
+
+        Leaves random numbers as they were.
+        """
+        clean, method, tap = result.clean, self._criterion.method, self._tap
+        embeddings, clean_logits = clean.embeddings.detach(), clean.logits.detach()
+        generator, state = _fixed_generator(result.delta.device, seed), utils.get_rng_state()
+        direction = random_like(method.adversary.ball, result.delta, clean.mask, generator)
+        logits = result.logits
+        if logits is None:
+            logits = tap.rerun(perturbed(embeddings, result.delta))
+        randomly = tap.rerun(perturbed(embeddings, direction))
+        found = method.divergence.total(logits.detach(), clean_logits, clean.weights)
+        by_chance = method.divergence.total(randomly, clean_logits, clean.weights)
+        utils.set_rng_state(state)
+        return found, by_chance, 1
 
 
-def _perturbed(embeddings: Tensor, delta: Tensor) -> Tensor:
-    return (embeddings + delta).to(embeddings.dtype)
-
-
-def _finite(*tensors: Tensor) -> bool:
-    # Asking costs the one GPU-to-host copy of an update. It is worth it: a graph that holds
-    # a NaN anywhere puts NaN into the gradients, even when multiplied by zero.
-    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
-
-
-def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a.add_(b)
+def _name_of(task: Any) -> str:
+    return getattr(task.cfg, "_name", None) or type(task).__name__
 
 
 def _fixed_generator(device: torch.device, seed: int = 0) -> torch.Generator:
@@ -525,67 +400,3 @@ def _workers_own(device: torch.device) -> torch.Generator | None:
         return None
     seed = int(torch.randint(2**48, ()))  # on the CPU, so that no GPU is waited for
     return _fixed_generator(device, seed + distributed.get_rank())
-
-
-def _ratio(found: float, by_chance: float) -> float:
-    # Below float32's rounding a divergence may come out as zero, or less.
-    return found / by_chance if by_chance > 0 else math.nan
-
-
-class _Gain:
-    """The gain since the meters were last reset; where none was measured since, the last known."""
-
-    def __init__(self) -> None:
-        self._last = math.nan
-
-    def __call__(self, meters: Mapping[str, Meter]) -> float:
-        if meters["_alum_gain_measured"].sum > 0:
-            found, by_chance = (
-                float(meters[f"_alum_gain_{kind}"].sum) for kind in ("adversarial", "random")
-            )
-            self._last = round(_ratio(found, by_chance), 2)
-        return self._last
-
-
-class _UnderAttack(Mapping[str, Meter]):
-    """Meters by the names that the extended criterion gave them, of the passes under attack."""
-
-    def __init__(self, meters: Mapping[str, Meter]) -> None:
-        self._meters = meters
-
-    def __getitem__(self, key: str) -> Meter:
-        return self._meters[_attacked_name(key)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._meters)
-
-    def __len__(self) -> int:
-        return len(self._meters)
-
-
-def _attacked_name(key: str) -> str:
-    # adv_loss is the regulariser; the task's loss under attack needs another name.
-    return "adv_task_loss" if key == "loss" else f"adv_{key}"
-
-
-def _log_under_attack(reduce_metrics: Any, logging_outputs: list[dict[str, Any]]) -> None:
-    """Log the extended criterion's metrics of the attacked passes, each with ``adv_`` before it."""
-    start = len(_UNDER_ATTACK)
-    attacked = [
-        {key[start:]: value for key, value in log.items() if key.startswith(_UNDER_ATTACK)}
-        for log in logging_outputs
-    ]
-    attacked = [log for log in attacked if log]
-    if not attacked:
-        return
-    with metrics.aggregate(new_root=True) as meters:
-        reduce_metrics(attacked)
-    for key, meter in meters.items():
-        name = _attacked_name(key)
-        if isinstance(meter, MetersDict._DerivedMeter):
-            fn = meter.fn
-            metrics.log_derived(name, lambda all_meters, fn=fn: fn(_UnderAttack(all_meters)))
-        elif isinstance(meter, ConcatTensorMeter):
-            metrics.log_concat_tensor(name, meter.tensor)
-        elif isinstance(meter, AverageMeter):
-            metrics.log_scalar(name, meter.avg, meter.count, round=meter.round)

@@ -9,10 +9,11 @@ from fairseq.criterions import register_criterion
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.tasks.masked_lm import MaskedLMTask
 from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
-from torch import Tensor
 
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.criterions.options import AlumConfig
+from alum_fairseq.problems.masked_lm import MaskedLM
+from alum_fairseq.problems.problem import Problem
 
 
 @dataclass
@@ -24,24 +25,12 @@ class AlumMlmConfig(AlumConfig, MaskedLmConfig):
 class AlumMlm(AlumCriterion, MaskedLmLoss):
     """``masked_lm`` plus the divergence of the predictions at masked positions."""
 
+    name = "alum_mlm"
     stage = "pretraining"
     tasks = (MaskedLMTask, MultiLingualMaskedLMTask)
+    task_name = "alum_masked_lm"
 
-    def prediction_weights(self, sample: dict[str, Any], logits: Tensor) -> Tensor | None:
-        """Nothing counts where nothing is masked: fairseq projects all tokens of such a batch."""
-        weights = sample["target"].ne(self.padding_idx).float()
-        if logits.dim() == 2:
-            if len(logits) != weights.numel():
-                return None
-            weights = weights.flatten()  # a GPU's form of the same: (B * T, V)
-        # Else no token is masked, or it is a TPU: (B, T, V).
-        return weights if self.alum.adversary.measure.categorical else weights.unsqueeze(-1)
-
-    def prediction_labels(self, sample: dict[str, Any], logits: Tensor) -> Tensor:
-        """The words behind the masks; padding where there is none, whose weight is 0."""
-        target = sample["target"]
-        if logits.dim() == 3:
-            return target
-        if len(logits) == target.numel():
-            return target.flatten()
-        return target[target.ne(self.padding_idx)]
+    @classmethod
+    def problem_of(cls, cfg: Any) -> Problem:
+        """Masked language modelling."""
+        return MaskedLM()

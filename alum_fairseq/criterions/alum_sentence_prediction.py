@@ -17,7 +17,10 @@ from torch import nn
 
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.criterions.options import AlumConfig
-from alum_fairseq.encoder.tap import unwrap
+from alum_fairseq.encoder.modes import unwrap
+from alum_fairseq.problems.classification import Classification
+from alum_fairseq.problems.problem import Problem
+from alum_fairseq.problems.regression import Regression
 
 # Factors of what fairseq's criterion adds to the loss of every batch, of the parameters alone.
 _PENALTIES = ("mha_reg_scale_factor", "ffn_reg_scale_factor")
@@ -32,13 +35,14 @@ class AlumSentencePredictionConfig(AlumConfig, SentencePredictionConfig):
 class AlumSentencePrediction(AlumCriterion, SentencePredictionCriterion):
     """``sentence_prediction`` plus the divergence of the predictions; squared for regression."""
 
+    name = "alum_sentence_prediction"
     stage = "finetuning"
     tasks = (SentencePredictionTask,)
 
     @classmethod
-    def predicts_numbers(cls, cfg: Any) -> bool:
-        """Whether ``--regression-target`` was given."""
-        return cfg.regression_target
+    def problem_of(cls, cfg: Any) -> Problem:
+        """Regression with ``--regression-target``, else classification."""
+        return Regression() if cfg.regression_target else Classification()
 
     @contextmanager
     def without_penalties(self, model: nn.Module) -> Iterator[None]:

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-import torch
 from fairseq.criterions import register_criterion
 from fairseq.criterions.sentence_ranking import SentenceRankingCriterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II
-from torch import Tensor
 
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.criterions.options import AlumConfig
+from alum_fairseq.problems.multiple_choice import MultipleChoice
+from alum_fairseq.problems.problem import Problem
 
 
 @dataclass
@@ -56,12 +56,14 @@ class AlumSentenceRanking(AlumCriterion, _Ranking):
     All candidates of an example are perturbed together: what is attacked is the choice.
     """
 
+    name = "alum_sentence_ranking"
     stage = "finetuning"
     tasks = (SentenceRankingTask,)
 
-    def combine(self, outputs: list[Tensor]) -> Tensor:
-        """``B x C`` of the scores of C candidates, each ``B x 1``."""
-        return torch.cat(outputs, dim=1)
+    @classmethod
+    def problem_of(cls, cfg: Any) -> Problem:
+        """Multiple choice."""
+        return MultipleChoice()
 
     @contextmanager
     def silently(self) -> Iterator[None]:

@@ -12,6 +12,9 @@ import torch
 from typing_extensions import override
 
 from alum_fairseq.adversarial.adversary import Adversary
+from alum_fairseq.adversarial.divergences import get_divergence
+from alum_fairseq.adversarial.gain import random_like
+from alum_fairseq.adversarial.objectives import DivergenceFromClean
 from alum_fairseq.robustness.greedy import (
     Attempt,
     CharacterEdits,
@@ -298,11 +301,9 @@ class Smoothness(Part):
 
     def _batch(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
         target = subject.target(examples)
-        adversary = replace(
-            YARDSTICK,
-            epsilon=self.epsilon,
-            divergence="squared_error" if subject.predictor.labels is None else "kl",
-        )
+        adversary = replace(YARDSTICK, epsilon=self.epsilon)
+        kind = "squared_error" if subject.predictor.labels is None else "kl"
+        divergence = get_divergence(kind)
         device = target.embeddings.device
         generator = torch.Generator(device).manual_seed(self.seed + examples[0].number)
         rows = torch.arange(len(examples), device=device)
@@ -313,14 +314,13 @@ class Smoothness(Part):
         def moved(delta: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
                 outputs = predict(target.embeddings + delta)
-            divergence = adversary.measure.function(outputs.double(), target.clean.double())
-            return divergence.view(len(examples), -1).sum(1)
+            moved = divergence.function(outputs.double(), target.clean.double())
+            return moved.view(len(examples), -1).sum(1)
 
-        delta = adversary.perturb(
-            predict, target.embeddings, target.clean, target.mask, generator=generator
-        )
+        objective = DivergenceFromClean(predict, target.clean, divergence)
+        delta = adversary.perturb(objective, target.embeddings, target.mask, generator)
         random = [
-            moved(adversary.random_like(delta, target.mask, generator))
+            moved(random_like(adversary.ball, delta, target.mask, generator))
             for _ in range(self._DIRECTIONS)
         ]
         pairs = zip(moved(delta).tolist(), torch.stack(random).mean(0).tolist(), strict=True)

@@ -5,6 +5,7 @@
 import glob
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,11 +16,13 @@ from omegaconf import II
 from torch import distributed
 
 from alum_fairseq.checkpoints.reading import check_fits, check_resumable, load_state
+from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import labels_may_lack, text_labels
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
-from alum_fairseq.encoder.tap import check_layer, check_low_memory
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, naming_closed_paths
+from alum_fairseq.tasks.loss_scale import loss_scale_of
+from alum_fairseq.tasks.momentum import MomentumSchedule
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 
@@ -40,6 +43,7 @@ class AlumTaskConfig(FairseqDataclass):
     alum_reset_meters: Any = II("checkpoint.reset_meters")  # noqa: RUF009
     alum_best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     alum_train_subset: str = II("dataset.train_subset")
+    alum_store_ema: Any = II("ema.store_ema")  # noqa: RUF009
     alum_skip_long: Any = II("dataset.skip_invalid_size_inputs_valid_test")  # noqa: RUF009
 
 
@@ -51,7 +55,17 @@ class AlumTask:
     """
 
     passes_update_number = True
+    uses_ema = True  # asks fairseq's trainer for its EMA model, where --store-ema keeps one
     cfg: Any
+
+    @cached_property
+    def _momentum_schedule(self) -> MomentumSchedule:
+        return MomentumSchedule(self.cfg._get_root())
+
+    @property
+    def passes_ema_model(self) -> bool:
+        """Whether there is an EMA model to pass on."""
+        return bool(self.cfg.alum_store_ema)
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> Any:
@@ -159,18 +173,16 @@ class AlumTask:
         """
         criterion = super().build_criterion(cfg, from_checkpoint)
         model = getattr(self, "_built_model", None)
-        if hasattr(criterion, "alum") and model is not None:
-            check_layer(model, criterion.alum.layer, criterion.alum.step_layers)
-            if criterion.alum.memory == "low":
-                check_low_memory(model)
+        if isinstance(criterion, AlumCriterion) and model is not None:
+            criterion.check_model(model)
             if self._ddp_backend == "fully_sharded":
                 raise UsageError(
                     "--ddp-backend is fully_sharded: the adversary re-runs parts of the model, for "
                     "which sharded weights are not gathered; choose pytorch_ddp or legacy_ddp"
                 )
-            if criterion.alum.fraction < 1 and self._broadcasts_buffers:
+            if criterion.options.alum_fraction < 1 and self._broadcasts_buffers:
                 raise UsageError(
-                    f"--alum-fraction is {criterion.alum.fraction}, with which workers make "
+                    f"--alum-fraction is {criterion.options.alum_fraction}: with it workers make "
                     "different numbers of passes, but --broadcast-buffers makes each wait for the "
                     "others in every one: leave one of the two away"
                 )
@@ -205,7 +217,7 @@ class AlumTask:
 
     def _check_metric(self, criterion: Any) -> None:
         metric = str(self.cfg.alum_best_checkpoint_metric)
-        if metric.startswith("adv_") and not criterion.alum.validate:
+        if metric.startswith("adv_") and not criterion.options.alum_validate:
             raise UsageError(
                 f"--best-checkpoint-metric {metric} is there with --alum-validate alone: add it"
             )
@@ -218,14 +230,24 @@ class AlumTask:
         optimizer: Any,
         update_num: int,
         ignore_grad: bool = False,
+        ema_model: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As fairseq's, after the criterion was told the number of the update."""
-        if hasattr(criterion, "set_num_updates"):
-            criterion.set_num_updates(update_num)
+        """As fairseq's, after the criterion was told what this update is like."""
+        if isinstance(criterion, AlumCriterion):
+            scale = loss_scale_of(optimizer) if criterion.scales_gradients else 1.0
+            criterion.prepare_update(update_num, scale, ema_model)
+            if criterion.preset.proximal > 0:
+                self._momentum_schedule.set_decay(update_num)
         return super().train_step(
             sample, model, criterion, optimizer, update_num, ignore_grad, **kwargs
         )
+
+    def valid_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any, ema_model: Any = None, **kw: Any
+    ) -> Any:
+        """As fairseq's, which takes no EMA model."""
+        return super().valid_step(sample, model, criterion, **kw)
 
 
 def _load_starting_point(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "raw": {"alum_gradient": "raw", "alum_projection": "clip", "alum_epsilon_mode": "absolute"},
     "divergence": {"alum_divergence": "jensen_shannon"},
     "both sides": {"alum_divergence": "symmetric_kl"},
-    "layer": {"alum_layer": 1},
+    "layer": {"alum_site": "1"},
     "independent": {"alum_dropout": "independent"},
     "fraction": {"alum_fraction": 0.5},
     "alpha": {"alum_alpha": 3.0, "alum_epsilon": 0.3, "alum_noise_std": 0.05},

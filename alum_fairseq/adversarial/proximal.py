@@ -1,0 +1,28 @@
+"""SMART (Jiang et al. 2020, arXiv 1911.03437): ALUM's consistency, near a momentum model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from typing_extensions import override
+
+from alum_fairseq.adversarial.method import Clean, Update
+from alum_fairseq.adversarial.regularize import Regularize
+
+
+class Proximal(Regularize):
+    r"""Bregman proximal point method: :math:`L + \alpha\, [R + \mu\, D(c \| \bar c)]` (eq. 2 to 5).
+
+    R is the smoothness-inducing consistency, :math:`\bar c` the prediction of a model whose weights
+    are a running mean of those trained. The paper's :math:`\mu` is :math:`\alpha \mu` here, so that
+    one schedule serves both terms.
+    """
+
+    unused = frozenset()
+
+    @override
+    def added(self, update: Update, clean: Clean, delta: Tensor, logits: Tensor) -> Tensor:
+        smoothness = super().added(update, clean, delta, logits)
+        if update.momentum is None:  # in validation, or left out
+            return smoothness
+        distance = self.divergence.total(clean.logits, update.momentum().detach(), clean.weights)
+        return smoothness + self.preset.proximal * distance

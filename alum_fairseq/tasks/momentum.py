@@ -1,0 +1,31 @@
+"""fairseq's EMA model as SMART's momentum model: its decay, which rises once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Jiang et al. 2020 (arXiv 1911.03437), section 4: beta is 0.99 in the first tenth of the updates,
+# and 0.999 after.
+EARLY, LATE, SWITCH = 0.99, 0.999, 0.1
+
+FAIRSEQ_DECAY = 0.9999  # fairseq's default of --ema-decay, which stands for none given
+
+
+class MomentumSchedule:
+    """Sets the decay that fairseq's EMA model, which asks its options, takes in its next step.
+
+    A decay that the user gave is left alone.
+
+    Args:
+        cfg: fairseq's whole configuration.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        self._options = cfg.ema if cfg.ema.ema_decay == FAIRSEQ_DECAY else None
+        total = getattr(cfg.lr_scheduler, "total_num_update", None) or cfg.optimization.max_update
+        self._late_from = SWITCH * float(total) or float("inf")
+
+    def set_decay(self, num_updates: int) -> None:
+        """Set it for the update after so many; with no limit of updates it stays the early one."""
+        if self._options is not None:
+            self._options.ema_decay = LATE if num_updates >= self._late_from else EARLY
