@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from types import TracebackType
 
 _MOST = 1500  # characters of a message; what is right comes first, or long before
@@ -37,6 +38,20 @@ def require(name: str, value: object, right: str, condition: bool) -> None:
     """
     if not condition:
         raise FieldError(name, f"is {value!r}: it must be {right}")
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Make sure that a field's value is one of its choices.
+
+    Raises:
+        FieldError: it is not.
+    """
+    require(name, value, f"one of {', '.join(choices)}", value in choices)
+
+
+def is_number(value: object) -> bool:
+    """Whether something is a number; a bool is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def one_line(error: BaseException) -> str:

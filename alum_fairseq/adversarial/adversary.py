@@ -15,17 +15,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from alum_fairseq.adversarial.norms import (
-    RESCALE_FLOOR,
-    Norm,
-    as_factor,
-    check_shapes,
-    get_norm,
-    root_mean_square,
-)
+from alum_fairseq.adversarial import norms
 from alum_fairseq.adversarial.objectives import Objective, gradient_at
 from alum_fairseq.adversarial.precision import default_noise_std
-from alum_fairseq.errors import require
+from alum_fairseq.errors import is_number, require, require_choice
 
 STARTS = ("normal", "uniform", "zero")
 EPSILON_MODES = ("absolute", "relative")
@@ -44,29 +37,24 @@ class Adversary:
         \quad\text{(steps times)}
 
     Attributes:
-        start: distribution of :math:`\delta_0`. ``"normal"``; ``"uniform"``: in the cube that is
-            inscribed in the ball of radius ``noise_std``; ``"zero"``: none, for objectives that
-            have a gradient there.
+        start: of :math:`\delta_0`: ``"normal"``; ``"uniform"``: in the cube inscribed in the ball of
+            radius ``noise_std``; ``"zero"``: for objectives that have a gradient there.
         steps: how many ascent steps (K); 0 leaves the projected start.
         epsilon: radius of the ball that the perturbation stays in.
-        epsilon_mode: ``"absolute"``: ``epsilon``, ``step_size`` and ``noise_std`` are in the units
-            of the embeddings. ``"relative"``: they are multiples of the root mean square of the
-            sentence's embeddings, per coordinate (for the norm L2, times the root of the number of
-            coordinates), so that one value serves models of any scale.
+        epsilon_mode: of ``epsilon``, ``step_size`` and ``noise_std``: ``"absolute"``, or
+            ``"relative"``: in multiples of the root mean square of the sentence's embeddings, per
+            coordinate (for L2, times the root of their number), to serve models of any scale.
         step_size: length of a step (eta): of a normalised gradient its norm, of a raw one a factor.
             Infinite: the perturbation is the gradient's direction alone, with norm epsilon, as in
             the power iteration of VAT (Miyato et al. 2018, arXiv 1704.03976).
         noise_std: size of the random start (sigma): the standard deviation of a normal one. None:
-            0.01 of the root mean square of the sentence's embeddings, more where that would vanish
-            in the rounding of the type that the model computes in.
+            0.01 of that root mean square, or more where half precision would round it away.
         norm: a key of :data:`alum_fairseq.adversarial.norms.NORMS`.
-        norm_scope: ``"token"``: each token's vector has its own ball; ``"sentence"``: one ball for
-            all of a sentence.
-        gradient: ``"raw"``; ``"normalized"``: divided by its own norm before the step;
-            ``"steepest"``: the step of that norm along which a linear function rises most (for
-            "linf" the gradient's signs; for "l2" the same as normalized).
+        norm_scope: ``"token"``: a ball for each token's vector; ``"sentence"``: one for all.
+        gradient: ``"raw"``; ``"normalized"``: divided by its own norm; ``"steepest"``: the vector of
+            norm 1 along which a linear function rises most (for "linf" the gradient's signs).
         projection: ``"clip"``: to the nearest point of the ball; ``"rescale"``: to its surface,
-            along the same direction (which also lengthens what is shorter); ``"none"``.
+            which also lengthens what is shorter; ``"none"``.
 
     Raises:
         UsageError: a value is out of its range or not one of its choices.
@@ -89,28 +77,24 @@ class Adversary:
     projection: str = "rescale"
 
     def __post_init__(self) -> None:
-        count = _is_number(self.steps) and isinstance(self.steps, int) and self.steps >= 0
-        require("steps", self.steps, "a whole number, 0 or more", count)
-        epsilon, size, std = self.epsilon, self.step_size, self.noise_std
-        finite = _is_number(epsilon) and 0 < epsilon < math.inf
+        steps, epsilon, size, std = self.steps, self.epsilon, self.step_size, self.noise_std
+        count = is_number(steps) and isinstance(steps, int) and steps >= 0
+        require("steps", steps, "a whole number, 0 or more", count)
+        finite = is_number(epsilon) and 0 < epsilon < math.inf
         require("epsilon", epsilon, "a finite number above 0", finite)
-        require("step_size", size, "a number above 0", _is_number(size) and size > 0)
-        finite = std is None or (_is_number(std) and 0 <= std < math.inf)
+        require("step_size", size, "a number above 0", is_number(size) and size > 0)
+        finite = std is None or (is_number(std) and 0 <= std < math.inf)
         require("noise_std", std, "a finite number, 0 or more", finite)
-        for name, choices in (
-            ("start", STARTS),
-            ("epsilon_mode", EPSILON_MODES),
-            ("gradient", GRADIENTS),
-            ("projection", PROJECTIONS),
-        ):
-            value = getattr(self, name)
-            require(name, value, f"one of {', '.join(choices)}", value in choices)
-        get_norm(self.norm, self.norm_scope)
+        require_choice("start", self.start, STARTS)
+        require_choice("epsilon_mode", self.epsilon_mode, EPSILON_MODES)
+        require_choice("gradient", self.gradient, GRADIENTS)
+        require_choice("projection", self.projection, PROJECTIONS)
+        norms.get_norm(self.norm, self.norm_scope)
 
     @cached_property
-    def ball(self) -> Norm:
+    def ball(self) -> norms.Norm:
         """The norm object of this adversary."""
-        return get_norm(self.norm, self.norm_scope)
+        return norms.get_norm(self.norm, self.norm_scope)
 
     def perturb(
         self,
@@ -126,7 +110,7 @@ class Adversary:
             objective: what is climbed; called once a step. The gradient is taken with respect to
                 the embeddings alone; parameters get none.
             embeddings: ``(B, T, D)``, of any floating type.
-            mask: ``(B, T)``, true on tokens that may be perturbed (not padding). All by default.
+            mask: ``(B, T)``, true on tokens that may be perturbed; all by default.
             generator: source of random numbers; torch's default generator if not given.
             first: the gradient at the start, ``(B, T, D)``, where it is known already.
 
@@ -141,8 +125,7 @@ class Adversary:
         delta = ascent.start(generator)
         for _ in range(self.steps):
             if first is None:
-                exact = self.gradient == "raw"
-                first = gradient_at(objective, ascent.embeddings, delta, exact)
+                first = gradient_at(objective, ascent.embeddings, delta, self.gradient == "raw")
             delta, first = ascent.step(delta, first), None
         return delta
 
@@ -160,9 +143,9 @@ class Ascent:
     """
 
     def __init__(self, adversary: Adversary, embeddings: Tensor, mask: Tensor | None) -> None:
-        check_shapes(embeddings, mask)
+        norms.check_shapes(embeddings, mask)
         self.adversary, self.embeddings = adversary, embeddings.detach()
-        self.keep = keep = as_factor(mask, embeddings)
+        self.keep = keep = norms.as_factor(mask, embeddings)
         self._one = one = keep.new_ones(len(embeddings), 1, 1)
         width = one * embeddings.shape[-1]
         tokens = keep.sum((1, 2), keepdim=True).clamp_min(1)
@@ -173,18 +156,18 @@ class Ascent:
     @cached_property
     def rms(self) -> Tensor:
         """The root mean square of each sentence's embeddings, ``(B, 1, 1)``."""
-        return root_mean_square(self.embeddings, self.keep)
+        return norms.root_mean_square(self.embeddings, self.keep)
 
     def start(self, generator: torch.Generator | None = None) -> Tensor:
         """The perturbation before the first step, ``(B, T, D)``; without steps, the last one."""
-        adversary, shape = self.adversary, self.embeddings.shape
+        adversary, like = self.adversary, self.keep.expand_as(self.embeddings)
         if adversary.start == "zero":
-            return self.keep.new_zeros(shape)
-        options = {"dtype": self.keep.dtype, "device": self.keep.device, "generator": generator}
+            return torch.zeros_like(like)
+        options = {"dtype": like.dtype, "device": like.device, "generator": generator}
         if adversary.start == "normal":
-            noise = torch.randn(shape, **options)
+            noise = torch.randn(like.shape, **options)
         else:
-            noise = 2 * torch.rand(shape, **options) - 1
+            noise = 2 * torch.rand(like.shape, **options) - 1
         delta = self.noise_size() * noise * self.keep
         return delta if adversary.steps else self._project(delta)
 
@@ -217,9 +200,5 @@ class Ascent:
         if adversary.projection == "clip":
             return adversary.ball.clip(delta, radius)
         if adversary.projection == "rescale":
-            return adversary.ball.rescale(delta, radius, RESCALE_FLOOR * self._unit)
+            return adversary.ball.rescale(delta, radius, norms.RESCALE_FLOOR * self._unit)
         return delta
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,7 +7,8 @@ from typing_extensions import override
 
 from alum_fairseq.adversarial.accumulate import Accumulator
 from alum_fairseq.adversarial.adversary import Ascent
-from alum_fairseq.adversarial.method import Clean, Method, Preset, Result, Update, perturbed
+from alum_fairseq.adversarial.method import Clean, Method, Result, Update, perturbed
+from alum_fairseq.adversarial.presets import Preset
 from alum_fairseq.errors import FieldError
 
 

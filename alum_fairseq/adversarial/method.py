@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -16,17 +16,9 @@ from torch import Tensor
 
 from alum_fairseq.adversarial.adversary import Adversary
 from alum_fairseq.adversarial.divergences import get_divergence
-from alum_fairseq.adversarial.objectives import (
-    OBJECTIVES,
-    DivergenceFromClean,
-    Objective,
-    Predict,
-    TaskLoss,
-)
-from alum_fairseq.errors import FieldError, require
-
-SIDES = ("both", "adversarial")
-DROPOUTS = ("shared", "independent")
+from alum_fairseq.adversarial.objectives import DivergenceFromClean, Objective, Predict, TaskLoss
+from alum_fairseq.adversarial.presets import Preset
+from alum_fairseq.errors import FieldError
 
 # What has a graph in the clean pass: all of it; or, with the embeddings cut off as leaves, what
 # lies above them and what lies below; or what lies below alone.
@@ -100,53 +92,6 @@ class Result:
     delta: Tensor | None = None
     logits: Tensor | None = None
     adversarial_loss: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The numbers of a method.
-
-    Attributes:
-        method: a key of :data:`alum_fairseq.adversarial.presets.METHODS`.
-        adversary: the inner maximisation.
-        objective: what it climbs: ``"divergence"`` from the clean prediction, or ``"task-loss"``.
-        divergence: a key of :data:`alum_fairseq.adversarial.divergences.DIVERGENCES`.
-        sides: which predictions a consistency loss moves: ``"both"``, or the ``"adversarial"`` one
-            alone, the clean one being a fixed target.
-        proximal: weight of the distance to a momentum model, in multiples of alpha.
-        site: where the perturbation enters: ``"words"``: the word embeddings, before positions and
-            layer normalisation; ``"embeddings"``: the embedding output; ``"N"``: layer N's input.
-        dropout: ``"shared"``: all passes of an update use the same dropout masks, so that the
-            divergence is the perturbation's alone; ``"independent"``: each pass draws its own.
-        pretraining_alpha: weight of what is added to the task's loss in (continual) pre-training.
-        finetuning_alpha: that weight in fine-tuning.
-
-    Raises:
-        FieldError: a value is not one of its choices, or out of its range.
-    """
-
-    method: str = "regularize"
-    adversary: Adversary = field(default_factory=Adversary)
-    objective: str = "divergence"
-    divergence: str = "kl"
-    sides: str = "both"
-    proximal: float = 0.0
-    site: str = "embeddings"
-    dropout: str = "shared"
-    pretraining_alpha: float = 1.0
-    finetuning_alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("objective", OBJECTIVES), ("sides", SIDES), ("dropout", DROPOUTS)):
-            value = getattr(self, name)
-            require(name, value, f"one of {', '.join(choices)}", value in choices)
-        named = self.site in ("words", "embeddings") or self.site.isdecimal()
-        require("site", self.site, "words, embeddings, or the number of a layer", named)
-        require("proximal", self.proximal, "0 (off) or more", 0 <= self.proximal < float("inf"))
-        for name in ("pretraining_alpha", "finetuning_alpha"):
-            value = getattr(self, name)
-            require("alpha", value, "0 (off) or more", 0 <= value < float("inf"))
-        get_divergence(self.divergence)
 
 
 class Method(ABC):

@@ -7,22 +7,63 @@ project recommends. The numbers of the others are those of the sources that are 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from alum_fairseq.adversarial.adversarial_loss import AdversarialLoss
 from alum_fairseq.adversarial.adversary import Adversary
-from alum_fairseq.adversarial.freelb import FreeLB
-from alum_fairseq.adversarial.method import Method, Preset
-from alum_fairseq.adversarial.proximal import Proximal
-from alum_fairseq.adversarial.regularize import Regularize
-from alum_fairseq.errors import UsageError
+from alum_fairseq.adversarial.divergences import get_divergence
+from alum_fairseq.adversarial.objectives import OBJECTIVES
+from alum_fairseq.errors import UsageError, require, require_choice
 
-METHODS: dict[str, type[Method]] = {
-    "regularize": Regularize,
-    "proximal": Proximal,
-    "adversarial-loss": AdversarialLoss,
-    "freelb": FreeLB,
-}
+SIDES = ("both", "adversarial")
+DROPOUTS = ("shared", "independent")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The numbers of a method.
+
+    Attributes:
+        method: a key of :data:`alum_fairseq.adversarial.methods.METHODS`.
+        adversary: the inner maximisation.
+        objective: what it climbs: ``"divergence"`` from the clean prediction, or ``"task-loss"``.
+        divergence: a key of :data:`alum_fairseq.adversarial.divergences.DIVERGENCES`.
+        sides: which predictions a consistency loss moves: ``"both"``, or the ``"adversarial"`` one
+            alone, the clean one being a fixed target.
+        proximal: weight of the distance to a momentum model, in multiples of alpha.
+        site: where the perturbation enters: ``"words"``: the word embeddings, before positions and
+            layer normalisation; ``"embeddings"``: the embedding output; ``"N"``: layer N's input.
+        dropout: ``"shared"``: all passes of an update use the same dropout masks, so that the
+            divergence is the perturbation's alone; ``"independent"``: each pass draws its own.
+        pretraining_alpha: weight of what is added to the task's loss in (continual) pre-training.
+        finetuning_alpha: that weight in fine-tuning.
+
+    Raises:
+        FieldError: a value is not one of its choices, or out of its range.
+    """
+
+    method: str = "regularize"
+    adversary: Adversary = field(default_factory=Adversary)
+    objective: str = "divergence"
+    divergence: str = "kl"
+    sides: str = "both"
+    proximal: float = 0.0
+    site: str = "embeddings"
+    dropout: str = "shared"
+    pretraining_alpha: float = 1.0
+    finetuning_alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_choice("objective", self.objective, OBJECTIVES)
+        require_choice("sides", self.sides, SIDES)
+        require_choice("dropout", self.dropout, DROPOUTS)
+        named = self.site in ("words", "embeddings") or self.site.isdecimal()
+        require("site", self.site, "words, embeddings, or the number of a layer", named)
+        require("proximal", self.proximal, "0 (off) or more", 0 <= self.proximal < float("inf"))
+        for name in ("pretraining_alpha", "finetuning_alpha"):
+            value = getattr(self, name)
+            require("alpha", value, "0 (off) or more", 0 <= value < float("inf"))
+        get_divergence(self.divergence)
+
 
 # Liu et al. 2020, section 4: K=1, sigma=1e-5, eta=1e-3, epsilon=1e-5, alpha 10 and 1.
 _PAPER = Adversary(

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 from alum_fairseq.adversarial.gain import mean_size, random_like
 from alum_fairseq.adversarial.method import Clean, Graph, Result, Update, perturbed
-from alum_fairseq.adversarial.presets import METHODS
+from alum_fairseq.adversarial.methods import build_method
 from alum_fairseq.criterions import metrics
 from alum_fairseq.criterions.batches import merge_logs, split_rows
 from alum_fairseq.criterions.options import (
@@ -68,7 +68,7 @@ class AlumCriterion:
         self.options, self.problem = cfg, self.problem_of(cfg)
         self.preset = resolve(cfg, self.stage, self.problem.divergence, self.problem.categorical)
         try:
-            self.method = METHODS[self.preset.method](self.preset)
+            self.method = build_method(self.preset)
         except FieldError as error:
             raise named_by_option(error) from None
         check_used(cfg, self.method.unused)

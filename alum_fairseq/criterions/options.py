@@ -10,10 +10,9 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from alum_fairseq.adversarial.adversary import EPSILON_MODES, GRADIENTS, PROJECTIONS, STARTS
 from alum_fairseq.adversarial.divergences import DIVERGENCES
-from alum_fairseq.adversarial.method import DROPOUTS, SIDES, Preset
 from alum_fairseq.adversarial.norms import NORMS, SCOPES
 from alum_fairseq.adversarial.objectives import OBJECTIVES
-from alum_fairseq.adversarial.presets import PRESETS, get_preset
+from alum_fairseq.adversarial.presets import DROPOUTS, PRESETS, SIDES, Preset, get_preset
 from alum_fairseq.errors import FieldError, UsageError, require
 
 Stage = Literal["pretraining", "finetuning"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from alum_fairseq.adversarial.adversary import Ascent
-from alum_fairseq.adversarial.method import Preset
 from alum_fairseq.adversarial.precision import compute_dtype
+from alum_fairseq.adversarial.presets import Preset
 from alum_fairseq.criterions.metrics import ratio
 
 logger = logging.getLogger(__name__)
