@@ -1,9 +1,7 @@
 """The inner maximisation: find the perturbation in a ball that raises an objective most.
 
-Nothing here knows of fairseq. What is climbed: :mod:`alum_fairseq.adversarial.objectives`.
-
-Reference: Liu et al. 2020, "Adversarial Training for Large Neural Language Models"
-(arXiv 2004.08994), Algorithm 1, lines 4 to 8.
+Liu et al. 2020, "Adversarial Training for Large Neural Language Models" (arXiv 2004.08994),
+Algorithm 1, lines 4 to 8. What is climbed: :mod:`alum_fairseq.adversarial.objectives`.
 """
 
 from __future__ import annotations
@@ -37,8 +35,8 @@ class Adversary:
         \quad\text{(steps times)}
 
     Attributes:
-        start: of :math:`\delta_0`: ``"normal"``; ``"uniform"``: in the cube inscribed in the ball of
-            radius ``noise_std``; ``"zero"``: for objectives that have a gradient there.
+        start: ``"normal"``; ``"uniform"``: in the cube inscribed in the ball of radius
+            ``noise_std``; ``"zero"``: for objectives that have a gradient there.
         steps: how many ascent steps (K); 0 leaves the projected start.
         epsilon: radius of the ball that the perturbation stays in.
         epsilon_mode: of ``epsilon``, ``step_size`` and ``noise_std``: ``"absolute"``, or
@@ -51,7 +49,7 @@ class Adversary:
             0.01 of that root mean square, or more where half precision would round it away.
         norm: a key of :data:`alum_fairseq.adversarial.norms.NORMS`.
         norm_scope: ``"token"``: a ball for each token's vector; ``"sentence"``: one for all.
-        gradient: ``"raw"``; ``"normalized"``: divided by its own norm; ``"steepest"``: the vector of
+        gradient: ``"raw"``; ``"normalized"``: divided by its norm; ``"steepest"``: the vector of
             norm 1 along which a linear function rises most (for "linf" the gradient's signs).
         projection: ``"clip"``: to the nearest point of the ball; ``"rescale"``: to its surface,
             which also lengthens what is shorter; ``"none"``.
@@ -115,8 +113,8 @@ class Adversary:
             first: the gradient at the start, ``(B, T, D)``, where it is known already.
 
         Returns:
-            The perturbation, ``(B, T, D)``, float32 (float64 for float64 embeddings), detached,
-            zero where the mask is false. It is non-finite where the model's gradient was.
+            ``(B, T, D)``, at least float32, detached, zero where the mask is false; not finite
+            where the model's gradient was not.
 
         Raises:
             UsageError: the shapes do not fit, or the objective does not depend on the embeddings.
@@ -160,16 +158,13 @@ class Ascent:
 
     def start(self, generator: torch.Generator | None = None) -> Tensor:
         """The perturbation before the first step, ``(B, T, D)``; without steps, the last one."""
-        adversary, like = self.adversary, self.keep.expand_as(self.embeddings)
-        if adversary.start == "zero":
-            return torch.zeros_like(like)
-        options = {"dtype": like.dtype, "device": like.device, "generator": generator}
-        if adversary.start == "normal":
-            noise = torch.randn(like.shape, **options)
-        else:
-            noise = 2 * torch.rand(like.shape, **options) - 1
+        noise = torch.zeros_like(self.keep.expand_as(self.embeddings))
+        if self.adversary.start == "normal":
+            noise.normal_(generator=generator)
+        elif self.adversary.start == "uniform":
+            noise.uniform_(-1, 1, generator=generator)
         delta = self.noise_size() * noise * self.keep
-        return delta if adversary.steps else self._project(delta)
+        return delta if self.adversary.steps else self._project(delta)
 
     def noise_size(self) -> Tensor:
         """The size of the random start per coordinate, ``(B, 1, 1)``, in the embeddings' units."""
