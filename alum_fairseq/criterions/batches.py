@@ -15,8 +15,8 @@ def split_rows(batch: Batch, rows: Tensor) -> tuple[Batch, Batch]:
     """Cut a batch in two: these rows, and all others.
 
     Args:
-        batch: as a fairseq task makes it for sentences: tensors with one row for each, in nested
-            dictionaries, and the counts ``nsentences`` and ``ntokens``.
+        batch: as a fairseq task makes it for sentences: ``id``, ``target`` and ``net_input...``
+            have a row for each, ``nsentences`` and ``ntokens`` count them; all else has no rows.
         rows: numbers of rows, each once, on any device.
 
     Returns:
@@ -25,17 +25,26 @@ def split_rows(batch: Batch, rows: Tensor) -> tuple[Batch, Batch]:
     size = batch["nsentences"]
     rest = torch.ones(size, dtype=torch.bool)
     rest[rows.cpu()] = False
-    part, others = _take(batch, rows, size), _take(batch, rest.nonzero().flatten(), size)
+    part, others = _take(batch, rows), _take(batch, rest.nonzero().flatten())
     part |= {"nsentences": len(rows), "ntokens": _tokens(part, batch, len(rows))}
     for count in ("nsentences", "ntokens"):
         others[count] = batch[count] - part[count]
     return part, others
 
 
-def _take(value: Any, rows: Tensor, size: int) -> Any:
+def _take(batch: Batch, rows: Tensor) -> Batch:
+    return {key: _rows_of(value, rows) if _has_rows(key) else value for key, value in batch.items()}
+
+
+def _has_rows(key: str) -> bool:
+    """Whether what fairseq's batches have under this key has a row for each sentence."""
+    return key in ("id", "target") or key.startswith("net_input")
+
+
+def _rows_of(value: Any, rows: Tensor) -> Any:
     if isinstance(value, dict):
-        return {name: _take(entry, rows, size) for name, entry in value.items()}
-    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == size:
+        return {name: _rows_of(entry, rows) for name, entry in value.items()}
+    if isinstance(value, Tensor):
         return value[rows.to(value.device, non_blocking=True)]
     return value
 

@@ -30,9 +30,14 @@ UNDER_ATTACK = "_alum_attacked_"
 
 def sums(device: torch.device, **values: Any) -> dict[str, Tensor]:
     """All of :data:`SUMS` as tensors on one device; those that are not given are zero."""
-    return {
-        key: torch.as_tensor(values.get(key, 0), dtype=torch.float32, device=device) for key in SUMS
-    }
+    # Numbers are filled in on the device: a copy from the host would wait for it.
+    return {key: _scalar(values.get(key, 0), device) for key in SUMS}
+
+
+def _scalar(value: Tensor | float, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float32)
+    return torch.full((), value, dtype=torch.float32, device=device)
 
 
 def reduce(task_metrics: Any, logging_outputs: list[dict[str, Any]]) -> None:
