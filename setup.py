@@ -32,6 +32,7 @@ setup(
         "Jinja2>=3.1,<4",
         "matplotlib>=3.8,<4",
         "numpy>=1.21.3",
+        "protobuf>=7.36,<8",
         "safetensors>=0.4,<1",
         "scipy>=1.11,<2",
         "sentencepiece>=0.2,<0.3",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import alum_fairseq
 from alum_fairseq.errors import UsageError, printable
-from alum_fairseq.files import naming_closed_paths
+from alum_fairseq.files import reporting_access_errors
 
 # How a command ends, for scripts to look at; Python ends with 1 after any other error.
 DONE = 0
@@ -77,7 +77,7 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
     for chatty in ("fairseq", "hydra"):  # the one reports every file that it opens
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        with naming_closed_paths():
+        with reporting_access_errors():
             main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UsageError as error:

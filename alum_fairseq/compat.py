@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import blaming_the_disk, write_a_little
+from alum_fairseq.files import check_writable, reporting_full_disk
 
 # Chatter of fairseq's start-up and inner loop about its own use of hydra and torch. Nothing that a
 # user of fairseq can act on; about 20 lines before the first line of their log.
@@ -219,7 +219,7 @@ def name_the_folder_of_checkpoints() -> None:
     def verify_checkpoint_directory(save_dir: str) -> None:
         try:
             verify(save_dir)  # of an empty file, for which a full disk has room
-            write_a_little(Path(save_dir))
+            check_writable(Path(save_dir))
         except OSError as error:
             raise UsageError(
                 f"--save-dir {save_dir} is no folder that can be written to: {error.strerror}"
@@ -310,7 +310,7 @@ def _whole_or_not_at_all(target: str) -> Iterator[str]:
     """
     aside = target + ".tmp"
     try:
-        with blaming_the_disk(Path(target)):
+        with reporting_full_disk(Path(target)):
             yield aside
     except Exception:
         Path(aside).unlink(missing_ok=True)

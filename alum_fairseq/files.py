@@ -1,10 +1,9 @@
-"""Files that come into being whole, or not at all."""
+"""Files and folders that appear complete or not at all, and clear errors for those that cannot."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,82 +11,92 @@ from pathlib import Path
 
 from alum_fairseq.errors import UsageError
 
-_PROBE = 1 << 20  # bytes that a disk has room for, unless it is full
-# Why a file that is there cannot be opened; what else fails is not for the user to mend.
-_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+_PROBE = 1 << 20  # bytes; a full disk may still have room for an empty file
+# Reasons for which the system refuses to open an existing file, and which the user can fix.
+_ACCESS_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @contextmanager
-def naming_closed_paths() -> Iterator[None]:
-    """Say in one line which file or folder the system does not let this process use.
+def reporting_access_errors() -> Iterator[None]:
+    """Turn the system's refusal to open a file or folder into a one-line error.
 
     Raises:
-        UsageError: there is one; the message names it, and the system's reason.
+        UsageError: the system refused; the message names the path and the reason.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is None or error.errno not in _CLOSED:
+        if error.filename is None or error.errno not in _ACCESS_ERRORS:
             raise
         raise UsageError(
-            f"{error.filename} cannot be opened: {error.strerror}; see to the rights of the file "
-            "and its folders, or name another"
+            f"{error.filename} cannot be opened: {error.strerror}; check the permissions of the "
+            "file and its folders, or give another path"
         ) from None
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, which takes the place of ``path`` when the block ends well.
+    """A temporary path to write to; it replaces ``path`` if the block ends without an error.
 
-    What is no plain file, such as ``/dev/null`` or a pipe, is written to as it is.
+    Anything but a regular file, such as ``/dev/null`` or a pipe, is written to directly.
 
     Raises:
-        UsageError: it is a folder, its folder cannot be written to, or the disk is full.
+        UsageError: ``path`` is a folder, its folder is not writable, or the disk is full.
     """
-    path = path.resolve()  # not the link, but what it leads to
+    path = path.resolve()  # write through a link, do not replace it
     if path.is_dir():
         raise UsageError(f"{path} is a folder, not a file")
     if path.exists() and not path.is_file():
         yield path
         return
-    aside = Path(_aside(path, tempfile.mkstemp))
-    try:
-        with blaming_the_disk(path):
-            yield aside
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with _temporary_path_beside(path) as temporary:
+        temporary.touch()
+        yield temporary
+        os.replace(temporary, path)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes ``path`` when the block ends well.
+    """An empty temporary folder; it becomes ``path`` if the block ends without an error.
 
     Raises:
-        UsageError: there is something at ``path`` already, it cannot be written to, or the disk is
-            full.
+        UsageError: ``path`` exists and is not empty, it cannot be written, or the disk is full.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} exists: remove it, or name another folder")
-    aside = Path(_aside(path, tempfile.mkdtemp))
-    try:
-        with blaming_the_disk(path):
-            yield aside
-            if path.exists():
-                path.rmdir()
-            aside.rename(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with _temporary_path_beside(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
 
 
 @contextmanager
-def blaming_the_disk(path: Path) -> Iterator[None]:
-    """Where something fails while a path is written, see whether its disk is to blame.
+def _temporary_path_beside(path: Path) -> Iterator[Path]:
+    """A path on the same file system as ``path``, in a folder that is removed afterwards."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.",
+            suffix=".unfinished",
+            dir=path.parent,
+            ignore_cleanup_errors=True,
+        )
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    with folder as name, reporting_full_disk(path):
+        yield Path(name) / path.name
 
-    Libraries say so in many ways: torch that a position is not the one expected.
+
+@contextmanager
+def reporting_full_disk(path: Path) -> Iterator[None]:
+    """If writing ``path`` fails, check whether the disk is full, and say so.
+
+    Libraries report a full disk in many ways: torch, for one, complains of a file position.
 
     Raises:
-        UsageError: no more can be written there.
+        UsageError: nothing more can be written there.
     """
     try:
         yield
@@ -95,43 +104,27 @@ def blaming_the_disk(path: Path) -> Iterator[None]:
         raise
     except Exception:
         try:
-            write_a_little(path.parent)
+            check_writable(path.parent)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
         raise
 
 
-def write_a_little(folder: Path) -> None:
-    """Write a nameless file into a folder, to see whether its disk has room for any.
+def check_writable(folder: Path) -> None:
+    """Write an unnamed temporary file of 1 MiB into a folder.
 
     Raises:
-        OSError: it has not, or the folder is closed.
+        OSError: the disk is full, or the folder is not writable.
     """
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(_PROBE))
 
 
-def _aside(path: Path, make: object) -> str:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = make(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
-        aside = made if isinstance(made, str) else made[1]
-        if not isinstance(made, str):
-            os.close(made[0])
-        # mkstemp and mkdtemp keep everyone else out; what the user asked for is like all else.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(aside, (0o777 if isinstance(made, str) else 0o666) & ~mask)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-    return aside
-
-
 def existing_file(path: Path) -> Path:
-    """The path, if a file is there.
+    """The path, if it is a file.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is not.
     """
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
@@ -140,10 +133,10 @@ def existing_file(path: Path) -> Path:
 
 
 def existing_folder(path: Path) -> Path:
-    """The path, if a folder is there.
+    """The path, if it is a folder.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is not.
     """
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"

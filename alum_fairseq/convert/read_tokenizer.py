@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from alum_fairseq.convert.byte_level import bpe_numbers
 from alum_fairseq.convert.folder import read_optional_json
-from alum_fairseq.convert.sentencepiece_model import SentencepieceModel
+from alum_fairseq.convert.sentencepiece_model import read_sentencepiece, text_pieces
 from alum_fairseq.errors import UsageError, one_line
 
 TOKENIZER = "tokenizer.json"
@@ -228,10 +228,10 @@ def _sentencepiece(
     folder: Path, ids: dict[str, int], model_type: str, settings: Mapping[str, Any]
 ) -> Subwords:
     path = folder / SENTENCEPIECE
-    model = SentencepieceModel.read(path)
+    model = read_sentencepiece(path)
     subwords = Subwords("sentencepiece", ids, _special_ids(ids, settings, model_type, path))
     subwords.files = {SENTENCEPIECE: path}
-    lacking = sum(piece.text not in ids for piece in model.pieces if piece.is_text)
+    lacking = sum(piece.piece not in ids for piece in text_pieces(model))
     if lacking:
         subwords.notes.append(f"{path}: {lacking} of its pieces have no id: they are <unk>")
     return subwords
@@ -244,7 +244,7 @@ def _xlmr_ids(path: Path, model_type: str) -> dict[str, int]:
             f"{path.parent} has {path.name} but no {TOKENIZER}, which says how a {model_type} "
             "counts its tokens: load it with AutoTokenizer, and save it"
         )
-    pieces = [piece.text for piece in SentencepieceModel.read(path).pieces]
+    pieces = [piece.piece for piece in read_sentencepiece(path).pieces]
     if pieces[:3] != ["<unk>", "<s>", "</s>"]:
         raise UsageError(f"{path}: its first pieces are {pieces[:3]}, not XLM-R's: <unk> <s> </s>")
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *pieces[3:], "<mask>"]

@@ -23,7 +23,7 @@ from tokenizers import (
 
 from alum_fairseq.convert.byte_level import bpe_numbers
 from alum_fairseq.convert.folder import read_json
-from alum_fairseq.convert.sentencepiece_model import BPE, UNIGRAM, Piece, SentencepieceModel
+from alum_fairseq.convert.sentencepiece_model import read_sentencepiece, text_pieces
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError, one_line
 
@@ -152,56 +152,59 @@ def _byte_level(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
 
 def _sentencepiece(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
     path = vocabulary.files[1]
-    model = SentencepieceModel.read(path)
-    if model.kind not in (UNIGRAM, BPE) or model.suffix:
+    model = read_sentencepiece(path)
+    training, normalization = model.trainer_spec, model.normalizer_spec
+    make = {training.UNIGRAM: _unigram, training.BPE: _merges}.get(training.model_type)
+    if make is None or training.treat_whitespace_as_suffix:
         raise UsageError(
-            f"{path} is of a kind that tokenizers has not: unigram and BPE with blanks before "
-            "words can be converted"
+            f"{path} is a model that tokenizers cannot represent: only unigram and BPE models "
+            "with whitespace before words can be converted"
         )
-    pieces = [piece for piece in model.pieces if piece.is_text]
-    make = _unigram if model.kind == UNIGRAM else _merges
-    tokenizer = Tokenizer(make(model, pieces, ids))
+    pieces = text_pieces(model)
+    tokenizer = Tokenizer(make(pieces, ids, training.byte_fallback))
     steps: list[normalizers.Normalizer] = []
-    if model.charsmap:
-        steps.append(normalizers.Precompiled(model.charsmap))
-    if model.single_blanks:
+    if normalization.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(normalization.precompiled_charsmap))
+    if normalization.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex("^ | $"), "")]
     tokenizer.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if model.dummy_prefix else "never"
-    # Never split: some models have pieces with blanks inside.
+    scheme = "always" if normalization.add_dummy_prefix else "never"
+    # Not split at spaces: some models have pieces with spaces inside.
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
     tokenizer.add_tokens(
-        [AddedToken(piece.text, normalized=False) for piece in pieces if piece.is_user_defined]
+        [
+            AddedToken(piece.piece, normalized=False)
+            for piece in pieces
+            if piece.type == piece.USER_DEFINED
+        ]
     )
     return tokenizer
 
 
-def _unigram(model: SentencepieceModel, pieces: list[Piece], ids: Ids) -> models.Unigram:
-    tokens = {ids(piece.text): (piece.text, piece.score) for piece in pieces}
-    rest = ids.unused(piece.text for piece in pieces)
+def _unigram(pieces: list[Any], ids: Ids, byte_fallback: bool) -> models.Unigram:
+    tokens = {ids(piece.piece): (piece.piece, piece.score) for piece in pieces}
+    rest = ids.unused(piece.piece for piece in pieces)
     least = min(piece.score for piece in pieces)
     # Characters that the model did not know, and that fairseq-preprocess counted all the same. An
     # unknown character costs 10 more than the rarest piece, and so do they.
     tokens |= {i: (name, least - 10 * (len(name) == 1)) for name, i in rest.items()}
     in_order = [tokens[i] for i in range(len(tokens))]
-    return models.Unigram(in_order, unk_id=ids("<unk>"), byte_fallback=model.byte_fallback)
+    return models.Unigram(in_order, unk_id=ids("<unk>"), byte_fallback=byte_fallback)
 
 
-def _merges(model: SentencepieceModel, pieces: list[Piece], ids: Ids) -> models.BPE:
-    """sentencepiece joins the neighbours that make the best piece, whichever they are."""
-    tokens = {piece.text: ids(piece.text) for piece in pieces}
+def _merges(pieces: list[Any], ids: Ids, byte_fallback: bool) -> models.BPE:
+    """Every way to merge two pieces into a third, best score first, as SentencePiece merges."""
+    tokens = {piece.piece: ids(piece.piece) for piece in pieces}
     tokens |= ids.unused(tokens)
-    by_score = sorted(pieces, key=lambda piece: -piece.score)
+    by_score = [piece.piece for piece in sorted(pieces, key=lambda piece: -piece.score)]
     merges = [
-        (piece.text[:i], piece.text[i:])
-        for piece in by_score
-        for i in range(1, len(piece.text))
-        if piece.text[:i] in tokens and piece.text[i:] in tokens
+        (text[:i], text[i:])
+        for text in by_score
+        for i in range(1, len(text))
+        if text[:i] in tokens and text[i:] in tokens
     ]
-    return models.BPE(
-        tokens, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=model.byte_fallback
-    )
+    return models.BPE(tokens, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=byte_fallback)
 
 
 # --------------------------------------------------------------------------- another tokenizer.json

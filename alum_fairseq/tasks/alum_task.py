@@ -20,7 +20,7 @@ from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import labels_may_lack, text_labels
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file, existing_folder, naming_closed_paths
+from alum_fairseq.files import existing_file, existing_folder, reporting_access_errors
 from alum_fairseq.tasks.loss_scale import loss_scale_of
 from alum_fairseq.tasks.momentum import MomentumSchedule
 
@@ -75,7 +75,7 @@ class AlumTask:
             UsageError: an option is out of its range, or a dictionary is missing, broken or closed
                 to this user.
         """
-        with naming_closed_paths():
+        with reporting_access_errors():
             if not PathManager.path_requires_pathmanager(cfg.data):
                 cls.check_setup(cfg)
             return super().setup_task(cfg, **kwargs)
@@ -94,7 +94,7 @@ class AlumTask:
             UsageError: a file is missing, broken, cut short or closed to this user, or an example
                 is too long.
         """
-        with naming_closed_paths():
+        with reporting_access_errors():
             if not PathManager.path_requires_pathmanager(self.cfg.data):
                 self.check_data(split, kwargs.get("epoch", 1), combine)
             loaded = super().load_dataset(split, combine=combine, **kwargs)
@@ -140,7 +140,7 @@ class AlumTask:
         if not from_checkpoint:
             self._ddp_backend = str(self.cfg.alum_ddp_backend)
             self._broadcasts_buffers = bool(self.cfg.alum_broadcast_buffers)
-            with naming_closed_paths():
+            with reporting_access_errors():
                 self._check_starting_point(model)
         return model
 

@@ -126,7 +126,7 @@ OTHER_MODEL = {"arch": "transformer", "max-positions": None}
 
 Train = tuple[str, dict[str, Any], str, Callable[[Path], None] | None]
 MISFIT = "--task and --criterion do not fit each other: "
-CLOSED = " cannot be opened: Permission denied; see to the rights of the file and its folders"
+CLOSED = " cannot be opened: Permission denied; check the permissions of the file and its folders"
 CHOICE = "argument --alum-{}: invalid choice: "
 TRAIN: list[Train] = [
     # Each option of ours out of its range.

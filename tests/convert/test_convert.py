@@ -30,7 +30,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.convert.command import main
-from alum_fairseq.convert.sentencepiece_model import UNIGRAM, SentencepieceModel
+from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
@@ -426,7 +426,8 @@ def pieces_of(model: Path) -> list[str]:
 
 
 def is_unigram(model: Path) -> bool:
-    return SentencepieceModel.read(model).kind == UNIGRAM
+    training = read_sentencepiece(model).trainer_spec
+    return training.model_type == training.UNIGRAM
 
 
 def test_xlmr(sentencepiece: Path, lines: list[str], tmp_path: Path) -> None:
