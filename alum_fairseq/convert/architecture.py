@@ -1,4 +1,4 @@
-"""What both sides must know of a model to build it: fairseq's options, and ``config.json``."""
+"""An encoder's shape, read from and written as fairseq's options or ``config.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from alum_fairseq.errors import UsageError
 from alum_fairseq.models.alum_roberta import FAIRSEQ_EPS
 
-# config.json's hidden_act: fairseq's --activation-fn. The three of GPT-2's kind are one function.
+# config.json's hidden_act to fairseq's --activation-fn. The three approximations of GELU by tanh
+# are one function.
 ACTIVATIONS: Mapping[str, str] = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -24,46 +25,44 @@ ACTIVATIONS: Mapping[str, str] = {
     "tanh": "tanh",
     "linear": "linear",
 }
-_HF_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_accurate": "gelu_new",
-    "gelu_fast": "gelu_new",
-    "relu": "relu",
-    "tanh": "tanh",
-    "linear": "linear",
-}
+# The other way: the first name of each function; gelu_fast is fairseq's old name of gelu_accurate.
+_HF_ACTIVATIONS = {ours: hf for hf, ours in reversed(ACTIVATIONS.items())}
+_HF_ACTIVATIONS["gelu_fast"] = "gelu_new"
 
-# config.json's model_type: the prefix of the encoder's tensors.
-FAMILIES: Mapping[str, str] = {
-    "roberta": "roberta.",
-    "xlm-roberta": "roberta.",
-    "camembert": "roberta.",
-    "roberta-prelayernorm": "roberta_prelayernorm.",
-    "bert": "bert.",
-}
 PRENORM = "roberta-prelayernorm"
+MODEL_TYPES = ("roberta", "xlm-roberta", "camembert", PRENORM, "bert")
 
-# fairseq's positions begin after the index of the padding symbol, 1; so do RoBERTa's.
+# Position embeddings start after the index of the padding symbol, 1, in fairseq and in RoBERTa.
 FIRST_POSITION = 2
+
+# Options of fairseq's RoBERTa of which transformers supports one value only.
+_FIXED_OPTIONS: Mapping[str, Any] = {
+    "layernorm_embedding": True,
+    "no_scale_embedding": True,
+    "encoder_learned_pos": True,
+    "no_token_positional_embeddings": False,
+    "spectral_norm_classification_head": False,
+}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shapes and constants of an encoder.
+    """Hyper-parameters of an encoder.
 
     Attributes:
-        layers: how many.
-        width: of the embeddings and hidden states.
-        ffn_width: of the hidden layer of the feed-forward networks.
-        heads: of attention.
-        max_positions: the most tokens of a sequence.
-        activation: fairseq's name for it.
-        eps: of the layer normalisations.
-        dropout: of embeddings and hidden states.
-        attention_dropout: of attention weights.
-        pooler_dropout: of the classification head.
-        prenorm: normalisation before each block, and once at the end, rather than after each.
-        tied: whether the LM head's output weights are the embeddings.
+        layers: number of layers.
+        width: size of the embeddings and hidden states.
+        ffn_width: size of the hidden layer of the feed-forward networks.
+        heads: number of attention heads.
+        max_positions: maximum number of tokens in a sequence.
+        activation: fairseq's name of the activation function.
+        eps: epsilon of the layer normalisations.
+        dropout: dropout of embeddings and hidden states.
+        attention_dropout: dropout of attention weights.
+        pooler_dropout: dropout of the classification head.
+        prenorm: whether layers are normalised before each block (and once at the end) rather than
+            after each.
+        tied: whether the LM head shares its output weights with the embeddings.
     """
 
     layers: int
@@ -81,7 +80,7 @@ class Architecture:
 
     @property
     def options(self) -> dict[str, Any]:
-        """fairseq's options, by the names that they have in a checkpoint."""
+        """fairseq's options, under their names in a checkpoint."""
         options: dict[str, Any] = {
             "arch": "roberta",
             "encoder_layers": self.layers,
@@ -102,7 +101,7 @@ class Architecture:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The same as entries of a ``config.json``."""
+        """The entries of a ``config.json``."""
         return {
             "model_type": PRENORM if self.prenorm else "roberta",
             "num_hidden_layers": self.layers,
@@ -120,79 +119,87 @@ class Architecture:
 
     @classmethod
     def of_config(cls, config: Config) -> Architecture:
-        """Read a ``config.json``.
+        """From a ``config.json``.
 
         Raises:
             UsageError: fairseq has no such model; the message names the entry.
         """
-        family = config.choice("model_type", FAMILIES)
+        family = config.choice("model_type", MODEL_TYPES)
         config.choice("position_embedding_type", ("absolute",), "absolute")
         for name in ("is_decoder", "add_cross_attention"):
             config.choice(name, (False, None), False)
-        rows = config.whole("max_position_embeddings")
-        # BERT counts from 0, RoBERTa from after the index of the padding token.
-        before = 0 if family == "bert" else config.whole("pad_token_id", 1, least=0) + 1
-        if rows <= before:
-            raise UsageError(f"{config.path}: max_position_embeddings is {rows}: no position")
-        dropout = config.fraction("hidden_dropout_prob", 0.1)
+        rows = config.integer("max_position_embeddings")
+        # BERT's positions start at 0, RoBERTa's after the index of the padding token.
+        first = 0 if family == "bert" else config.integer("pad_token_id", 1, minimum=0) + 1
+        if rows <= first:
+            raise UsageError(
+                f"{config.path}: max_position_embeddings is {rows}: it must be over {first}"
+            )
+        dropout = config.probability("hidden_dropout_prob", 0.1)
         return cls(
-            layers=config.whole("num_hidden_layers"),
-            width=config.whole("hidden_size"),
-            ffn_width=config.whole("intermediate_size"),
-            heads=config.whole("num_attention_heads"),
-            max_positions=rows - before,
+            layers=config.integer("num_hidden_layers"),
+            width=config.integer("hidden_size"),
+            ffn_width=config.integer("intermediate_size"),
+            heads=config.integer("num_attention_heads"),
+            max_positions=rows - first,
             activation=ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, "gelu")],
             eps=config.positive("layer_norm_eps", 1e-12),
             dropout=dropout,
-            attention_dropout=config.fraction("attention_probs_dropout_prob", 0.1),
-            pooler_dropout=config.fraction("classifier_dropout", dropout),
+            attention_dropout=config.probability("attention_probs_dropout_prob", 0.1),
+            pooler_dropout=config.probability("classifier_dropout", dropout),
             prenorm=family == PRENORM,
             tied=config.choice("tie_word_embeddings", (True, False), True),
         )
 
     @classmethod
     def of_options(cls, options: Namespace, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-        """Read the options of a fairseq checkpoint, and the shapes of its weights.
+        """From the options and the weight shapes of a fairseq checkpoint.
 
         Args:
-            options: those of the model, defaults filled in.
-            shapes: by the names that fairseq gives them today, relative to the encoder.
+            options: the model's options, with defaults filled in.
+            shapes: of the encoder's weights, under fairseq's current names within the encoder.
 
         Raises:
-            UsageError: transformers' RoBERTa has no such model; the message names the option.
+            UsageError: transformers has no such RoBERTa; the message names the option.
         """
-        for option, wanted in _ONLY.items():
-            value = getattr(options, option, wanted)
-            if value != wanted:
+
+        def require(allowed: bool, option: str, right: str) -> None:
+            if not allowed:
+                value = getattr(options, option)
                 raise UsageError(
-                    f"the checkpoint was trained with {option}={value!s:.100}: RoBERTa of "
-                    f"transformers has {wanted} only"
+                    f"the checkpoint was trained with {option}={value!s:.100}: {right}"
                 )
-        if str(options.activation_fn) not in _HF_ACTIVATIONS:
-            raise UsageError(
-                f"the checkpoint was trained with activation_fn={options.activation_fn!s:.100}: "
-                f"RoBERTa of transformers has {', '.join(_HF_ACTIVATIONS)}"
-            )
+
+        for option, only in _FIXED_OPTIONS.items():
+            right = f"RoBERTa in transformers supports {only} only"
+            require(getattr(options, option, only) == only, option, right)
+        known = ", ".join(_HF_ACTIVATIONS)
+        require(
+            str(options.activation_fn) in _HF_ACTIVATIONS,
+            "activation_fn",
+            f"RoBERTa in transformers supports {known}",
+        )
         layers = {name.split(".")[1] for name in shapes if name.startswith("layers.")}
         try:
             positions, width = shapes["embed_positions.weight"]
             ffn_width, _ = shapes["layers.0.fc1.weight"]
         except (KeyError, ValueError):
-            raise UsageError("the checkpoint holds no encoder of RoBERTa") from None
+            raise UsageError("the checkpoint does not contain a RoBERTa encoder") from None
         if positions <= FIRST_POSITION:
-            raise UsageError(f"the checkpoint has {positions} rows of positions: no position")
-        heads = options.encoder_attention_heads
-        if type(heads) is not int or heads < 1 or width % heads:
             raise UsageError(
-                f"the checkpoint was trained with encoder_attention_heads={heads!s:.100}: it must "
-                f"divide its width, {width}"
+                f"the checkpoint has {positions} position embeddings: it must have more than "
+                f"{FIRST_POSITION}"
             )
-        for name in ("dropout", "attention_dropout", "pooler_dropout"):
-            value = getattr(options, name)
-            if type(value) not in (int, float) or not 0 <= value <= 1:
-                raise UsageError(
-                    f"the checkpoint was trained with {name}={value!s:.100}: it must be from 0 to 1"
-                )
+        heads = options.encoder_attention_heads
+        require(
+            type(heads) is int and heads > 0 and width % heads == 0,
+            "encoder_attention_heads",
+            f"it must divide the width of the encoder, {width}",
+        )
+        for option in ("dropout", "attention_dropout", "pooler_dropout"):
+            value = getattr(options, option)
+            fine = type(value) in (int, float) and 0 <= value <= 1
+            require(fine, option, "it must be from 0 to 1")
         return cls(
             layers=len(layers),
             width=width,
@@ -209,18 +216,8 @@ class Architecture:
         )
 
 
-# Options of fairseq's RoBERTa that transformers has no word for.
-_ONLY: Mapping[str, Any] = {
-    "layernorm_embedding": True,
-    "no_scale_embedding": True,
-    "encoder_learned_pos": True,
-    "no_token_positional_embeddings": False,
-    "spectral_norm_classification_head": False,
-}
-
-
 def command_line(options: Mapping[str, Any]) -> list[str]:
-    """Options of a checkpoint as words of a command line; switches that are off are left out."""
+    """A checkpoint's options as command-line arguments; switches that are off are left out."""
     words: list[str] = []
     for name, value in options.items():
         if value is False:
@@ -233,10 +230,10 @@ def command_line(options: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Config:
-    """The entries of a JSON file of a folder, checked as they are read.
+    """A ``config.json``, whose entries are validated when they are read.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         values: its entries.
     """
 
@@ -244,43 +241,40 @@ class Config:
     values: Mapping[str, Any]
 
     def choice(self, name: str, allowed: Any, default: Any = None) -> Any:
-        """An entry that must be one of some values."""
+        """An entry with one of the allowed values."""
         value = self.values.get(name, default)
         if not any(value is one or value == one for one in allowed):
             known = ", ".join(map(str, allowed))
             raise UsageError(f"{self.path}: {name} is {value!r}: known are {known}")
         return value
 
-    def whole(self, name: str, default: int | None = None, least: int = 1) -> int:
-        """An entry that must be an integer."""
-        value = self._present(name, default)
-        if type(value) is not int or value < least:
-            raise UsageError(f"{self.path}: {name} is {value!r}, not an integer from {least}")
+    def integer(self, name: str, default: int | None = None, minimum: int = 1) -> int:
+        """An integer, not below a minimum."""
+        value = self.values.get(name)
+        value = default if value is None else value
+        if value is None:
+            raise UsageError(f"{self.path} has no {name}")
+        if type(value) is not int or value < minimum:
+            raise UsageError(f"{self.path}: {name} is {value!r}, not an integer from {minimum}")
         return value
 
     def positive(self, name: str, default: float) -> float:
-        """An entry that must be a number above 0."""
+        """A number above 0."""
         value = self._number(name, default)
         if value <= 0:
             raise UsageError(f"{self.path}: {name} is {value}: it must be positive")
         return value
 
-    def fraction(self, name: str, default: float) -> float:
-        """An entry that must be a probability."""
+    def probability(self, name: str, default: float) -> float:
+        """A number from 0 to 1."""
         value = self._number(name, default)
         if not 0 <= value <= 1:
             raise UsageError(f"{self.path}: {name} is {value}: it must be from 0 to 1")
         return value
 
     def _number(self, name: str, default: float) -> float:
-        value = self._present(name, default)
+        value = self.values.get(name)
+        value = default if value is None else value
         if type(value) not in (int, float) or not math.isfinite(value):
             raise UsageError(f"{self.path}: {name} is {value!r}, not a number")
         return float(value)
-
-    def _present(self, name: str, default: Any) -> Any:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if value is None:
-            raise UsageError(f"{self.path} has no {name}")
-        return value

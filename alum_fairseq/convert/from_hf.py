@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alum_fairseq.convert.architecture import Architecture, Config, command_line
-from alum_fairseq.convert.folder import Tensors, read_config
+from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
     Subwords,
     order_of_symbols,
@@ -20,6 +20,9 @@ from alum_fairseq.convert.read_tokenizer import (
 from alum_fairseq.convert.weights import (
     DEFAULT_HEAD,
     HEADS,
+    WORDS,
+    Tensors,
+    encoder_prefix,
     number_of_labels,
     to_fairseq,
 )
@@ -48,11 +51,11 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     config = read_config(existing_folder(source))
     architecture = Architecture.of_config(config)
     subwords = read_subwords(source, config.values["model_type"])
-    tensors = Tensors.read(source)
-    rows = config.whole("vocab_size")
+    tensors = read_tensors(source)
+    rows = config.integer("vocab_size")
     order = order_of_symbols(subwords, rows, _unknowns(tensors, subwords, rows))
-    model = to_fairseq(tensors, config, architecture, order, rows)
-    notes = [*(f"not carried over: {lost}" for lost in model.lost), *subwords.notes]
+    weights, lost = to_fairseq(tensors, config, architecture, order, rows)
+    notes = [*(f"not carried over: {phrase}" for phrase in lost), *subwords.notes]
     with whole_folder(target) as folder:
         subwords.write(folder)
         renamed = write_dictionary(subwords, order, folder / DICTIONARY)
@@ -61,19 +64,21 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
                 f"{renamed} tokens cannot be symbols of fairseq (added later, or with a blank): "
                 f"their rows are kept, under the names madeupword... in {DICTIONARY}"
             )
-        torch.save(_checkpoint(model.weights, config, architecture), folder / CHECKPOINT)
-        if f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in model.weights:
+        torch.save(_checkpoint(weights, config, architecture), folder / CHECKPOINT)
+        if f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in weights:
             _write_labels(config, folder / LABELS)
-    return notes, _next_steps(Vocabulary.load(target), architecture, config, model.weights)
+    return notes, _next_steps(Vocabulary.load(target), architecture, config, weights)
 
 
 def _unknowns(tensors: Tensors, subwords: Subwords, rows: int) -> frozenset[int]:
-    """Rows that ``to-hf`` added for what fairseq takes for ``<unk>``: its copies at the end."""
+    """The rows that ``to-hf`` added after ``<mask>``: copies of the row of ``<unk>``."""
     unknown, mask = subwords.special[3:]
-    name = next((n for n in tensors.left if n.endswith("word_embeddings.weight")), None)
-    if name is None or len(tensors.peek(name)) != rows or max(unknown, mask) >= rows:
-        return frozenset()  # to_fairseq says what is wrong
-    embeddings: Tensor = tensors.peek(name)
+    name = f"{encoder_prefix(tensors)}{WORDS}"
+    if name not in tensors or max(unknown, mask) >= rows:
+        return frozenset()  # to_fairseq reports what is wrong
+    embeddings = tensors[name]
+    if embeddings.dim() != 2 or len(embeddings) != rows:
+        return frozenset()
     same = (embeddings == embeddings[unknown]).all(dim=1).nonzero().flatten().tolist()
     copies = {i for i in same if i > mask}
     return frozenset(copies if copies == set(range(mask + 1, rows)) else ())

@@ -15,7 +15,7 @@ from torch import Tensor
 from alum_fairseq.checkpoints.reading import load_state, require_roberta, require_symbol
 from alum_fairseq.convert.architecture import Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
-from alum_fairseq.convert.weights import ENCODER, HEADS, to_transformers, todays_names
+from alum_fairseq.convert.weights import ENCODER, HEADS, Tensors, current_names, to_transformers
 from alum_fairseq.convert.write_tokenizer import Template, make_tokenizer, write_tokenizer
 from alum_fairseq.data.record import RECORD, VOCABULARY, DataRecord
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary, load_dictionary
@@ -44,7 +44,7 @@ class Checkpoint:
 
     Attributes:
         path: where it was read.
-        weights: by fairseq's names of today.
+        weights: under fairseq's current names.
         options: of the model, defaults filled in.
         settings: what task and criterion were told.
     """
@@ -70,7 +70,7 @@ class Checkpoint:
             settings = {**_entries(cfg.get("task")), **_entries(cfg.get("criterion"))}
         else:
             raise UsageError(f"{path} says nothing of how it was trained: it has no args or cfg")
-        return cls(path, todays_names(state["model"]), _with_defaults(path, options), settings)
+        return cls(path, current_names(state["model"]), _with_defaults(path, options), settings)
 
     @property
     def heads(self) -> list[str]:
@@ -150,7 +150,8 @@ def convert(path: Path, target: Path, sources: Sources) -> tuple[list[str], str]
             f"{unknowns} subwords are not in {DICTIONARY}, and <unk> to fairseq: they have ids "
             f"from {rows} to {rows + unknowns - 1}, whose rows are copies of that of <unk>"
         )
-    tensors = to_transformers(checkpoint.weights, architecture, head, unknowns)
+    weights = Tensors(checkpoint.weights, path)
+    tensors = to_transformers(weights, architecture, head, unknowns)
     config = architecture.config | _common(checkpoint.rows + unknowns, tensors)
     config |= _prediction(checkpoint, head, data, architecture, notes)
     with whole_folder(target) as folder:

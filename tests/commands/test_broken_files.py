@@ -230,7 +230,7 @@ def test_weights_that_transformers_would_not_load_are_not_converted(
     state["model"][name] = change(state["model"][name])
     torch.save(state, path)
     command = (convert, "to-hf", path, tmp_path / "hf", "--data", cases["single"].data)
-    assert f"the checkpoint's {name} {words}" in run_command(*command).error
+    assert f"{path}: {name} {words}" in run_command(*command).error
     assert not (tmp_path / "hf").exists()
 
 

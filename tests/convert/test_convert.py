@@ -816,10 +816,14 @@ def test_configs_that_fairseq_has_not(
     ("file", "content", "said"),
     [
         ("config.json", None, "has no config.json"),
-        ("config.json", b"{", "config.json is no JSON"),
+        ("config.json", b"{", "config.json is not JSON"),
         ("config.json", b"[]", "holds a list"),
         ("model.safetensors", None, "has no model.safetensors"),
-        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "is no safetensors file, or was cut short"),
+        (
+            "model.safetensors",
+            b"\x10\0\0\0\0\0\0\0{}",
+            "not a safetensors file, or is cut short",
+        ),
         ("tokenizer.json", None, "has no tokenizer"),
         ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer"),
         (
@@ -842,6 +846,17 @@ def test_broken_folders(
     else:
         (roberta / file).write_bytes(content)
     assert said in fails(capsys, "from-hf", roberta, tmp_path / "out")
+
+
+@pytest.mark.parametrize("shape", [(), (701,), (701, 31)])
+def test_embeddings_of_another_shape(
+    shape: tuple[int, ...], roberta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = weights(roberta)
+    tensors["roberta.embeddings.word_embeddings.weight"] = torch.zeros(shape)
+    save_file(tensors, roberta / "model.safetensors", metadata={"format": "pt"})
+    said = fails(capsys, "from-hf", roberta, tmp_path / "out")
+    assert f"word_embeddings.weight has shape {shape}, not (701, 32)" in said
 
 
 def test_weights_outside_of_the_folder(
