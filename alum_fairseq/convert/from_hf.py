@@ -12,9 +12,9 @@ from torch import Tensor
 from alum_fairseq.convert.architecture import Architecture, Config, command_line
 from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
-    Subwords,
-    order_of_symbols,
-    read_subwords,
+    FairseqTokenizer,
+    read_tokenizer,
+    symbol_order,
     write_dictionary,
 )
 from alum_fairseq.convert.weights import (
@@ -50,15 +50,16 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     """
     config = read_config(existing_folder(source))
     architecture = Architecture.of_config(config)
-    subwords = read_subwords(source, config.values["model_type"])
+    tokenizer = read_tokenizer(source, config.values["model_type"])
     tensors = read_tensors(source)
     rows = config.integer("vocab_size")
-    order = order_of_symbols(subwords, rows, _unknowns(tensors, subwords, rows))
+    order = symbol_order(tokenizer, rows, _unknowns(tensors, tokenizer, rows))
     weights, lost = to_fairseq(tensors, config, architecture, order, rows)
-    notes = [*(f"not carried over: {phrase}" for phrase in lost), *subwords.notes]
+    notes = [*(f"not carried over: {phrase}" for phrase in lost), *tokenizer.notes]
     with whole_folder(target) as folder:
-        subwords.write(folder)
-        renamed = write_dictionary(subwords, order, folder / DICTIONARY)
+        for name, content in tokenizer.files.items():
+            (folder / name).write_bytes(content)
+        renamed = write_dictionary(tokenizer, order, folder / DICTIONARY)
         if renamed:
             notes.append(
                 f"{renamed} tokens cannot be symbols of fairseq (added later, or with a blank): "
@@ -70,9 +71,9 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     return notes, _next_steps(Vocabulary.load(target), architecture, config, weights)
 
 
-def _unknowns(tensors: Tensors, subwords: Subwords, rows: int) -> frozenset[int]:
+def _unknowns(tensors: Tensors, tokenizer: FairseqTokenizer, rows: int) -> frozenset[int]:
     """The rows that ``to-hf`` added after ``<mask>``: copies of the row of ``<unk>``."""
-    unknown, mask = subwords.special[3:]
+    unknown, mask = tokenizer.special[3:]
     name = f"{encoder_prefix(tensors)}{WORDS}"
     if name not in tensors or max(unknown, mask) >= rows:
         return frozenset()  # to_fairseq reports what is wrong

@@ -21,29 +21,27 @@ from tokenizers import (
     processors,
 )
 
-from alum_fairseq.convert.byte_level import bpe_numbers
-from alum_fairseq.convert.folder import read_json
+from alum_fairseq.convert.folder import read_json, write_json
 from alum_fairseq.convert.sentencepiece_model import read_sentencepiece, text_pieces
+from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError, one_line
-
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 @dataclass(frozen=True)
 class Template:
-    """What fairseq's task puts around and between the texts of an example.
+    """The special symbols that fairseq's task adds to the texts of an example.
 
     Attributes:
-        first: the symbol before the first text, if any.
-        separator: the symbol between ``</s>`` and a second text, if any.
+        first: the symbol before the first text, or None.
+        separator: the symbol between ``</s>`` and a second text, or None.
     """
 
     first: str | None = "<s>"
     separator: str | None = "</s>"
 
     def processor(self, ids: Callable[[str], int]) -> processors.TemplateProcessing:
-        """The same as a post-processor."""
+        """The post-processor that adds them."""
         single = [*([self.first] if self.first else []), "$A", "</s>"]
         pair = [*single, *([self.separator] if self.separator else []), "$B", "</s>"]
         used = {symbol for symbol in pair if not symbol.startswith("$")}
@@ -52,12 +50,12 @@ class Template:
         )
 
 
-class Ids:
-    """Numbers for the tokens of a tokenizer: fairseq's, and new ones after them.
+class TokenIds:
+    """Ids for the tokens of a tokenizer: fairseq's, and new ones after them.
 
-    fairseq takes what ``dict.txt`` does not hold for ``<unk>``. A tokenizer cannot: its tokens need
-    numbers of their own, or else it cuts text differently. So each gets one after fairseq's last,
-    and the model a row for it that is a copy of that of ``<unk>``.
+    fairseq reads a token that ``dict.txt`` lacks as ``<unk>``. A tokenizer has no such step:
+    without an id of its own for each token it would split text differently. So such a token gets an
+    id after fairseq's last, and the model a row for it that is a copy of the row of ``<unk>``.
     """
 
     def __init__(self, dictionary: Dictionary) -> None:
@@ -70,7 +68,7 @@ class Ids:
         self._used: set[int] = set()
 
     def __call__(self, symbol: str) -> int:
-        """The number of a symbol."""
+        """The id of a token."""
         if symbol in self._known:
             self._used.add(self._known[symbol])
             return self._known[symbol]
@@ -78,7 +76,7 @@ class Ids:
         return next(self._new)
 
     def unused(self, taken: Iterable[str]) -> dict[str, int]:
-        """Numbers of symbols that nobody asked for, under names that are not taken."""
+        """Ids of fairseq's symbols that are no tokens so far, under names that are not taken."""
         taken = set(taken)
         rest = {}
         for i, symbol in enumerate(self.symbols):
@@ -89,16 +87,16 @@ class Ids:
 
 
 def make_tokenizer(vocabulary: Vocabulary, template: Template) -> tuple[Tokenizer, int]:
-    """A tokenizer that cuts text as fairseq does, and gives fairseq's ids.
+    """A tokenizer that splits text as fairseq does, and gives fairseq's ids.
 
     Returns:
-        The tokenizer, and how many of its tokens fairseq takes for ``<unk>``: they have ids
+        The tokenizer, and the number of its tokens that fairseq reads as ``<unk>``: their ids come
         after fairseq's last.
 
     Raises:
-        UsageError: the files are broken, or of a kind that tokenizers does not know.
+        UsageError: the files are broken, or tokenizers has no such algorithm.
     """
-    ids = Ids(vocabulary.dictionary)
+    ids = TokenIds(vocabulary.dictionary)
     make = {
         "gpt2": _byte_level,
         "sentencepiece": _sentencepiece,
@@ -109,17 +107,19 @@ def make_tokenizer(vocabulary: Vocabulary, template: Template) -> tuple[Tokenize
         tokenizer = make(vocabulary, ids)
     except UsageError:
         raise
-    except Exception as error:  # the library raises nothing finer
+    except Exception as error:  # the library raises nothing more specific
         names = ", ".join(str(file) for file in vocabulary.files)
-        raise UsageError(f"{names} cannot be made a tokenizer.json: {one_line(error)}") from None
+        raise UsageError(
+            f"{names} cannot be converted to a tokenizer.json: {one_line(error)}"
+        ) from None
     tokenizer.add_special_tokens(
-        [AddedToken(token, lstrip=token == "<mask>", normalized=False) for token in SPECIAL]
+        [AddedToken(token, lstrip=token == "<mask>", normalized=False) for token in SPECIAL_TOKENS]
     )
     tokenizer.post_processor = template.processor(tokenizer.token_to_id)
     return tokenizer, ids.unknowns
 
 
-def _words(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
+def _words(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
     words = models.WordLevel({word: ids(word) for word in ids.symbols}, unk_token="<unk>")
     tokenizer = Tokenizer(words)
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -129,13 +129,13 @@ def _words(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
 # ------------------------------------------------------------------------------------- byte level
 
 
-def _byte_level(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
+def _byte_level(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
     encoder, merges_file = (vocabulary.folder / name for name in ("encoder.json", "vocab.bpe"))
     numbers = read_json(encoder)
     lines = merges_file.read_text(encoding="utf-8").split("\n")[1:-1]  # as fairseq reads it
     merges = [tuple(line.split()) for line in lines]
-    # Others, such as the end of text, are never cut out of text.
-    tokens = {token: ids(str(numbers[token])) for token in bpe_numbers(merges)}
+    # Tokens that no merge makes, such as the end of text, never result from text.
+    tokens = {token: ids(str(numbers[token])) for token in gpt2_encoder(merges)}
     rest = {n: token for token, n in numbers.items() if token not in tokens}
     for symbol in ids.symbols:
         if symbol.isdigit() and int(symbol) in rest:
@@ -150,7 +150,7 @@ def _byte_level(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
 # ---------------------------------------------------------------------------------- sentencepiece
 
 
-def _sentencepiece(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
+def _sentencepiece(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
     path = vocabulary.files[1]
     model = read_sentencepiece(path)
     training, normalization = model.trainer_spec, model.normalizer_spec
@@ -182,18 +182,18 @@ def _sentencepiece(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
     return tokenizer
 
 
-def _unigram(pieces: list[Any], ids: Ids, byte_fallback: bool) -> models.Unigram:
+def _unigram(pieces: list[Any], ids: TokenIds, byte_fallback: bool) -> models.Unigram:
     tokens = {ids(piece.piece): (piece.piece, piece.score) for piece in pieces}
     rest = ids.unused(piece.piece for piece in pieces)
     least = min(piece.score for piece in pieces)
-    # Characters that the model did not know, and that fairseq-preprocess counted all the same. An
-    # unknown character costs 10 more than the rarest piece, and so do they.
+    # The others are characters that the model does not know, but that fairseq-preprocess counted.
+    # An unknown character scores 10 below the rarest piece, and so do they.
     tokens |= {i: (name, least - 10 * (len(name) == 1)) for name, i in rest.items()}
     in_order = [tokens[i] for i in range(len(tokens))]
     return models.Unigram(in_order, unk_id=ids("<unk>"), byte_fallback=byte_fallback)
 
 
-def _merges(pieces: list[Any], ids: Ids, byte_fallback: bool) -> models.BPE:
+def _merges(pieces: list[Any], ids: TokenIds, byte_fallback: bool) -> models.BPE:
     """Every way to merge two pieces into a third, best score first, as SentencePiece merges."""
     tokens = {piece.piece: ids(piece.piece) for piece in pieces}
     tokens |= ids.unused(tokens)
@@ -210,8 +210,8 @@ def _merges(pieces: list[Any], ids: Ids, byte_fallback: bool) -> models.BPE:
 # --------------------------------------------------------------------------- another tokenizer.json
 
 
-def _remapped(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
-    """The same tokenizer with other ids, and fairseq's special tokens rather than its own."""
+def _remapped(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
+    """The same tokenizer, with fairseq's ids and special tokens in place of its own."""
     content = json.loads(Tokenizer.from_file(str(vocabulary.files[1])).to_str())
     known = set(ids.symbols)
     own = {
@@ -244,7 +244,10 @@ def _remapped(vocabulary: Vocabulary, ids: Ids) -> Tokenizer:
         model["unk_id"] = ids("<unk>")
     content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     tokenizer = Tokenizer.from_str(json.dumps(content))
-    tokenizer.add_tokens([_added(token) for token in added])
+    settings = ("single_word", "lstrip", "rstrip", "normalized")
+    tokenizer.add_tokens(
+        [AddedToken(t["content"], **{name: t[name] for name in settings}) for t in added]
+    )
     return tokenizer
 
 
@@ -254,18 +257,13 @@ def _unknown_token(model: dict[str, Any]) -> str | None:
     return model.get("unk_token")
 
 
-def _added(token: dict[str, Any]) -> AddedToken:
-    names = ("single_word", "lstrip", "rstrip", "normalized")
-    return AddedToken(token["content"], **{name: token[name] for name in names})
-
-
 # ------------------------------------------------------------------------------------------- files
 
 
 def write_tokenizer(
     tokenizer: Tokenizer, vocabulary: Vocabulary, max_positions: int, folder: Path
 ) -> None:
-    """Write what ``AutoTokenizer`` reads, and what a way back to fairseq needs."""
+    """Write what ``AutoTokenizer`` reads, and what ``from-hf`` needs to convert it back."""
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {
         "bos_token": "<s>",
@@ -277,17 +275,14 @@ def write_tokenizer(
         "mask_token": "<mask>",
     }
     settings = {
-        # Takes tokenizer.json as it is; the classes of single models rebuild it.
+        # Loads tokenizer.json as it is; the classes of particular models rebuild it.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_positions,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    for name, content in (
-        ("tokenizer_config.json", settings | special),
-        ("special_tokens_map.json", special),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", settings | special)
+    write_json(folder / "special_tokens_map.json", special)
     if vocabulary.bpe == "gpt2":
         tokenizer.model.save(str(folder))  # vocab.json and merges.txt
     if vocabulary.bpe == "sentencepiece":

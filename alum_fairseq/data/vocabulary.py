@@ -12,7 +12,7 @@ from typing import Any
 from fairseq.data import Dictionary
 from fairseq.data.encoders import build_bpe
 
-from alum_fairseq.data import subwords  # noqa: F401  (registers a BPE)
+from alum_fairseq.data.subwords import gpt2_encoder  # registers a BPE, too
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_folder
 
@@ -110,14 +110,13 @@ class Vocabulary:
             raise UsageError(f"{names} cannot be read: {one_line(error)}") from None
 
     def _check_byte_level(self, bpe: Any) -> None:
-        """Make sure that there is a number for whatever text is cut into."""
-        pieces = [*bpe.byte_encoder.values(), *("".join(pair) for pair in bpe.bpe_ranks)]
-        lacking = next((piece for piece in pieces if piece not in bpe.encoder), None)
-        if lacking is not None:
-            raise UsageError(
-                f"{self.files[1]} has no number for {lacking!r}, which {self.files[2]} makes: they "
-                "do not belong together"
-            )
+        """Check that every token that the merges can produce has a number."""
+        for token in gpt2_encoder(bpe.bpe_ranks):
+            if token not in bpe.encoder:
+                raise UsageError(
+                    f"{self.files[1]} has no number for {token!r}, which {self.files[2]} makes: "
+                    "they do not belong together"
+                )
 
 
 class _Words:

@@ -27,8 +27,8 @@ from support.fuzzing import CHECKPOINTS, DATA
 from support.in_process import run_command
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from alum_fairseq.convert.byte_level import bpe_numbers
 from alum_fairseq.convert.command import main as convert
+from alum_fairseq.data.subwords import gpt2_encoder
 from alum_fairseq.predict.command import main as predict
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -90,7 +90,7 @@ def _vocabularies(lines: list[str], words: Path, folder: Path) -> None:
     trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(lines, trainer)
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
-    numbers = bpe_numbers(merges)
+    numbers = gpt2_encoder(merges)
     (folder / "gpt2/encoder.json").write_text(json.dumps(numbers))
     text = "".join(f"{' '.join(merge)}\n" for merge in merges)
     (folder / "gpt2/vocab.bpe").write_text("#version: 0.2\n" + text)

@@ -114,7 +114,7 @@ def test_a_tokenizer_json(
             lambda f: [(f / n).touch() for n in ("tokenizer.json", "sentencepiece.bpe.model")],
             "holds sentencepiece.bpe.model and tokenizer.json: keep those that dict.txt belongs to",
         ),
-        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is no tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is not a tokenizer"),
         (lambda f: (f / "sentencepiece.bpe.model").write_text("x"), "model cannot be read"),
         (
             lambda f: [(f / n).write_text("x") for n in ("encoder.json", "vocab.bpe")],

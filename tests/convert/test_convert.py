@@ -285,6 +285,12 @@ def test_roberta_there_and_back(roberta: Path, tmp_path: Path, lines: list[str])
     for name in ("dict.txt", "encoder.json", "vocab.bpe"):
         assert (tmp_path / "again" / name).read_text() == (tmp_path / "fairseq" / name).read_text()
 
+    # Without tokenizer.json, vocab.json and merges.txt do.
+    (tmp_path / "back/tokenizer.json").unlink()
+    convert("from-hf", tmp_path / "back", tmp_path / "merges")
+    for name in ("dict.txt", "encoder.json", "vocab.bpe"):
+        assert (tmp_path / "merges" / name).read_text() == (tmp_path / "fairseq" / name).read_text()
+
 
 def test_roberta_with_settings_of_its_own(
     lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -825,7 +831,7 @@ def test_configs_that_fairseq_has_not(
             "not a safetensors file, or is cut short",
         ),
         ("tokenizer.json", None, "has no tokenizer"),
-        ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer"),
+        ("tokenizer.json", b"{}", "tokenizer.json is not a tokenizer"),
         (
             "tokenizer_config.json",
             b'{"mask_token": "[M]"}',
