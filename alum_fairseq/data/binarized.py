@@ -1,9 +1,9 @@
-"""fairseq's binarised data, looked at before fairseq maps it into memory.
+"""fairseq's binarised data, checked before fairseq maps it into memory.
 
-A split is a pair of files. Of the kind that ``fairseq-preprocess`` writes today (``mmap``), the
-index ``.idx`` holds, in little-endian order: 9 bytes that say so, the version 1 (8 bytes), the code
-of the tokens' type (1), the number N of examples (8), the length of each in tokens (4 N), and where
-each begins in ``.bin``, in bytes (8 N).
+A split is a pair of files. In the format that ``fairseq-preprocess`` writes by default (``mmap``),
+the index ``.idx`` holds, in little-endian order: 9 magic bytes, the version 1 (8 bytes), the code
+of the tokens' type (1), the number N of examples (8), the length of each in tokens (4 N), and the
+offset of each in ``.bin``, in bytes (8 N).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder
 
 _MAGIC = b"MMIDIDX\x00\x00"
-_OTHER_KINDS = (b"TNTIDX\x00\x00", b"HUFFIDX\x00")  # the first 8 bytes
+_OTHER_FORMATS = (b"TNTIDX\x00\x00", b"HUFFIDX\x00")  # first 8 bytes: cached, huffman
 _HEADER = struct.Struct("<9sQBQ")
-# Codes of the types that tokens have.
+# numpy types of the tokens, by fairseq's codes.
 _TYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2", 9: "<u4", 10: "<u8"}
-_CHUNK = 1 << 20  # examples that are looked at together
+_CHUNK = 1 << 20  # number of examples or tokens that are checked together
 
 
 @dataclass(frozen=True)
-class Split:
-    """A split of one text, or of the labels.
+class BinarizedSplit:
+    """A split of one input, or of the labels.
 
     Attributes:
-        prefix: the path of its files, without ``.idx`` and ``.bin``.
-        sizes: the number of tokens of each example, N.
-        dtype: of the tokens.
+        prefix: path of its files, without ``.idx`` and ``.bin``.
+        sizes: number of tokens of each example, shape (N,).
+        dtype: type of the tokens.
     """
 
     prefix: Path
@@ -45,24 +45,24 @@ class Split:
         return len(self.sizes)
 
     def tokens(self) -> Iterator[np.ndarray]:
-        """All tokens, one example after the other, in pieces."""
+        """All tokens, one example after the other, in chunks."""
         path = _with(self.prefix, ".bin")
-        whole = path.stat().st_size // self.dtype.itemsize  # what is left over is nobody's
+        whole = path.stat().st_size // self.dtype.itemsize  # without an incomplete last token
         tokens = np.memmap(path, self.dtype, "r", shape=(whole,))
         for begin in range(0, len(tokens), _CHUNK):
             yield tokens[begin : begin + _CHUNK]
 
     def check_tokens(self, first: int, end: int, what: str, others: tuple[int, ...] = ()) -> None:
-        """Make sure that all tokens are in a range, or among some others.
+        """Check that every token is in ``range(first, end)``, or one of ``others``.
 
         Args:
-            first: the least that a token may be.
-            end: the least that is too large.
-            what: that tokens are.
-            others: tokens that are allowed besides.
+            first: lowest token.
+            end: highest token, plus 1.
+            what: what the message calls the tokens.
+            others: further tokens that are allowed.
 
         Raises:
-            UsageError: one is not.
+            UsageError: a token is not.
         """
         for tokens in self.tokens() if self.sizes.any() else ():
             wrong = ((tokens < first) | (tokens >= end)) & ~np.isin(tokens, others)
@@ -73,11 +73,11 @@ class Split:
                 )
 
 
-def read_split(prefix: Path) -> Split | None:
-    """Look at a split: that its files are whole, and fit each other.
+def read_split(prefix: Path) -> BinarizedSplit | None:
+    """A split whose files are complete and agree with each other.
 
     Returns:
-        The split; None if it is of one of fairseq's older kinds, which are not looked into.
+        The split; None for fairseq's other formats, which are not checked.
 
     Raises:
         UsageError: a file is missing, broken or cut short.
@@ -89,10 +89,12 @@ def read_split(prefix: Path) -> Split | None:
     with index.open("rb") as stream:
         header = stream.read(_HEADER.size)
     magic, version, code, examples = _HEADER.unpack(header)
-    if header[:8] in _OTHER_KINDS:
+    if header[:8] in _OTHER_FORMATS:
         return None
     if magic != _MAGIC or version != 1 or code not in _TYPES:
-        raise UsageError(f"{index} is no index of binarised data: make it with fairseq-preprocess")
+        raise UsageError(
+            f"{index} is not an index of binarised data: make it with fairseq-preprocess"
+        )
     if index.stat().st_size != _HEADER.size + 12 * examples:
         raise UsageError(
             f"{index} is cut short, or broken: for {examples:,} examples it should have "
@@ -106,7 +108,7 @@ def read_split(prefix: Path) -> Split | None:
     dtype, available = np.dtype(_TYPES[code]), data.stat().st_size
     for at in range(0, examples, _CHUNK):
         part, begin = sizes[at : at + _CHUNK], begins[at : at + _CHUNK]
-        # Not `begin + ... > available`, which could pass the largest number.
+        # Not `begin + ... > available`, which could overflow.
         if (
             (part < 0).any()
             or (begin < 0).any()
@@ -116,47 +118,47 @@ def read_split(prefix: Path) -> Split | None:
                 f"{data} is cut short, or {index} is broken: an example lies outside of its "
                 f"{available:,} bytes; make the data again"
             )
-    return Split(prefix, sizes, dtype)
+    return BinarizedSplit(prefix, sizes, dtype)
 
 
-def read_texts(data: Path, split: str, symbols: int) -> list[Split]:
-    """Look at the texts of a split: ``input0``, ``input1``, ..., as far as they go.
+def read_inputs(data: Path, split: str, symbols: int) -> list[BinarizedSplit]:
+    """The inputs of a split: those of ``input0``, ``input1`` and so on, as many as there are.
 
     Args:
-        data: the folder of ``input0``.
+        data: folder of ``input0``.
         split: such as ``train``.
-        symbols: of the dictionary.
+        symbols: number of symbols of the dictionary.
 
     Returns:
-        One for each; without those of fairseq's older kinds.
+        One split for each input, but for those in fairseq's other formats.
 
     Raises:
-        UsageError: one is missing or broken, or they are not equally many.
+        UsageError: one is missing or broken, or their numbers of examples differ.
     """
     folders = [data / "input0"]
     while (more := data / f"input{len(folders)}").is_dir():
         folders.append(more)
     found = [each for folder in folders if (each := read_split(folder / split)) is not None]
-    for text in found:
-        text.check_tokens(0, symbols, f"the symbols of {text.prefix.parent / 'dict.txt'}")
-        if len(text) != len(found[0]):
+    for each in found:
+        each.check_tokens(0, symbols, f"the symbols of {each.prefix.parent / 'dict.txt'}")
+        if len(each) != len(found[0]):
             raise UsageError(
-                f"{text.prefix} has {len(text):,} examples, but {found[0].prefix} has "
+                f"{each.prefix} has {len(each):,} examples, but {found[0].prefix} has "
                 f"{len(found[0]):,}; make the data again"
             )
     return found
 
 
-def labels_may_lack(split: str) -> bool:
-    """Whether it is a split of which nobody may know the labels."""
+def labels_optional(split: str) -> bool:
+    """Whether a split may come without labels, as test sets do."""
     return split.startswith("test")
 
 
-def text_labels(path: Path) -> list[tuple[str, str]]:
-    """The labels that are text, a line each: its place, and what it says.
+def read_label_lines(path: Path) -> list[tuple[str, str]]:
+    """The lines of a text file of labels, each with its ``file:line``.
 
     Raises:
-        UsageError: there is no such file, or it is no text.
+        UsageError: there is no such file, or it is not in UTF-8.
     """
     try:
         lines = existing_file(path).read_text(encoding="utf-8").splitlines()
@@ -165,8 +167,8 @@ def text_labels(path: Path) -> list[tuple[str, str]]:
     return [(f"{path}:{number}", line) for number, line in enumerate(lines, 1)]
 
 
-def parts_of(folder: Path, split: str, combine: bool) -> Iterator[str]:
-    """The splits that fairseq reads as one: ``train``, and where it combines ``train1``, ..."""
+def combined_splits(folder: Path, split: str, combine: bool) -> Iterator[str]:
+    """The splits that fairseq reads as one: ``train``, and if it combines, ``train1`` and so on."""
     yield split
     for number in count(1) if combine else ():
         if not (folder / f"{split}{number}.idx").is_file():

@@ -1,4 +1,4 @@
-"""Texts become symbols of the dictionary, short enough for the model, in several processes."""
+"""Encode texts as symbols of the dictionary, truncated to what the model reads."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fairseq.tokenizer import tokenize_line
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
 
-# A process is worth its start for so many examples.
-_EXAMPLES_A_WORKER = 2000
+# With fewer examples, starting another process takes longer than it saves.
+_EXAMPLES_PER_WORKER = 2000
 _CHUNK = 64
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example.
+    """An encoded example.
 
     Attributes:
-        texts: the symbols of every text, separated by blanks.
-        truncated: whether it was too long.
-        unknown: the number of its symbols that are not in the dictionary.
+        texts: the symbols of each text, separated by spaces.
+        truncated: whether symbols were dropped because it was too long.
+        unknown: number of its symbols that are not in the dictionary.
     """
 
     texts: tuple[str, ...]
@@ -35,15 +35,15 @@ class Encoded:
 
 
 class ExampleEncoder:
-    """Encodes the texts of an example, and cuts them to what the model can read.
+    """Encodes the texts of an example, and truncates them to what the model can read.
 
     Args:
-        vocabulary: the rule, and the dictionary.
-        max_positions: the most tokens of ``<s> A </s>`` or ``<s> A </s> </s> B </s>``.
-        choices: whether the first text is a context, which goes with each of the others by itself.
+        vocabulary: the subword encoder and the dictionary.
+        max_positions: maximum number of tokens of ``<s> A </s>`` or ``<s> A </s> </s> B </s>``.
+        choices: whether the first text is a context that is paired with each of the others.
 
     Raises:
-        UsageError: ``max_positions`` leaves no room, or the vocabulary is broken.
+        UsageError: ``max_positions`` is too small, or the vocabulary is broken.
     """
 
     def __init__(self, vocabulary: Vocabulary, max_positions: int, choices: bool = False) -> None:
@@ -59,9 +59,9 @@ class ExampleEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
         """Encode one example."""
-        symbols = [self._known(tokenize_line(self._bpe.encode(text))) for text in texts]
+        symbols = [self._without_special(tokenize_line(self._bpe.encode(text))) for text in texts]
         lengths = [len(each) for each in symbols]
-        kept = self._shortened(lengths)
+        kept = self._truncate(lengths)
         symbols = [each[:length] for each, length in zip(symbols, kept, strict=True)]
         return Encoded(
             tuple(" ".join(each) for each in symbols),
@@ -69,10 +69,10 @@ class ExampleEncoder:
             sum(each.count(self._dictionary.unk_word) for each in symbols),
         )
 
-    def _known(self, symbols: list[str]) -> list[str]:
-        """The symbols, less those that the dictionary lacks, and those that mean the model's own.
+    def _without_special(self, symbols: list[str]) -> list[str]:
+        """The symbols, with ``<unk>`` for those that are special or not in the dictionary.
 
-        A text that holds the characters ``</s>`` must not end the sentence.
+        A text that contains the characters ``</s>`` must not end the sentence.
         """
         dictionary = self._dictionary
         return [
@@ -80,16 +80,17 @@ class ExampleEncoder:
             for symbol in symbols
         ]
 
-    def _shortened(self, lengths: list[int]) -> list[int]:
+    def _truncate(self, lengths: list[int]) -> list[int]:
         if not self._choices:
-            return shorten(lengths, self._max_positions - 2 * len(lengths))
+            return truncate_longest_first(lengths, self._max_positions - 2 * len(lengths))
         context, *candidates = lengths
-        pairs = [shorten([context, each], self._max_positions - 4) for each in candidates]
+        room = self._max_positions - 4
+        pairs = [truncate_longest_first([context, each], room) for each in candidates]
         return [min(pair[0] for pair in pairs), *(pair[1] for pair in pairs)]
 
 
-def shorten(lengths: Sequence[int], room: int) -> list[int]:
-    """What is left of texts when the longest lose their ends until all fit into the room."""
+def truncate_longest_first(lengths: Sequence[int], room: int) -> list[int]:
+    """The lengths after the longest texts have been truncated until their sum fits into ``room``."""
     kept = list(lengths)
     shortest_first = sorted(range(len(lengths)), key=lengths.__getitem__)
     for done, place in enumerate(shortest_first):
@@ -105,8 +106,8 @@ def encode_all(
     choices: bool,
     workers: int,
 ) -> Iterator[Encoded]:
-    """Encode examples, in their order, by as many processes as are worth it, and allowed."""
-    workers = min(workers, 1 + len(examples) // _EXAMPLES_A_WORKER)
+    """Encode examples in order, in at most ``workers`` processes (fewer for few examples)."""
+    workers = min(workers, 1 + len(examples) // _EXAMPLES_PER_WORKER)
     if workers == 1:
         yield from map(ExampleEncoder(vocabulary, max_positions, choices), examples)
         return
@@ -119,13 +120,13 @@ def encode_all(
             raise
 
 
-# A worker's encoder; set once in each of them.
+# The encoder of a worker process, which is set when the process starts.
 _encoder: ExampleEncoder
 
 
 def _start_worker(folder: Path, max_positions: int, choices: bool) -> None:
     global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent terminates its workers
     _encoder = ExampleEncoder(Vocabulary.load(folder), max_positions, choices)
 
 

@@ -1,4 +1,4 @@
-"""Rows of text and labels from TSV, CSV and JSON-lines, with the place of every bad one."""
+"""Rows of texts and labels from TSV, CSV and JSON-lines; errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file
 
-KINDS = ("tsv", "csv", "jsonl")
+FORMATS = ("tsv", "csv", "jsonl")
 STDIN = Path("-")
 
 _SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -27,31 +27,31 @@ class TableFormat:
     """How a file is divided into fields.
 
     Attributes:
-        kind: ``tsv`` (a tab always separates, quotation marks are text, as in GLUE), ``csv``
-            (fields may stand in double quotes), ``jsonl`` (an object a line), or None: what the
-            file's suffix says.
-        header: whether the first line holds the names of the columns; None: if any column is
-            asked for by name. JSON-lines have none.
+        format: ``tsv`` (every tab separates, quotation marks are text, as in GLUE), ``csv``
+            (fields may be in double quotes), ``jsonl`` (one object per line), or None to go by the
+            file's suffix.
+        header: whether the first line holds the names of the columns; None means yes if any column
+            is given by name. JSON-lines have no header.
     """
 
-    kind: str | None = None
+    format: str | None = None
     header: bool | None = None
 
-    def kind_of(self, path: Path) -> str:
-        """The kind of a file.
+    def format_of(self, path: Path) -> str:
+        """The format of a file.
 
         Raises:
-            UsageError: neither the format nor the suffix says it.
+            UsageError: it is not given, and the suffix does not tell it.
         """
-        kind = self.kind or _SUFFIXES.get(path.suffix.lower())
-        if kind is None:
+        known = self.format or _SUFFIXES.get(path.suffix.lower())
+        if known is None:
             if path.is_dir():
                 existing_file(path)  # says so
             raise UsageError(
-                f"{shown(path)}: it cannot be seen what the file is: give --format "
-                f"{{{','.join(KINDS)}}}"
+                f"{shown(path)}: its name does not tell its format: give --format "
+                f"{{{','.join(FORMATS)}}}"
             )
-        return kind
+        return known
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Row:
     """One example.
 
     Attributes:
-        line: the line of the file that it begins at, from 1.
-        texts: the text columns, without the blanks around them.
-        label: the label column, likewise; None where there is none.
+        line: line of the file at which it begins, from 1.
+        texts: its text columns, without surrounding whitespace.
+        label: its label column, likewise; None if there is none.
     """
 
     line: int
@@ -82,20 +82,24 @@ def read_rows(
 
     Args:
         path: a file in UTF-8 (with or without a byte order mark), or :data:`STDIN`.
-        table: how it is divided.
-        columns: what the texts are in: names, or numbers from 1. In JSON-lines always keys.
-        label: what the label is in, or None.
-        label_optional: take a label column that is absent, or an empty label, as no label.
-        skip: called with the line of a row that has too few or too many fields, which is then left
-            out; without it such a row is an error.
+        table: its format.
+        columns: columns of the texts: names, or numbers from 1. In JSON-lines always keys.
+        label: column of the label, or None.
+        label_optional: accept an absent label column and empty labels, as no label.
+        skip: called with the line of each row that has too few or too many fields, which is then
+            left out; if None, such a row is an error.
 
     Raises:
-        UsageError: a row is not as it should be; the message begins with ``file:line``.
+        UsageError: a row is malformed; the message begins with ``file:line``.
     """
-    kind = table.kind_of(path)
+    kind = table.format_of(path)
     wanted = [*columns, *([] if label is None else [label])]
     if kind == "jsonl":
-        _refuse_header(table)
+        if table.header is not None:
+            option = "--header" if table.header else "--no-header"
+            raise UsageError(
+                f"{option} is for TSV and CSV: JSON-lines name their columns in each line"
+            )
         records = _objects(path, columns, label, label_optional)
     else:
         optional = label if label_optional else None
@@ -109,10 +113,10 @@ def read_rows(
 
 
 def has_header(table: TableFormat, columns: Sequence[str]) -> bool:
-    """Whether the first line of a TSV or CSV holds names, when these columns are asked for.
+    """Whether the first line of a TSV or CSV holds column names, given the columns to read.
 
     Raises:
-        UsageError: a column is asked for by name where there are no names, or by the number 0.
+        UsageError: a column is given by name although there are no names, or as the number 0.
     """
     for column in columns:
         if column.isdecimal() and int(column) == 0:
@@ -127,12 +131,12 @@ def has_header(table: TableFormat, columns: Sequence[str]) -> bool:
 
 
 def shown(path: Path) -> str:
-    """The path as messages name it."""
+    """The path, as messages name it."""
     return "standard input" if path == STDIN else str(path)
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options by which tables are read; the same in every command."""
+    """Add the options that every command has for reading tables."""
     group = parser.add_argument_group("how tables are read")
     group.add_argument(
         "--columns",
@@ -142,15 +146,14 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--label", metavar="COLUMN", help="column of the label, likewise")
     group.add_argument(
-        "--format", choices=KINDS, help="what the files are (default: what their suffix says)"
+        "--format", choices=FORMATS, help="format of the files (default: by their suffix)"
     )
     header = group.add_mutually_exclusive_group()
     header.add_argument(
         "--header",
         action="store_true",
         default=None,
-        help="the first line is no example but the columns' names (default: if one is asked for by "
-        "name)",
+        help="the first line holds the columns' names (default: if a column is given by name)",
     )
     header.add_argument(
         "--no-header",
@@ -162,7 +165,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 
 def table_format(arguments: argparse.Namespace) -> TableFormat:
-    """What the options of :func:`add_table_options` say."""
+    """The format that the options of :func:`add_table_options` describe."""
     return TableFormat(arguments.format, arguments.header)
 
 
@@ -174,7 +177,7 @@ def _fields(
     optional: str | None,
     skip: Callable[[int], None] | None,
 ) -> Iterator[tuple[int, list[str | None]]]:
-    """The wanted fields of every row of a TSV or CSV; None where the optional column is absent."""
+    """The wanted fields of each row of a TSV or CSV; None for an optional column that is absent."""
     named = has_header(TableFormat(kind, header), wanted)
     split = _split_csv if kind == "csv" else _split_tsv
     with _opened(path) as stream:
@@ -184,23 +187,23 @@ def _fields(
             return
         names = [name.strip() for name in first[1]] if named else None
         width = len(first[1])
-        places = [_place(path, column, names, width, column == optional) for column in wanted]
+        places = [_find_column(path, column, names, width, column == optional) for column in wanted]
         for line, fields in rows if named else chain([first], rows):
             if len(fields) == width:
                 yield line, [None if place is None else fields[place] for place in places]
             elif skip is not None:
                 skip(line)
             else:
+                fields_found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
                 raise UsageError(
-                    f"{shown(path)}:{line}: {_count(len(fields), 'field')} where line {first[0]} "
-                    f"has {width}"
+                    f"{shown(path)}:{line}: {fields_found} where line {first[0]} has {width}"
                 )
 
 
-def _place(
+def _find_column(
     path: Path, column: str, names: list[str] | None, width: int, optional: bool
 ) -> int | None:
-    """Where a column is, from 0; None where it is absent and optional."""
+    """The index of a column, from 0; None if it is absent and optional."""
     if column.isdecimal():
         places = [int(column) - 1] if int(column) <= width else []
         there_are = f"only {width}"
@@ -219,7 +222,7 @@ def _place(
 def _objects(
     path: Path, columns: Sequence[str], label: str | None, label_optional: bool
 ) -> Iterator[tuple[int, list[str | None]]]:
-    """The wanted values of every object of a JSON-lines file."""
+    """The wanted values of each object of a JSON-lines file."""
     with _opened(path) as stream:
         lines = ((i, [line]) for i, line in enumerate(_decoded(path, stream), 1))
         for number, [line] in _without_blank_lines(path, lines):
@@ -227,7 +230,7 @@ def _objects(
             try:
                 found = json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
-                raise UsageError(f"{where}: this is no JSON: {error}") from None
+                raise UsageError(f"{where}: this is not JSON: {error}") from None
             if not isinstance(found, dict):
                 raise UsageError(f"{where}: a JSON object is expected, not {_brief(found)}")
             values: list[str | None] = [_text(where, found, column) for column in columns]
@@ -263,12 +266,6 @@ def _label(where: str, found: dict[str, Any], label: str, optional: bool) -> str
     raise UsageError(f"{where}: {label} must be a text or a number, not {_brief(value)}")
 
 
-def _refuse_header(table: TableFormat) -> None:
-    if table.header is not None:
-        option = "--header" if table.header else "--no-header"
-        raise UsageError(f"{option} is for TSV and CSV: JSON-lines name their columns in each line")
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     if path == STDIN:
@@ -285,7 +282,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _decoded(path: Path, stream: BinaryIO) -> Iterator[str]:
-    """The lines, which end with a line feed and with nothing else that Unicode calls an end."""
+    """The lines, each of which ends with a line feed, and not at Unicode's other line ends."""
     for number, raw in enumerate(stream, 1):
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -310,14 +307,14 @@ def _split_csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str
         except StopIteration:
             return
         except csv.Error as error:
-            raise UsageError(f"{shown(path)}:{begins}: this is no CSV: {error}") from None
+            raise UsageError(f"{shown(path)}:{begins}: this is not CSV: {error}") from None
         yield begins, fields
 
 
 def _without_blank_lines(
     path: Path, rows: Iterator[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows less the blank lines at the file's end; elsewhere one is a mistake."""
+    """The rows, without blank lines at the end of the file; elsewhere a blank line is an error."""
     blank = None
     for line, fields in rows:
         if not any(field.strip() for field in fields) and len(fields) < 2:
@@ -331,7 +328,3 @@ def _without_blank_lines(
 def _brief(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

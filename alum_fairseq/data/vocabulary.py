@@ -1,4 +1,4 @@
-"""How text becomes tokens: a folder that holds ``dict.txt`` and the files of its subwords."""
+"""A vocabulary: a folder with ``dict.txt`` and the files of its subword encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alum_fairseq.files import existing_folder
 
 DICTIONARY = "dict.txt"
 
-# fairseq's --bpe, and the options that name its files: those under which they are published.
+# For each --bpe of fairseq, the options that name its files, and the names they are published by.
 _FILES: Mapping[str, Mapping[str, str]] = {
     "gpt2": {"gpt2_encoder_json": "encoder.json", "gpt2_vocab_bpe": "vocab.bpe"},
     "sentencepiece": {"sentencepiece_model": "sentencepiece.bpe.model"},
@@ -30,17 +30,19 @@ BPE_KINDS = tuple(_FILES)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A dictionary, and the rule by which text is cut into its symbols.
+    """A dictionary, and the subword encoder that splits text into its symbols.
 
     Attributes:
-        folder: where the files lie.
-        bpe: fairseq's name of the rule: ``gpt2`` (byte-level BPE: ``encoder.json`` and
+        folder: the folder of the files.
+        bpe: fairseq's name of the encoder: ``gpt2`` (byte-level BPE: ``encoder.json`` and
             ``vocab.bpe``), ``sentencepiece`` (``sentencepiece.bpe.model``), ``alum_tokenizers``
-            (``tokenizer.json``, as Hugging Face has it; WordPiece above all), or ``none``, where
-            a symbol is what stands between blanks.
+            (Hugging Face's ``tokenizer.json``, for instance of WordPiece), or ``none``, where
+            symbols are words between spaces.
         dictionary: the symbols of ``dict.txt``, without ``<mask>``, which fairseq's tasks add.
 
-    Make one with :meth:`load`.
+    Example:
+        >>> vocabulary = Vocabulary.load(Path("start"))
+        >>> vocabulary.encoder().encode("two words")
     """
 
     folder: Path
@@ -49,10 +51,10 @@ class Vocabulary:
 
     @classmethod
     def load(cls, folder: Path) -> Vocabulary:
-        """Read a folder, and see by its files which rule it is for.
+        """Read a folder, whose files tell which encoder it is for.
 
         Raises:
-            UsageError: files are missing, broken, or those of several rules.
+            UsageError: files are missing or broken, or belong to several encoders.
         """
         existing_folder(folder)
         complete = [
@@ -63,16 +65,16 @@ class Vocabulary:
         if len(complete) > 1:
             names = " and ".join("+".join(_FILES[bpe].values()) for bpe in complete)
             raise UsageError(f"{folder} holds {names}: keep those that dict.txt belongs to")
-        present = [n for fs in _FILES.values() for n in fs.values() if (folder / n).is_file()]
-        if present and not complete:
-            bpe = next(b for b, fs in _FILES.items() if present[0] in fs.values())
-            missing = next(n for n in _FILES[bpe].values() if n not in present)
-            raise UsageError(f"{folder} holds {present[0]} but no {missing}")
+        for files in () if complete else _FILES.values():
+            present = [name for name in files.values() if (folder / name).is_file()]
+            if present:
+                missing = next(name for name in files.values() if name not in present)
+                raise UsageError(f"{folder} holds {present[0]} but no {missing}")
         return cls(folder, complete[0] if complete else "none", load_dictionary(folder))
 
     @property
     def options(self) -> dict[str, str]:
-        """The options of fairseq's commands, and of ``from_pretrained``, that name this rule."""
+        """Options for fairseq's commands, and for ``from_pretrained``, that choose this encoder."""
         if self.bpe == "none":
             return {}
         files = {key: str(self.folder / name) for key, name in _FILES[self.bpe].items()}
@@ -80,18 +82,18 @@ class Vocabulary:
 
     @property
     def files(self) -> list[Path]:
-        """Everything that makes up the vocabulary."""
+        """All files of the vocabulary."""
         return [self.folder / name for name in (DICTIONARY, *_FILES[self.bpe].values())]
 
     def copy_to(self, folder: Path) -> Vocabulary:
-        """Copy the files to a folder, which is made if need be."""
+        """Copy the files to a folder, which is created if it does not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.files:
             shutil.copyfile(file, folder / file.name)
         return Vocabulary(folder, self.bpe, self.dictionary)
 
     def encoder(self) -> Any:
-        """fairseq's object of the rule, with ``encode(text)`` and ``decode(symbols)``.
+        """fairseq's encoder, with ``encode(text)`` and ``decode(symbols)``.
 
         Raises:
             UsageError: the files are broken.
@@ -105,7 +107,7 @@ class Vocabulary:
             return encoder
         except UsageError:
             raise
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library raises its own
             names = ", ".join(str(file) for file in self.files[1:])
             raise UsageError(f"{names} cannot be read: {one_line(error)}") from None
 
@@ -120,7 +122,7 @@ class Vocabulary:
 
 
 class _Words:
-    """Symbols that are words already."""
+    """The encoder of a vocabulary whose symbols are words."""
 
     def encode(self, text: str) -> str:
         return " ".join(text.split())
@@ -134,7 +136,7 @@ def load_dictionary(folder: Path) -> Dictionary:
 
     Raises:
         UsageError: there is none, or it is broken.
-        PermissionError: it is closed to this user.
+        PermissionError: this user may not read it.
     """
     path = folder / DICTIONARY
     if not path.is_file():
@@ -143,5 +145,5 @@ def load_dictionary(folder: Path) -> Dictionary:
         return Dictionary.load(str(path))
     except PermissionError:
         raise
-    except Exception as error:  # fairseq raises Exception, too
-        raise UsageError(f"{path} is no dictionary of fairseq: {one_line(error)}") from None
+    except Exception as error:  # fairseq raises bare Exceptions, too
+        raise UsageError(f"{path} is not a dictionary of fairseq: {one_line(error)}") from None

@@ -144,7 +144,7 @@ def _refuse_hidden_header(
     Unless --header or --no-header was given.
     """
     file, first = rows[0]
-    headless = source.table.kind_of(file) != "jsonl" and not has_header(
+    headless = source.table.format_of(file) != "jsonl" and not has_header(
         source.table, [*source.columns, str(source.label)]
     )
     alone = [label for label, count in counts.items() if count == 1] == [first.label]
@@ -172,7 +172,7 @@ def _record(
     plan: Plan, vocabulary: Vocabulary, labels: list[str] | None, max_positions: int
 ) -> DataRecord:
     source = plan.sources[TRAIN]
-    kind = source.table.kind_of(source.files[0])
+    kind = source.table.format_of(source.files[0])
     return DataRecord(
         kind=plan.kind,
         inputs=len(source.columns),

@@ -10,7 +10,7 @@ from typing import Any
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
-from alum_fairseq.data.binarized import read_split, text_labels
+from alum_fairseq.data.binarized import read_label_lines, read_split
 from alum_fairseq.data.tables import TableFormat, read_rows
 from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError, one_line
@@ -86,7 +86,7 @@ def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
                 )
             yield predictor.labels[number]
         return
-    for place, line in text_labels(numbers):
+    for place, line in read_label_lines(numbers):
         try:
             if predictor.labels is None:
                 yield repr(float(line) * predictor.scale)

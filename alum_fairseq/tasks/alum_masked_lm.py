@@ -11,7 +11,7 @@ from fairseq.tasks.masked_lm import MaskedLMConfig, MaskedLMTask
 from fairseq.utils import split_paths
 from omegaconf import II
 
-from alum_fairseq.data.binarized import parts_of, read_split
+from alum_fairseq.data.binarized import combined_splits, read_split
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file
 from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig, check_dictionary
@@ -59,7 +59,7 @@ class AlumMaskedLMTask(AlumTask, MaskedLMTask):
         """
         shards = [Path(path) for path in split_paths(self.cfg.data)]
         shard = shards[(epoch - 1) % len(shards)]
-        for part in parts_of(shard, split, combine):
+        for part in combined_splits(shard, split, combine):
             read_split(shard / part)
         if split == self.cfg.alum_train_subset:
             for other in shards:  # else a run fails when it comes to it, days later

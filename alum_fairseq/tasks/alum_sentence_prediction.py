@@ -10,7 +10,13 @@ from typing import Any, Optional
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
-from alum_fairseq.data.binarized import Split, labels_may_lack, parts_of, read_split, read_texts
+from alum_fairseq.data.binarized import (
+    BinarizedSplit,
+    combined_splits,
+    labels_optional,
+    read_inputs,
+    read_split,
+)
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
     AlumTask,
@@ -62,15 +68,15 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
             UsageError: it is not, or has not.
         """
         data = Path(self.cfg.data)
-        for part in parts_of(data / "input0", split, combine):
-            texts = read_texts(data, part, len(self.source_dictionary))
+        for part in combined_splits(data / "input0", split, combine):
+            texts = read_inputs(data, part, len(self.source_dictionary))
             if texts and self.cfg.regression_target:
                 self._check_numbers(data / "label", part, len(texts[0]))
             elif texts:
                 self._check_classes(data / "label", part, len(texts[0]))
 
     def _check_classes(self, folder: Path, split: str, examples: int) -> None:
-        if not (folder / f"{split}.idx").is_file() and labels_may_lack(split):
+        if not (folder / f"{split}.idx").is_file() and labels_optional(split):
             return
         dictionary = self.label_dictionary
         first = dictionary.nspecial
@@ -80,7 +86,7 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
                 f"--num-classes is {self.cfg.num_classes}, but {folder} has {len(names)} classes "
                 f"({', '.join(names[:10])}): give --num-classes {len(names)}"
             )
-        labels: Optional[Split] = read_split(folder / split)
+        labels: Optional[BinarizedSplit] = read_split(folder / split)
         if labels is None:
             return
         if len(labels) != examples:

@@ -12,7 +12,7 @@ from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II, MISSING, OmegaConf, open_dict
 
-from alum_fairseq.data.binarized import parts_of, read_texts
+from alum_fairseq.data.binarized import combined_splits, read_inputs
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
     AlumTask,
@@ -115,8 +115,8 @@ class AlumSentenceRankingTask(AlumTask, _SentenceRanking):
             UsageError: it is not, or does not.
         """
         data, classes = Path(self.cfg.data), self.cfg.num_classes
-        for part in parts_of(data / "input0", split, combine):
-            texts = read_texts(data, part, len(self.source_dictionary))
+        for part in combined_splits(data / "input0", split, combine):
+            texts = read_inputs(data, part, len(self.source_dictionary))
             for place, line in labels_of(data / "label", part, len(texts[0])) if texts else ():
                 if not (line.strip().isdecimal() and int(line) < classes):
                     raise UsageError(

@@ -17,7 +17,7 @@ from torch import distributed
 
 from alum_fairseq.checkpoints.reading import check_fits, check_resumable, load_state
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
-from alum_fairseq.data.binarized import labels_may_lack, text_labels
+from alum_fairseq.data.binarized import labels_optional, read_label_lines
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, reporting_access_errors
@@ -301,7 +301,7 @@ def check_token(option: str, token: Optional[int], symbols: int) -> None:
 
 
 def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
-    """The labels that are text, as :func:`~alum_fairseq.data.binarized.text_labels`.
+    """The labels that are text, as :func:`~alum_fairseq.data.binarized.read_label_lines`.
 
     Args:
         folder: of the labels.
@@ -312,9 +312,9 @@ def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
         UsageError: there are none, or more, or less.
     """
     path = folder / f"{split}.label"
-    if not path.is_file() and labels_may_lack(split):
+    if not path.is_file() and labels_optional(split):
         return []
-    labels = text_labels(path)
+    labels = read_label_lines(path)
     if len(labels) != examples:
         raise UsageError(f"{path} has {len(labels):,} labels for {examples:,} examples")
     return labels

@@ -105,9 +105,9 @@ def test_a_tokenizer_json(
     ("spoil", "message"),
     [
         (lambda f: (f / "dict.txt").unlink(), "has no dict.txt"),
-        (lambda f: (f / "dict.txt").write_text("a\n"), "dict.txt is no dictionary of fairseq"),
+        (lambda f: (f / "dict.txt").write_text("a\n"), "dict.txt is not a dictionary of fairseq"),
         (lambda f: (f / "dict.txt").write_text("a 1\na 1\n"), "Duplicate word"),
-        (lambda f: (f / "dict.txt").write_bytes(b"\xff 1\n"), "dict.txt is no dictionary"),
+        (lambda f: (f / "dict.txt").write_bytes(b"\xff 1\n"), "dict.txt is not a dictionary"),
         (lambda f: (f / "encoder.json").write_text("{}"), "holds encoder.json but no vocab.bpe"),
         (lambda f: (f / "vocab.bpe").write_text(""), "holds vocab.bpe but no encoder.json"),
         (

@@ -103,8 +103,8 @@ def test_what_pythons_own_writers_write_is_read(rows: list[tuple[str, str, str]]
 BAD = [
     ("a.tsv", "a\t1\nb\n", ("1",), {"label": "2"}, "a.tsv:2: 1 field where line 1 has 2"),
     ("a.tsv", "t\tl\nb\t1\t2\n", ("t",), {}, "a.tsv:2: 3 fields where line 1 has 2"),
-    ("a.csv", 't,l\n"b,1\n', ("t",), {}, "a.csv:2: this is no CSV: unexpected end of data"),
-    ("a.csv", 't,l\n"b"x,1\n', ("t",), {}, "a.csv:2: this is no CSV: "),
+    ("a.csv", 't,l\n"b,1\n', ("t",), {}, "a.csv:2: this is not CSV: unexpected end of data"),
+    ("a.csv", 't,l\n"b"x,1\n', ("t",), {}, "a.csv:2: this is not CSV: "),
     ("a.tsv", "t\tl\nb\t\n", ("t",), {"label": "l"}, r"a.tsv:2: the label \(column l\) is empty"),
     ("a.tsv", "t\tl\nb\t1\n", ("x",), {}, "a.tsv:1: there is no column x, but t, l"),
     ("a.tsv", "b\t1\n", ("3",), {}, "a.tsv:1: there is no column 3, only 2"),
@@ -114,8 +114,8 @@ BAD = [
     ("a.tsv", b"a\t1\n\xff\t1\n", ("1",), {}, "a.tsv:2: the text is not in UTF-8"),
     ("a.csv", b"a,1\n\xff,1\n", ("1",), {}, "a.csv:2: the text is not in UTF-8"),
     ("a.tsv", "t\tl\n", ("t",), {"header": False}, "column t is a name, but --no-header says"),
-    ("a.jsonl", '{"t": "a"}\n{"t"}\n', ("t",), {}, "a.jsonl:2: this is no JSON"),
-    ("a.jsonl", "[" * 100_000, ("t",), {}, "a.jsonl:1: this is no JSON"),
+    ("a.jsonl", '{"t": "a"}\n{"t"}\n', ("t",), {}, "a.jsonl:2: this is not JSON"),
+    ("a.jsonl", "[" * 100_000, ("t",), {}, "a.jsonl:1: this is not JSON"),
     ("a.jsonl", '["a"]\n', ("t",), {}, r'a.jsonl:1: a JSON object is expected, not \["a"\]'),
     ("a.jsonl", '{"x": "a"}\n', ("t",), {}, "a.jsonl:1: there is no t: there are x"),
     ("a.jsonl", '{"t": 1}\n', ("t",), {}, "a.jsonl:1: t must be a text, not 1"),
@@ -123,7 +123,7 @@ BAD = [
     ("a.jsonl", '{"t": "a"}\n', ("t",), {"label": "l"}, "a.jsonl:1: there is no l"),
     ("a.jsonl", '{"t": "a", "l": [1]}\n', ("t",), {"label": "l"}, "a.jsonl:1: l must be a text or"),
     ("a.jsonl", '{"t": "a"}\n', ("t",), {"header": True}, "--header is for TSV and CSV"),
-    ("a.txt", "a\n", ("1",), {}, "a.txt: it cannot be seen what the file is: give --format"),
+    ("a.txt", "a\n", ("1",), {}, "a.txt: its name does not tell its format: give --format"),
 ]
 
 
@@ -185,7 +185,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     type_in(b"a\t1\nb\n")
     with pytest.raises(UsageError, match="standard input:2: 1 field"):
         list(read_rows(STDIN, TableFormat("tsv"), ("1",)))
-    with pytest.raises(UsageError, match="standard input: it cannot be seen what the file is"):
+    with pytest.raises(UsageError, match="standard input: its name does not tell its format"):
         list(read_rows(STDIN, TableFormat(), ("1",)))
 
 
@@ -216,7 +216,7 @@ def test_a_header_is_where_a_column_is_named_or_where_one_is_said_to_be(
     add_table_options(parser)
     arguments = parser.parse_args([*words, "--columns", *columns, "--format", "csv"])
     assert arguments.columns == columns
-    assert table_format(arguments).kind == "csv"
+    assert table_format(arguments).format == "csv"
     assert has_header(table_format(arguments), columns) is header
 
 

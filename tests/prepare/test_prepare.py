@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alum_fairseq import UsageError
-from alum_fairseq.data.encoding import ExampleEncoder, shorten
+from alum_fairseq.data.encoding import ExampleEncoder, truncate_longest_first
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.prepare.command import main
@@ -674,7 +674,7 @@ def test_shorten_is_taking_tokens_off_the_longest(lengths: list[int], room: int)
     slowly = list(lengths)
     while sum(slowly) > room:
         slowly[slowly.index(max(slowly))] -= 1
-    kept = shorten(lengths, room)
+    kept = truncate_longest_first(lengths, room)
     assert sorted(kept) == sorted(slowly)
     assert all(new <= old for new, old in zip(kept, lengths, strict=True))
 
