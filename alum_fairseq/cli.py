@@ -1,4 +1,4 @@
-"""What the console commands share: how they are described, how they end, how they show progress."""
+"""What the console commands share: help, exit status and progress bars."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import alum_fairseq
 from alum_fairseq.errors import UsageError, printable
 from alum_fairseq.files import reporting_access_errors
 
-# How a command ends, for scripts to look at; Python ends with 1 after any other error.
+# Exit statuses; Python exits with 1 after any other error.
 DONE = 0
-WRONG_USAGE = 2  # as argparse
-INTERRUPTED = 130  # as a shell
+WRONG_USAGE = 2  # like argparse
+INTERRUPTED = 130  # like a shell
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,14 +30,14 @@ _EXIT_STATUS = (
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they were written, options in two columns."""
+    """Descriptions with their own line breaks, options in two columns."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=100)
 
 
 def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser with the look that all commands have."""
+    """A parser in the style of all commands."""
     parser = argparse.ArgumentParser(
         prog,
         description=description,
@@ -52,7 +52,7 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
 
 
 def add_commands(parser: argparse.ArgumentParser) -> Callable[[str, str], argparse.ArgumentParser]:
-    """Give a parser subcommands; returns what adds one, by name and description."""
+    """Prepare a parser for subcommands; returns a function that adds one."""
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, description: str) -> argparse.ArgumentParser:
@@ -69,13 +69,13 @@ def add_commands(parser: argparse.ArgumentParser) -> Callable[[str, str], argpar
 
 
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run a command and say how it ended, as an exit status.
+    """Run a command; returns its exit status.
 
-    Wrong usage is one line on standard error; any other exception is shown whole.
+    A usage error is printed as one line on standard error; any other exception is raised.
     """
     program = os.path.basename(sys.argv[0])
-    for chatty in ("fairseq", "hydra"):  # the one reports every file that it opens
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in ("fairseq", "hydra"):  # fairseq logs every file that it opens
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with reporting_access_errors():
             main(sys.argv[1:] if argv is None else argv)
@@ -87,37 +87,37 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         print(f"{program}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _let_go_of_output()  # whoever read it (`head`) has enough
+        _discard_output()  # the reader, such as `head`, has closed the pipe
         return DONE
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        _let_go_of_output()
+        _discard_output()
         print(f"{program}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return WRONG_USAGE
     return DONE
 
 
-def _let_go_of_output() -> None:
-    """Write no more to standard output; Python would try, and complain, while it ends."""
+def _discard_output() -> None:
+    """Redirect standard output to nowhere, or Python fails to flush it on exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _hidden() -> bool:
-    """Whether nobody looks: progress is for a terminal, unless the environment asks for it."""
+def _no_progress() -> bool:
+    """Whether to hide progress bars: off a terminal, unless ALUM_PROGRESS is set."""
     return not sys.stderr.isatty() and "ALUM_PROGRESS" not in os.environ
 
 
 def counter(what: str, unit: str, total: int | None = None) -> tqdm:
-    """A bar on standard error that is told by ``update(n)`` how far it is."""
-    return tqdm(desc=what, unit=f" {unit}", total=total, file=sys.stderr, disable=_hidden())
+    """A progress bar on standard error, to be advanced with ``update(n)``."""
+    return tqdm(desc=what, unit=f" {unit}", total=total, file=sys.stderr, disable=_no_progress())
 
 
 def progress(items: Iterable[Any], what: str, total: int | None = None) -> Iterator[Any]:
-    """The items, with a bar on standard error that says how far it is and how long it takes."""
-    return iter(tqdm(items, desc=what, total=total, file=sys.stderr, disable=_hidden()))
+    """The items, with a progress bar on standard error."""
+    return iter(tqdm(items, desc=what, total=total, file=sys.stderr, disable=_no_progress()))
 
 
 def say(message: str) -> None:
-    """Tell the user something, on standard error, where it is not taken for a result."""
+    """Print a message for the user on standard error; results go to standard output."""
     print(message, file=sys.stderr, flush=True)

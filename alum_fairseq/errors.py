@@ -1,4 +1,4 @@
-"""The one exception for bad input, shared by every layer."""
+"""The exception for bad input, which every layer uses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Collection
 from types import TracebackType
 
-_MOST = 1500  # characters of a message; what is right comes first, or long before
+_MAX_LENGTH = 1500  # characters of a message; what matters comes well before
 
 
 class UsageError(ValueError, RuntimeError):
     """A setting or an input is wrong; the message names it, its value and what would be right.
 
-    A ``ValueError`` for whoever calls the Python API. A ``RuntimeError`` as well because
-    fairseq's trainer writes a ``crash.pt`` into the save directory for every other exception.
+    It is a ``ValueError`` for callers of the Python API, and also a ``RuntimeError`` because for
+    every other exception fairseq's trainer writes a ``crash.pt`` into the save directory.
     """
 
 
@@ -55,25 +55,25 @@ def is_number(value: object) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a library's error without its line breaks, cut to what can be read."""
+    """The message of a library's error in one line of at most 300 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else text[:297] + "..."
 
 
 def printable(error: BaseException) -> str:
-    """The message in one line; what steers a terminal is shown rather than sent to it.
+    """The message in one line of at most 1,500 characters, with control characters escaped.
 
-    Names and values in a stranger's file may hold anything, and any number of it.
+    Names and values from an untrusted file may contain anything, and be of any length.
     """
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(error))
-    return text if len(text) <= _MOST else text[: _MOST - 3] + "..."
+    return text if len(text) <= _MAX_LENGTH else text[: _MAX_LENGTH - 3] + "..."
 
 
 def explained(error: BaseException) -> UsageError | None:
-    """What an error that ends a program says of its usage; None if it is of another kind.
+    """The usage error that an exception amounts to; None if it is of another kind.
 
-    fairseq reads the options of our tasks from those of the criterion, and the other way round,
-    before either can look whether they fit: omegaconf says what is not there.
+    fairseq reads options of our tasks from those of the criterion, and the other way round, before
+    either can check the other: if one is missing, omegaconf raises an error of its own.
     """
     if isinstance(error, UsageError):
         return error
@@ -81,15 +81,15 @@ def explained(error: BaseException) -> UsageError | None:
     if type(error).__name__ == "InterpolationKeyError" and owner.startswith("alum_fairseq."):
         return UsageError(
             f"--task and --criterion do not fit each other: {error.full_key} is not there; choose "
-            "two of one name, such as alum_sentence_prediction"
+            "two of the same name, such as alum_sentence_prediction"
         )
     return None
 
 
 def show_usage_errors_in_one_line() -> None:
-    """End a program by a :class:`UsageError` with its message alone, without a traceback.
+    """Print an uncaught :class:`UsageError` as its message alone, without a traceback.
 
-    Every other exception is shown as before.
+    Other exceptions are printed as before.
     """
     previous = sys.excepthook
     if getattr(previous, "_shows_usage_errors", False):

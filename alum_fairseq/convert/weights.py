@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from fairseq.models.roberta.model import RobertaLMHead
+from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor
 
 from alum_fairseq.convert.architecture import FIRST_POSITION, Architecture, Config
@@ -185,7 +187,14 @@ def to_fairseq(
     head, dense, _ = _LM_HEADS[family]
     if f"{head}{dense}.weight" in tensors:
         modules += _lm_head_modules(family, width)
-        weights |= _lm_head_output(tensors, head, architecture.tied, words, rows, by_symbol)
+        bias, own, output = f"{head}bias", f"{head}decoder.bias", f"{head}decoder.weight"
+        # The output layer's own bias matters only if it is not tied to the head's.
+        name = own if own in tensors and (bias not in tensors or not architecture.tied) else bias
+        weights[f"{LM_HEAD}bias"] = by_symbol(tensors.take(name, rows))
+        weights[f"{LM_HEAD}weight"] = (
+            words if architecture.tied else by_symbol(tensors.take(output, rows, width))
+        )
+        tensors.discard(bias, own, output)
         if family == "roberta" and architecture.activation != "gelu":
             lost.append(
                 "the masked-LM head's activation: it is gelu in transformers, but that of the "
@@ -239,40 +248,13 @@ def _positions(
     return positions
 
 
-def _lm_head_output(
-    tensors: Tensors,
-    head: str,
-    tied: bool,
-    words: Tensor,
-    rows: int,
-    by_symbol: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """The output layer of a masked-LM head, whose names begin with ``head``."""
-    bias, own, decoder = f"{head}bias", f"{head}decoder.bias", f"{head}decoder.weight"
-    # The output layer's own bias matters only if it is not tied to the head's.
-    name = own if own in tensors and (bias not in tensors or not tied) else bias
-    output = {
-        f"{LM_HEAD}bias": by_symbol(tensors.take(name, rows)),
-        f"{LM_HEAD}weight": words
-        if tied
-        else by_symbol(tensors.take(decoder, rows, words.shape[1])),
-    }
-    tensors.discard(bias, own, decoder)
-    return output
-
-
 def _new_lm_head(architecture: Architecture, words: Tensor) -> dict[str, Tensor]:
-    """A masked-LM head as fairseq initialises it: from a normal distribution of deviation 0.02."""
-    width = architecture.width
-    drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(1)) * 0.02
-    head = {
-        "dense.weight": drawn,
-        "dense.bias": torch.zeros(width),
-        "layer_norm.weight": torch.ones(width),
-        "layer_norm.bias": torch.zeros(width),
-        "bias": torch.zeros(len(words)),
-    }
-    weights = {f"{LM_HEAD}{name}": tensor.to(words) for name, tensor in head.items()}
+    """fairseq's masked-LM head, newly initialised."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        head = RobertaLMHead(architecture.width, len(words), architecture.activation, words)
+        head.apply(init_bert_params)
+    weights = {f"{LM_HEAD}{name}": tensor.to(words) for name, tensor in head.state_dict().items()}
     return weights | {f"{LM_HEAD}weight": words if architecture.tied else words.clone()}
 
 

@@ -90,7 +90,7 @@ class ExampleEncoder:
 
 
 def truncate_longest_first(lengths: Sequence[int], room: int) -> list[int]:
-    """The lengths after the longest texts have been truncated until their sum fits into ``room``."""
+    """The lengths, with the longest reduced until their sum is at most ``room``."""
     kept = list(lengths)
     shortest_first = sorted(range(len(lengths)), key=lengths.__getitem__)
     for done, place in enumerate(shortest_first):

@@ -25,7 +25,6 @@ _FILES: Mapping[str, Mapping[str, str]] = {
     "alum_tokenizers": {"alum_tokenizer_json": "tokenizer.json"},
     "none": {},
 }
-BPE_KINDS = tuple(_FILES)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Vocabulary:
         bpe: fairseq's name of the encoder: ``gpt2`` (byte-level BPE: ``encoder.json`` and
             ``vocab.bpe``), ``sentencepiece`` (``sentencepiece.bpe.model``), ``alum_tokenizers``
             (Hugging Face's ``tokenizer.json``, for instance of WordPiece), or ``none``, where
-            symbols are words between spaces.
+            symbols are words.
         dictionary: the symbols of ``dict.txt``, without ``<mask>``, which fairseq's tasks add.
 
     Example:

@@ -696,7 +696,7 @@ def test_many_processes_make_the_same(
     rows = [f"{WORDS[i % 10]} {WORDS[i % 7]}\t{i % 3}\n" for i in range(500)]
     write(tmp_path, {"train.tsv": "".join(rows)})
     run(*own(tmp_path), output="one")
-    monkeypatch.setattr("alum_fairseq.data.encoding._EXAMPLES_A_WORKER", 100)
+    monkeypatch.setattr("alum_fairseq.data.encoding._EXAMPLES_PER_WORKER", 100)
     monkeypatch.setattr("alum_fairseq.prepare.build._LINES_A_WORKER", 100)
     run(*own(tmp_path), "--workers", 3, output="several")
     names = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*")}
