@@ -1,4 +1,4 @@
-"""``alum-convert``: Hugging Face's folders to fairseq's checkpoints, and back."""
+"""``alum-convert``: Hugging Face folders to fairseq checkpoints, and back."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _main(argv: list[str]) -> None:
     add = cli.add_commands(parser)
     command = add("from-hf", _FROM)
     command.add_argument("source", metavar="HF_FOLDER", type=Path, help="holds config.json")
-    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is made")
+    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is created")
     command = add("to-hf", _TO)
     command.add_argument("source", metavar="CHECKPOINT", type=Path, help="such as model.pt")
-    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is made")
+    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is created")
     command.add_argument(
         "--data",
         type=Path,
@@ -43,7 +43,7 @@ def _main(argv: list[str]) -> None:
         "--vocabulary",
         metavar="DIR",
         type=Path,
-        help="the folder of dict.txt and the files of its subwords (default: the data's)",
+        help="the folder of dict.txt and the files of its subword encoder (default: the data's)",
     )
     command.add_argument(
         "--head", metavar="NAME", help="the classification head, if it has several"
@@ -56,4 +56,4 @@ def _main(argv: list[str]) -> None:
         notes, steps = to_hf.convert(options.source, options.target, sources)
     for note in notes:
         cli.say(note)
-    cli.say(f"{options.target} is made.\n{steps}")
+    cli.say(f"{options.target} is complete.\n{steps}")

@@ -1,4 +1,4 @@
-"""``alum-convert from-hf``: a folder of transformers becomes a checkpoint of fairseq."""
+"""``alum-convert from-hf``: convert a transformers folder to a fairseq checkpoint."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     """Convert a folder.
 
     Args:
-        source: with ``config.json``, tensors and a tokenizer.
-        target: is made, with ``model.pt``, ``dict.txt``, the files of the subwords, and
-            ``label/dict.txt`` if there is a classification head.
+        source: folder of ``config.json``, tensors and a tokenizer.
+        target: folder to create, with ``model.pt``, ``dict.txt``, the files of the subword encoder,
+            and ``label/dict.txt`` if there is a classification head.
 
     Returns:
-        What was not carried over, or is otherwise worth knowing; and how to go on.
+        Notes on what was not converted or is otherwise worth knowing; and commands to go on with.
 
     Raises:
         UsageError: the folder is broken, or fairseq has no such model.
@@ -62,7 +62,7 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
         renamed = write_dictionary(tokenizer, order, folder / DICTIONARY)
         if renamed:
             notes.append(
-                f"{renamed} tokens cannot be symbols of fairseq (added later, or with a blank): "
+                f"{renamed} tokens cannot be symbols of fairseq (added later, or with whitespace): "
                 f"their rows are kept, under the names madeupword... in {DICTIONARY}"
             )
         torch.save(_checkpoint(weights, config, architecture), folder / CHECKPOINT)
@@ -92,7 +92,7 @@ def _is_regression(config: Config) -> bool:
 def _checkpoint(
     weights: dict[str, Tensor], config: Config, architecture: Architecture
 ) -> dict[str, Any]:
-    """What fairseq writes for a model that has not been trained yet."""
+    """A checkpoint as fairseq writes it before the first update."""
     args = Namespace(
         **architecture.options,
         task="masked_lm",
@@ -120,7 +120,7 @@ def _checkpoint(
 
 
 def _write_labels(config: Config, path: Path) -> None:
-    """The classes in their order, as the dictionary that fairseq's task reads."""
+    """Write the names of the classes, in order, as the dictionary that fairseq's task reads."""
     labels = label_names(config)
     path.parent.mkdir()
     path.write_text("".join(f"{label} 1\n" for label in labels), encoding="utf-8")
@@ -148,7 +148,7 @@ def _next_steps(
     config: Config,
     weights: dict[str, Tensor],
 ) -> str:
-    """Commands that use the result, ready to be pasted."""
+    """Commands that use the result, to be copied."""
     checkpoint = vocabulary.folder / CHECKPOINT
     arguments = [f'"{vocabulary.folder}"', 'user_dir="alum_fairseq"']
     arguments += [f'{name}="{value}"' for name, value in vocabulary.options.items()]
@@ -157,7 +157,7 @@ def _next_steps(
         "In Python:",
         "    from fairseq.models.roberta import RobertaModel",
         f"    roberta = RobertaModel.from_pretrained({', '.join(arguments)}).eval()",
-        "To train on, with data that were made with this vocabulary "
+        "To continue training, with data prepared with this vocabulary "
         f"(alum-prepare --vocabulary {vocabulary.folder}):",
         f"    fairseq-train DATA --user-dir alum_fairseq --finetune-from-model {checkpoint} "
         f"{options} --task ... --criterion ...",
@@ -165,8 +165,8 @@ def _next_steps(
     if any(name.startswith(HEADS) for name in weights):
         kind = "--regression-target " if _is_regression(config) else ""
         lines.append(
-            f"Its head goes on where --task sentence_prediction has {kind}--num-classes "
-            f"{number_of_labels(config)} and its labels in the order of "
+            f"Its classification head is kept by --task sentence_prediction {kind}--num-classes "
+            f"{number_of_labels(config)}, if the labels are in the order of "
             f"{vocabulary.folder / LABELS}."
         )
     return "\n".join(lines)
