@@ -18,7 +18,7 @@ from typing import Any
 
 import ledger
 import pictures
-from cells import STUDIES, TASKS, TEXT, resolved
+from cells import GONE, GONE_AT, STUDIES, TASKS, TEXT, resolved
 from summary import Difference, Estimate, Line, Results, current, field, measure
 
 from alum_fairseq import cli
@@ -96,7 +96,7 @@ def _main(argv: list[str]) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="for all")
     arguments = parser.parse_args(argv)
     lines = ledger.read(existing_file(arguments.results))
-    if not any(map(_is_done, lines)):
+    if not any(map(ledger.is_done, lines)):
         raise UsageError(f"{arguments.results} has no result of a cell that is done")
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = "\n".join(report(lines, arguments.output)) + "\n"
@@ -126,7 +126,7 @@ def report(lines: Sequence[Line], folder: Path) -> Section:
 
 
 def _what_ran(lines: Sequence[Line]) -> Section:
-    done = [line for line in lines if _is_done(line)]
+    done = [line for line in lines if ledger.is_done(line)]
     once = {line["key"]: line for line in done}.values()
     hours = sum(line["seconds"] for line in once) / 3600
     processors = sorted({line["machine"]["gpu"] or line["machine"]["processor"] for line in once})
@@ -141,33 +141,31 @@ def _what_ran(lines: Sequence[Line]) -> Section:
         "these pairs; adjusted: for all rows of the table (Benjamini-Hochberg)."
     )
     keys = {line["key"] for line in done}
-    failed = {_name(line) for line in lines if not _is_done(line) and line["key"] not in keys}
+    failed = {
+        ledger.name(line) for line in lines if not ledger.is_done(line) and line["key"] not in keys
+    }
     if failed:
         yield f"\n**Failed:** {', '.join(sorted(failed))}."
 
 
 def _missing(study: str, lines: Sequence[Line], results: Results) -> Section:
     """What there is no result of, and which results are left out."""
-    found = {_name(line) for line in results.lines}
-    outdated = {_name(line) for line in lines if line["study"] == study and _is_done(line)} - found
+    found = {ledger.name(line) for line in results.lines}
+    outdated = {
+        ledger.name(line) for line in lines if line["study"] == study and ledger.is_done(line)
+    } - found
     if outdated:
         yield (
             "*Left out, since their method was run with other settings after them: "
             f"{_few(sorted(outdated))}.*\n"
         )
+    gone = [method for method in results.methods if method in GONE]
+    if gone:
+        yield f"*Run at {GONE_AT}, with options that are gone: {', '.join(gone)}.*\n"
     expected = sorted(STUDIES[study](), key=lambda cell: cell.study_order)
     missing = [cell.name for cell in expected if cell.name not in found]
     if missing:
         yield f"*Incomplete: {len(missing)} of {len(expected)} cells: {_few(missing)}.*\n"
-
-
-def _is_done(line: Line) -> bool:
-    return line.get("status") == ledger.DONE
-
-
-def _name(line: Line) -> str:
-    """What the grid calls a cell."""
-    return "/".join(str(line[part]) for part in ("study", "task", "method", "seed"))
 
 
 def _few(names: Sequence[str]) -> str:
@@ -218,7 +216,7 @@ def _shared(results: Results, method: str, other: str) -> Results:
 def _not_in(results: Results, complete: Results) -> Section:
     absent = [method for method in results.methods if method not in complete.methods]
     if absent:
-        yield f"*Left out, since not yet run on {', '.join(complete.tasks)}: {_few(absent)}.*\n"
+        yield f"*Left out, since not run on {', '.join(complete.tasks)}: {_few(absent)}.*\n"
 
 
 def _ordered(methods: Sequence[str]) -> list[str]:
@@ -488,9 +486,7 @@ def _calibration_row(
 
 def _is_preset(line: Line) -> bool:
     """Whether all of its options are those that the preset has now."""
-    first_layer = {"alum-layer": 0.0}  # which is where the perturbation is added unless told
-    preset = resolved({"alum-preset": CALIBRATED}, line["task"] == TEXT)
-    return first_layer | line["resolved"] == first_layer | preset
+    return line["resolved"] == resolved({"alum-preset": CALIBRATED}, line["task"] == TEXT)
 
 
 def pretrained(results: Results, folder: Path) -> Section:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from alum_fairseq.adversarial.adversary import NOISE_STD
+from alum_fairseq.adversarial.precision import NOISE_STD
 from alum_fairseq.adversarial.presets import get_preset
 from alum_fairseq.errors import UsageError
 
@@ -190,8 +190,7 @@ class Cell:
     @property
     def flops_factor(self) -> float:
         """What an update costs, as a multiple of a plain one; see :func:`flops_factor`."""
-        layers = self.recipe.layers if self.pretrains or self.start else 6
-        return flops_factor(self.resolved, layers)
+        return flops_factor(self.resolved)
 
     @property
     def weight(self) -> float:
@@ -235,31 +234,50 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# The fields of a preset that say what training computes. Fields that come later, with a default
-# that changes nothing, do not change the identity of what was run before.
+# The fields of a preset that say what training computes.
 _FIELDS = (
-    "ascent", "steps", "epsilon", "epsilon_mode", "step_size", "noise_std", "norm", "norm_scope",
-    "gradient", "projection", "divergence",
+    "steps", "epsilon", "epsilon_mode", "step_size", "noise_std", "norm", "norm_scope", "gradient",
+    "projection", "divergence", "dropout", "method", "start", "objective", "sides", "proximal",
+    "site",
 )  # fmt: skip
+
+# Options that are left out where they have these values, which change nothing. A result keeps its
+# identity when such an option is added.
+_SILENT = {
+    "alum-method": "regularize",
+    "alum-start": "normal",
+    "alum-objective": "divergence",
+    "alum-sides": "both",
+    "alum-proximal": 0,
+    "alum-layer": 0,
+    "alum-warmup-updates": 0,
+}
 
 
 def resolved(options: Options, pretraining: bool) -> dict[str, Any]:
-    """ALUM options with the preset's values filled in; of plain training, only that it is plain."""
+    """ALUM options with the preset's values filled in; of plain training, only that it is plain.
+
+    As the first results have them: no step is the ascent "random", and a site below "layer N".
+    """
     if options.get("alum-alpha") == 0:
         return {"alum-alpha": 0}
     preset = get_preset(options.get("alum-preset", "calibrated"))
-    found: dict[str, Any] = {
-        f"alum-{name.replace('_', '-')}": getattr(preset.adversary, name) for name in _FIELDS
-    }
+    values = vars(preset) | vars(preset.adversary)
+    found = {f"alum-{name.replace('_', '-')}": values[name] for name in _FIELDS}
     found["alum-alpha"] = preset.pretraining_alpha if pretraining else preset.finetuning_alpha
-    found["alum-dropout"] = preset.dropout
     if found["alum-noise-std"] is None:
         found["alum-noise-std"] = NOISE_STD  # which it is, in float32
     found |= {name: value for name, value in options.items() if name != "alum-preset"}
-    for name in ("alum-layer", "alum-warmup-updates"):
-        if found.get(name) == 0:  # where the perturbation enters, and how alpha begins, anyway
-            del found[name]
-    return {name: _number(value) for name, value in sorted(found.items())}
+    found["alum-ascent"] = "power" if found["alum-steps"] else "random"
+    found["alum-steps"] = max(1, found["alum-steps"])
+    if found["alum-site"] != "words":
+        site = found.pop("alum-site")
+        found["alum-layer"] = 0 if site == "embeddings" else int(site)
+    return {
+        name: _number(value)
+        for name, value in sorted(found.items())
+        if name not in _SILENT or value != _SILENT[name]
+    }
 
 
 def _number(value: Any) -> Any:
@@ -267,24 +285,17 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def flops_factor(options: Options, layers: int) -> float:
+def flops_factor(options: Options) -> float:
     """FLOPs of an update, over those of a plain one; options as :func:`resolved` gives them.
 
     Counted in passes through the encoder: forward 1, gradient to the inputs 1, to the weights 1.
-    Plain training takes 3. The adversarial pass and its part of the backward pass add 3, the first
-    ascent step a forward pass and a gradient to the inputs, or the latter alone.
+    Plain training takes 3. The adversarial pass and its part of the backward pass add 3, and each
+    ascent step a forward pass and a gradient to the inputs.
     """
     if options["alum-alpha"] == 0:
         return 1.0
-    ascent, steps = options["alum-ascent"], int(options["alum-steps"])
-    if ascent == "random" or steps == 0:
-        extra = 3.0
-    else:
-        first = 2.0 if ascent == "power" else 1.0
-        share = int(options.get("alum-step-layers") or layers) / layers
-        extra = 3.0 + first + (steps - 1) * 2.0 * share
-    extra *= options.get("alum-fraction", 1.0) / options.get("alum-interval", 1)
-    return 1 + extra / 3
+    steps = 0 if options["alum-ascent"] == "random" else options["alum-steps"]
+    return 1 + (3 + 2 * steps) / 3 * options.get("alum-fraction", 1.0)
 
 
 # -------------------------------------------------------------------------------------- the studies
@@ -306,17 +317,27 @@ FINETUNING: dict[str, Options] = {
     "plain": PLAIN,
     "reference": {"alum-preset": "reference"},
     # Two passes with different dropout masks: the perturbation is far below rounding.
-    "dropout-only": {"alum-ascent": "random", "alum-epsilon": 1e-9, "alum-dropout": "independent"},
-    "random-noise": {"alum-ascent": "random"},
+    "dropout-only": {"alum-steps": 0, "alum-epsilon": 1e-9, "alum-dropout": "independent"},
+    "random-noise": {"alum-steps": 0},
     "paper": {"alum-preset": "paper"},
-    "sampled-label": {"alum-ascent": "sampled-label"},
-    "true-label": {"alum-ascent": "true-label"},
+    "task-loss": {"alum-objective": "task-loss"},
     "quarter-batch": {"alum-fraction": 0.25},
-    "every-4th": {"alum-interval": 4},
     "3-steps": {"alum-steps": 3},
-    "3-steps-1-layer": {"alum-steps": 3, "alum-step-layers": 1},
 }
 PLAIN_LONGER = "plain-longer"
+
+# Methods whose options are gone, and what takes their place. What was run of them, at this commit,
+# stays in the results.
+GONE_AT = "97b99b5"
+GONE = {
+    "sampled-label": "quarter-batch",
+    "true-label": "task-loss",
+    "every-4th": "quarter-batch",
+    "3-steps-1-layer": "3-steps",
+    "ascent: power": "objective: divergence",
+    "ascent: sampled-label": "objective: divergence",
+    "ascent: true-label": "objective: task-loss",
+}
 
 # The ball first; then, with the ball that the preset then has, one factor at a time.
 BALLS = (
@@ -335,13 +356,13 @@ FACTORS: dict[str, list[Options]] = {
     ],
     "alpha": [{"alum-alpha": value} for value in (1.0, 3.0, 10.0, 0.3)],
     "dropout": [{"alum-dropout": value} for value in ("shared", "independent")],
-    "ascent": [{"alum-ascent": value} for value in ("power", "sampled-label", "true-label")],
+    "objective": [{"alum-objective": value} for value in ("divergence", "task-loss")],
     "step": [
         {"alum-step-size": size, "alum-projection": projection}
         for size, projection in ((1.0, "rescale"), (0.1, "rescale"), (0.1, "clip"))
     ],
     "noise": [{"alum-noise-std": value} for value in (0.01, 0.001, 0.1)],
-    "layer": [{"alum-layer": value} for value in (0, 1, 3)],
+    "layer": [{"alum-site": value} for value in ("0", "1", "3")],
     # 96 updates are half of what a thousand examples give.
     "alpha, warm-up": [
         {"alum-alpha": alpha, "alum-warmup-updates": updates}
@@ -495,16 +516,25 @@ def choose(cells: Iterable[Cell], patterns: Sequence[str]) -> list[Cell]:
     """
     left, chosen = list(cells), []
     for pattern in patterns:
-        parts = pattern.split("/")
-        whole = "/".join([*parts, *["*"] * (4 - len(parts))])
-        found = [cell for cell in left if fnmatch.fnmatchcase(cell.name, whole)]
-        if not found and not any(fnmatch.fnmatchcase(cell.name, whole) for cell in chosen):
-            raise UsageError(
-                f"--cells {pattern}: there is no such cell; --list shows what there is"
-            )
+        found = [cell for cell in left if is_named(cell.name, pattern)]
+        if not found and not any(is_named(cell.name, pattern) for cell in chosen):
+            raise UsageError(f"--cells {pattern}: {_why_none(pattern)}")
         chosen += sorted(found, key=lambda cell: cell.study_order)
         left = [cell for cell in left if cell not in found]
     return chosen
+
+
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern, as :func:`choose` takes them, names a cell."""
+    parts = pattern.split("/")
+    return fnmatch.fnmatchcase(name, "/".join([*parts, *["*"] * (4 - len(parts))]))
+
+
+def _why_none(pattern: str) -> str:
+    for method, successor in GONE.items():
+        if method in pattern.split("/"):
+            return f"{method} was run at {GONE_AT}, and its options are gone: take {successor}"
+    return "there is no such cell; --list shows what there is"
 
 
 def updates_of(cell: Cell, rows: int) -> int:

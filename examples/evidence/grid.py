@@ -28,7 +28,7 @@ from typing import NoReturn
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
 import ledger
-from cells import STUDIES, Cell, choose
+from cells import GONE, GONE_AT, STUDIES, Cell, choose, is_named
 from console import Screen, clock
 from sources import Sources
 from training_log import logged
@@ -156,7 +156,7 @@ class Grid:
         one.
         """
         digests = self._sources.digests
-        lines = [one for one in ledger.read(self.results) if one.get("status") == ledger.DONE]
+        lines = [line for line in ledger.read(self.results) if ledger.is_done(line)]
         done = {line["key"]: line for line in lines}
         named = {_name_of(line) for line in lines}
         jobs: dict[str, Job] = {}
@@ -368,7 +368,7 @@ def _main(argv: list[str]) -> None:
     cells = choose([cell for study in STUDIES.values() for cell in study()], patterns)
     output = arguments.output.absolute()
     if arguments.list:
-        _list(cells, output / "results.jsonl")
+        _list(cells, patterns, output / "results.jsonl")
         return
     if arguments.data is None:
         raise UsageError("give --data, the folder of the data sets")
@@ -384,16 +384,20 @@ def _main(argv: list[str]) -> None:
         sys.exit(1)
 
 
-def _list(cells: Sequence[Cell], results: Path) -> None:
-    """Show cells in their order, and which have a result under their name."""
+def _list(cells: Sequence[Cell], patterns: Sequence[str], results: Path) -> None:
+    """Show cells in their order, and which have a result under their name.
+
+    Then those with a result that can no longer be run.
+    """
     done = {
-        (line["study"], line["task"], line["method"], line["seed"])
-        for line in ledger.read(results)
-        if line["status"] == ledger.DONE
+        ledger.name(line): line["method"] for line in ledger.read(results) if ledger.is_done(line)
     }
     for cell in cells:
-        mark = "done" if (cell.study, cell.task, cell.method, cell.seed) in done else "    "
+        mark = "done" if cell.name in done else "    "
         print(f"{mark}  {cell.flops_factor:4.2f}  {cell.name}")
+    for name, method in done.items():
+        if method in GONE and any(is_named(name, pattern) for pattern in patterns):
+            print(f"run at {GONE_AT}, its options are gone: {name}")
 
 
 def _stop(*_: object) -> NoReturn:

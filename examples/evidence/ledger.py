@@ -31,6 +31,16 @@ def read(path: Path) -> list[Result]:
     return found
 
 
+def is_done(result: Mapping[str, Any]) -> bool:
+    """Whether it is that of a run that went well."""
+    return result.get("status") == DONE
+
+
+def name(result: Mapping[str, Any]) -> str:
+    """What the grid calls its cell."""
+    return "/".join(str(result[part]) for part in ("study", "task", "method", "seed"))
+
+
 def append(path: Path, result: Mapping[str, Any]) -> None:
     """Add a line, on the disk when this returns."""
     line = json.dumps(result, allow_nan=False).encode() + b"\n"

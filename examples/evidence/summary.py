@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ledger
 import numpy as np
 from scipy.stats import t as student
 
@@ -66,7 +67,7 @@ def current(lines: Iterable[Line], study: str) -> list[Line]:
     last: dict[tuple[Any, ...], Line] = {}
     settings: dict[tuple[str, str], str] = {}
     for line in lines:
-        if line["study"] == study and line.get("status") == "done":
+        if line["study"] == study and ledger.is_done(line):
             cell = line["task"], line["method"], line["seed"]
             last.pop(cell, None)
             last[cell] = line

@@ -32,8 +32,8 @@ from matplotlib.figure import Figure
 from support.in_process import Ended, run_command
 
 from alum_fairseq.adversarial import presets
-from alum_fairseq.adversarial.adversary import NOISE_STD
-from alum_fairseq.criterions.options import AlumConfig, AlumSettings
+from alum_fairseq.adversarial.precision import NOISE_STD
+from alum_fairseq.criterions.options import AlumConfig, resolve
 from alum_fairseq.data.record import DataRecord, SplitRecord
 from alum_fairseq.errors import UsageError
 
@@ -92,6 +92,20 @@ def fairseq_parses(command: list[str]) -> Namespace:
     return options.parse_args_and_arch(options.get_training_parser(), words)
 
 
+def settings_of(cfg: Namespace, pretraining: bool) -> dict[str, Any]:
+    """What the criterion trains with, by field; steps and site as the first results have them."""
+    stage = "pretraining" if pretraining else "finetuning"
+    preset = resolve(cfg, stage, divergence="kl", categorical=True)
+    found = {**vars(cfg), **vars(preset), **vars(preset.adversary)}
+    found = {name.removeprefix("alum_"): value for name, value in found.items()}
+    found |= {"alpha": found[f"{stage}_alpha"], "noise_std": found["noise_std"] or NOISE_STD}
+    found |= {"ascent": "power", "layer": int(found.pop("site").replace("embeddings", "0"))}
+    if found["steps"] == 0:
+        found |= {"ascent": "random", "steps": 1}
+    left_out = ("preset", "adversary", "pretraining_alpha", "finetuning_alpha")
+    return {name: value for name, value in found.items() if name not in left_out}
+
+
 def in_order(study: str) -> list[Cell]:
     return sorted(cells.STUDIES[study](), key=lambda cell: cell.study_order)
 
@@ -132,26 +146,20 @@ class TestStudies:
         """Hence two cells with the same identity train the same."""
         parser = ArgumentParser(allow_abbrev=False)
         gen_parser_from_dataclass(parser, AlumConfig())
-        settings = AlumSettings.resolve(
-            parser.parse_args(worker.alum_options(cell)),
-            "pretraining" if cell.pretrains else "finetuning",
+        built, silent = (
+            settings_of(parser.parse_args(words), cell.pretrains)
+            for words in (worker.alum_options(cell), [])
         )
-        built = {**vars(settings), **vars(settings.adversary)}
-        if settings.alpha == 0:
+        if built["alpha"] == 0:
             assert cell.resolved == {"alum-alpha": 0}
             return
-        if built["noise_std"] is None:
-            built["noise_std"] = NOISE_STD
-        for name, value in cell.resolved.items():
-            assert built[name.removeprefix("alum-").replace("-", "_")] == value, name
+        named = {
+            name.removeprefix("alum-").replace("-", "_"): v for name, v in cell.resolved.items()
+        }
+        assert {name: built[name] for name in named} == named
         # What resolved does not name is as where nothing is given.
-        silent = AlumSettings.resolve(parser.parse_args([]), "finetuning")
-        for field in dataclasses.fields(AlumSettings):
-            if f"alum-{field.name.replace('_', '-')}" not in cell.resolved and field.name not in (
-                "adversary",
-                "preset",
-            ):
-                assert getattr(settings, field.name) == getattr(silent, field.name), field.name
+        for name in built.keys() - named.keys():
+            assert built[name] == silent[name], name
 
     @pytest.mark.parametrize("study", cells.STUDIES)
     def test_fairseq_takes_every_command(self, study: str, tmp_path: Path) -> None:
@@ -190,11 +198,8 @@ class TestStudies:
     MODES: ClassVar[dict[str, dict[str, Any]]] = {
         "stock": {"alum-alpha": 0},
         "exact": {},
-        "sampled-label": {"alum-ascent": "sampled-label"},
-        "true-label": {"alum-ascent": "true-label"},
-        "random": {"alum-ascent": "random"},
+        "random": {"alum-steps": 0},
         "a quarter of the batch": {"alum-fraction": 0.25},
-        "every 4th update": {"alum-interval": 4},
         "K=2": {"alum-steps": 2},
         "K=3": {"alum-steps": 3},
     }
@@ -203,11 +208,6 @@ class TestStudies:
     def test_cost_is_that_of_the_benchmark(self, mode: str) -> None:
         cell = replace(CELL, options=self.MODES[mode])
         assert cell.flops_factor == pytest.approx(sum(PASSES[mode]) / sum(PASSES["stock"]))
-
-    def test_cost_of_steps_through_few_layers(self) -> None:
-        cell = replace(CELL, options={"alum-steps": 3, "alum-step-layers": 1})
-        # Beside two passes of 3: a step through all 6 layers, two through one.
-        assert cell.flops_factor == pytest.approx((3 + 3 + 2 + 2 * 2 / 6) / 3)
 
     def test_plain_longer_costs_as_much_as_the_preset(self) -> None:
         [longer] = cells.choose(ALL, [f"finetuning/sst2/{cells.PLAIN_LONGER}/1"])
@@ -229,6 +229,15 @@ class TestChoosing:
     def test_a_pattern_without_a_cell(self, pattern: str) -> None:
         with pytest.raises(UsageError, match=re.escape(f"--cells {pattern}: there is no such")):
             cells.choose(ALL, ["tune", pattern])
+
+    @pytest.mark.parametrize("pattern", [f"*/*/{method}" for method in cells.GONE])
+    def test_a_method_that_is_gone_names_its_successor(self, pattern: str) -> None:
+        method = pattern.rpartition("/")[2]
+        successor = cells.GONE[method]
+        said = f"{method} was run at 97b99b5, and its options are gone: take {successor}"
+        with pytest.raises(UsageError, match=re.escape(f"--cells {pattern}: {said}")):
+            cells.choose(ALL, [pattern])
+        assert cells.choose(ALL, [f"*/*/{successor}"])
 
 
 def fields_changed(what: Any) -> Iterator[Any]:
@@ -252,7 +261,10 @@ class TestIdentity:
             *({"effort": one.values[0]} for one in fields_changed(LITTLE)),
             {"task": "sick-e"}, {"seed": 2}, {"size": 65}, {"size": None}, {"factor": 2.0},
             {"options": PLAIN}, {"options": {"alum-epsilon": 7.0}}, {"options": {"alum-steps": 9}},
-            {"options": {"alum-preset": "paper"}}, {"options": {"alum-interval": 2}},
+            {"options": {"alum-preset": "paper"}}, {"options": {"alum-fraction": 0.5}},
+            {"options": {"alum-steps": 0}}, {"options": {"alum-objective": "task-loss"}},
+            {"options": {"alum-site": "words"}}, {"options": {"alum-site": "1"}},
+            {"options": {"alum-preset": "vat"}}, {"options": {"alum-preset": "fgm"}},
             {"start": START},
         ],
         ids=str,
@@ -295,12 +307,23 @@ class TestIdentity:
             {"options": {}},
             {"options": {**CALIBRATED, "alum-steps": int(PRESET["alum-steps"])}},
             {"options": {name: PRESET[name] for name in ("alum-alpha", "alum-dropout")}},
-            {"options": {"alum-layer": 0, "alum-warmup-updates": 0}},
+            {"options": {"alum-site": "embeddings", "alum-warmup-updates": 0}},
+            {"options": {"alum-site": "0", "alum-start": "normal", "alum-sides": "both"}},
         ],
         ids=str,
     )  # fmt: skip
     def test_names_and_ways_to_say_the_same_do_not(self, changed: dict[str, Any]) -> None:
         assert replace(CELL, **changed).key(DIGESTS) == CELL.key(DIGESTS)
+
+    def test_the_results_in_the_repository_are_those_of_todays_cells(self) -> None:
+        """But for methods that are gone; hence the grid does not run them again."""
+        todays = {cell.name: cell for one in ALL for cell in (one, one.start) if cell}
+        names = ("revision", "task", "seed", "alum", "recipe", "size", "factor", "effort")
+        for line in ledger.read(ROOT / "examples" / "evidence" / "results" / "results.jsonl"):
+            if line["method"] not in cells.GONE:
+                identity = json.loads(json.dumps(todays[ledger.name(line)].identity(DIGESTS)))
+                found = {**line, "alum": line["resolved"]}
+                assert {n: found[n] for n in names} == {n: identity[n] for n in names}
 
     @pytest.mark.parametrize(
         "cell", [CELL, START, replace(CELL, start=START), ALL[0], ALL[-1]], ids=range(5)
@@ -731,12 +754,14 @@ class TestCommand:
         assert not (tmp_path / "out" / "results.jsonl").exists()
 
     def test_list(self, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-        output = run(replace(CELL, method="plain")).output
+        gone = replace(CELL, method="every-4th", options={"alum-epsilon": 4.0})
+        output = run(replace(CELL, method="plain"), gone, replace(gone, seed=2)).output
         assert grid.main([str(output), "--list", "--cells", "finetuning/sst2/*/1", "tune"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].split() == ["2.67", "finetuning/sst2/calibrated/1"]
         assert lines[1].split() == ["done", "1.00", "finetuning/sst2/plain/1"]
-        assert len(lines) == 13 + 16
+        assert lines[-1] == "run at 97b99b5, its options are gone: finetuning/sst2/every-4th/1"
+        assert len(lines) == 10 + 16 + 1
 
     def test_from_the_command_line(
         self, data: Path, vocabulary: Path, stand_in: Path, tmp_path: Path,
@@ -1013,7 +1038,7 @@ class TestReport:
                   and (cell.method, cell.task) in run]  # fmt: skip
         text = report([result(cell) for cell in chosen])
         assert "### Mean of the tasks: sst2, cola" in text
-        assert "*Left out, since not yet run on sst2, cola: reference.*" in text
+        assert "*Left out, since not run on sst2, cola: reference.*" in text
         assert row(text, "Mean of", "paper")["runs"] == "2"
 
     def test_the_presets_values_are_marked(self, drawn: list[str]) -> None:

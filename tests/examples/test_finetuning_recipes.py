@@ -30,7 +30,7 @@ from support.recipes import (
     settings_of,
 )
 
-from alum_fairseq.criterions.options import AlumSettings
+from alum_fairseq.criterions.options import resolve
 from alum_fairseq.prepare.command import main as prepare
 
 RECIPE = ROOT / "examples" / "finetuning" / "finetune.sh"
@@ -121,8 +121,8 @@ def test_shell_and_yaml_agree_and_are_built(name: str, data: Path, stand_in: Pat
     assert schedule.step_update(warmup) == pytest.approx(peak)
     assert schedule.step_update(warmup // 2) == pytest.approx(peak * (warmup // 2) / warmup)
     assert schedule.step_update(updates) == 0
-    assert (criterion.alum.preset, criterion.alum.alpha) == ("calibrated", 1.0)
-    assert criterion.alum.adversary.divergence == ("squared_error" if classes == 1 else "kl")
+    assert (criterion.options.alum_preset, criterion.schedule.alpha) == ("calibrated", 1.0)
+    assert criterion.preset.divergence == ("squared_error" if classes == 1 else "kl")
     assert (task.cfg.init_token, task.cfg.separator_token) == (
         task.dictionary.bos(),
         task.dictionary.eos(),
@@ -138,8 +138,8 @@ def test_base_and_the_papers_adversary_are_a_word_away(data: Path, stand_in: Pat
     hydra = yaml_config("rte", data, *overrides)
     assert settings_of(shell) == settings_of(hydra)
     for cfg in (shell, hydra):
-        alum = AlumSettings.resolve(cfg.criterion, "finetuning")
-        assert (alum.alpha, alum.adversary.epsilon) == (1, 1e-5)
+        preset = resolve(cfg.criterion, "finetuning", divergence="kl", categorical=True)
+        assert (preset.finetuning_alpha, preset.adversary.epsilon) == (1, 1e-5)
         with no_weights():
             model = set_up_task(cfg).build_model(cfg.model)
         assert len(model.encoder.sentence_encoder.layers) == 12

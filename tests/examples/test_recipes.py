@@ -31,7 +31,7 @@ from support.recipes import (
     settings_of,
 )
 
-from alum_fairseq.criterions.options import AlumSettings
+from alum_fairseq.criterions.options import resolve
 
 RECIPES = ROOT / "examples" / "pretraining"
 CONFIGS = RECIPES / "config"
@@ -390,9 +390,9 @@ def test_large_is_built_with_the_papers_numbers(name: str, config: Any) -> None:
 
     assert isinstance(criterion, MaskedLmLoss)
     start = 0 if name.startswith("continual") else updates // 2
-    assert criterion.alum.preset == "calibrated"
-    assert criterion.alum.alpha_at(start) == criterion.alum.alpha > 0
-    assert start == 0 or criterion.alum.alpha_at(start - 1) == 0
+    assert criterion.options.alum_preset == "calibrated"
+    assert criterion.schedule.alpha_at(start) == criterion.schedule.alpha > 0
+    assert start == 0 or criterion.schedule.alpha_at(start - 1) == 0
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -401,11 +401,12 @@ def test_the_papers_adversary_is_a_word_away(name: str, large_data: Path, stand_
     by_option = shell_config(name, large_data, stand_in, "--alum-preset", "paper")
     by_yaml = yaml_config(name, large_data, "criterion.alum_preset=paper")
     for cfg in (by_setting, by_option, by_yaml):
-        alum = AlumSettings.resolve(cfg.criterion, "pretraining")
-        assert alum.alpha == 10
-        assert (alum.adversary.steps, alum.adversary.norm) == (1, "linf")
-        assert (alum.adversary.noise_std, alum.adversary.step_size) == (1e-5, 1e-3)
-        assert alum.adversary.epsilon == 1e-5
+        preset = resolve(cfg.criterion, "pretraining", divergence="kl", categorical=True)
+        adversary = preset.adversary
+        assert preset.pretraining_alpha == 10
+        assert (adversary.steps, adversary.norm) == (1, "linf")
+        assert (adversary.noise_std, adversary.step_size) == (1e-5, 1e-3)
+        assert adversary.epsilon == 1e-5
 
 
 @pytest.mark.parametrize(("gpus", "batch"), [(1, 8), (8, 8), (32, 8), (4, 16), (64, 4)])
