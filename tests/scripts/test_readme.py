@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 
 from alum_fairseq import PRESETS
-from alum_fairseq.criterions.options import AlumConfig
+from alum_fairseq.criterions.options import GONE, AlumConfig
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROWS = {
@@ -31,8 +31,9 @@ def test_every_option_is_explained() -> None:
 def test_the_presets_are_those_of_the_code(preset: str) -> None:
     column = ["calibrated", "paper", "reference"].index(preset)
     chosen = PRESETS[preset]
-    values = vars(chosen.adversary) | {"alpha": chosen.pretraining_alpha, "dropout": chosen.dropout}
-    for name in set(values) - {"ball", "measure"}:
+    values = vars(chosen.adversary) | vars(chosen) | {"alpha": chosen.pretraining_alpha}
+    left_out = {"ball", "adversary", "method", "pretraining_alpha", "finetuning_alpha"}
+    for name in values.keys() - left_out:
         shown = ROWS["--alum-" + name.replace("_", "-")][column].split(" ")[0]
         value = values[name]
         if value is None:
@@ -41,6 +42,20 @@ def test_the_presets_are_those_of_the_code(preset: str) -> None:
         assert shown == value if isinstance(value, str) else float(shown) == value, name
     if chosen.finetuning_alpha != chosen.pretraining_alpha:
         assert f"({chosen.finetuning_alpha:g}" in ROWS["--alum-alpha"][column]
+
+
+def test_every_preset_is_named() -> None:
+    named = set(re.findall(r"`([a-z0-9+]+)`", README))
+    assert PRESETS.keys() <= named
+
+
+def test_no_option_is_named_that_is_unknown_but_those_said_to_be_removed() -> None:
+    ours = {"--alum-layer-norm-eps"}  # of the model
+    named = set(re.findall(r"--alum-[a-z]+(?:-[a-z]+)*", README)) - ours
+    gone = {"--" + name.replace("_", "-") for name in GONE}
+    assert named - ROWS.keys() == gone
+    for option in gone:
+        assert len(re.findall(rf"`{option}(?: N)?`", README)) == 1, option
 
 
 def test_its_adversary_runs() -> None:
