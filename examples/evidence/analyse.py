@@ -460,28 +460,18 @@ def _calibrated(results: Results, columns: Sequence[Column], name: str, folder: 
 
 def _calibration_table(results: Results, factor: str, columns: Sequence[Column]) -> Section:
     """A row a value, after plain training's."""
-    rows = [
-        _calibration_row(results, method, method.removeprefix(f"{factor}: "), columns)
-        for method in _ordered(results.methods)
-    ]
+    rows = []
+    for method in _ordered(results.methods):
+        lines = [line for line in results.lines if line["method"] == method]
+        value, found = method.removeprefix(f"{factor}: "), _means(results, method, columns)
+        difference = results.difference(method, BASELINE, measure(columns[0].key)).estimate
+        rows.append([
+            f"**{value}** (preset)" if _is_preset(lines[-1]) else value, str(len(lines)), found[0],
+            "" if method == BASELINE else signed(difference, 2), *found[1:],
+            number(cost_ratio(results, method), 2),
+        ])  # fmt: skip
     titles = [column.title for column in columns]
     yield from table([factor, "runs", titles[0], "minus plain", *titles[1:], "time"], rows)
-
-
-def _calibration_row(
-    results: Results, method: str, value: str, columns: Sequence[Column]
-) -> list[str]:
-    lines = [line for line in results.lines if line["method"] == method]
-    found = _means(results, method, columns)
-    difference = results.difference(method, BASELINE, measure(columns[0].key)).estimate
-    return [
-        f"**{value}** (preset)" if lines and _is_preset(lines[-1]) else value,
-        str(len(lines)),
-        found[0],
-        "" if method == BASELINE else signed(difference, 2),
-        *found[1:],
-        number(cost_ratio(results, method), 2),
-    ]
 
 
 def _is_preset(line: Line) -> bool:

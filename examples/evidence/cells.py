@@ -189,8 +189,17 @@ class Cell:
 
     @property
     def flops_factor(self) -> float:
-        """What an update costs, as a multiple of a plain one; see :func:`flops_factor`."""
-        return flops_factor(self.resolved)
+        """FLOPs of an update, over those of a plain one.
+
+        Counted in passes through the encoder: forward 1, gradient to the inputs 1, to the weights
+        1. Plain training takes 3. The adversarial pass and its part of the backward pass add 3, and
+        each ascent step a forward pass and a gradient to the inputs.
+        """
+        options = self.resolved
+        if options["alum-alpha"] == 0:
+            return 1.0
+        steps = 0 if options["alum-ascent"] == "random" else options["alum-steps"]
+        return 1 + (3 + 2 * steps) / 3 * options.get("alum-fraction", 1.0)
 
     @property
     def weight(self) -> float:
@@ -283,19 +292,6 @@ def resolved(options: Options, pretraining: bool) -> dict[str, Any]:
 def _number(value: Any) -> Any:
     """1 and 1.0 are one value."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def flops_factor(options: Options) -> float:
-    """FLOPs of an update, over those of a plain one; options as :func:`resolved` gives them.
-
-    Counted in passes through the encoder: forward 1, gradient to the inputs 1, to the weights 1.
-    Plain training takes 3. The adversarial pass and its part of the backward pass add 3, and each
-    ascent step a forward pass and a gradient to the inputs.
-    """
-    if options["alum-alpha"] == 0:
-        return 1.0
-    steps = 0 if options["alum-ascent"] == "random" else options["alum-steps"]
-    return 1 + (3 + 2 * steps) / 3 * options.get("alum-fraction", 1.0)
 
 
 # -------------------------------------------------------------------------------------- the studies

@@ -269,7 +269,9 @@ class Grid:
             for twin in job.twins:
                 self._repeat(lines[0], twin, named)
             pace.add(job.cell, took)
-            self.screen.say(f"{job.cell.name}: {_summary(lines[0])}, {clock(took)} min")
+            metric = lines[0]["metric"]
+            value = lines[0]["test"][metric]
+            self.screen.say(f"{job.cell.name}: {metric} {value:.4g}, {clock(took)} min")
         else:
             text = job.paths.log.read_text(encoding="utf-8", errors="replace")
             tail = text.splitlines()[-_SHOWN_OF_AN_ERROR:]
@@ -289,12 +291,6 @@ def _next(waiting: Sequence[Job], running: Sequence[Running]) -> Job | None:
 
 def _name_of(line: ledger.Result) -> tuple[str, ...]:
     return line["key"], line["study"], line["method"]
-
-
-def _summary(line: ledger.Result) -> str:
-    """A few words about a result."""
-    metric = line["metric"]
-    return f"{metric} {line['test'][metric]:.4g}"
 
 
 def _failure(job: Job, tail: Sequence[str]) -> ledger.Result:

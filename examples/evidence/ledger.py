@@ -46,13 +46,10 @@ def append(path: Path, result: Mapping[str, Any]) -> None:
     line = json.dumps(result, allow_nan=False).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        if file.tell() and not _ends_with_newline(file):
-            line = b"\n" + line
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import ledger
 import numpy as np
@@ -113,17 +113,12 @@ class Results:
     def values(self, method: str, task: str, read: Read) -> dict[int, float]:
         """A number of each seed that has one."""
         found = {seed: read(line) for seed, line in self.of(method, task).items()}
-        return {
-            seed: float(value)
-            for seed, value in found.items()
-            if value is not None and math.isfinite(value)
-        }
+        return {seed: float(value) for seed, value in found.items() if _is_known(value)}
 
     def pairs(self, method: str, baseline: str, task: str, read: Read) -> list[tuple[float, float]]:
         """A number of a method and of a baseline, for each seed that both have with one recipe."""
-        mine, theirs = (self.values(name, task, read) for name in (method, baseline))
-        seeds = [line["seed"] for line, _ in self.line_pairs(method, baseline, task)]
-        return [(mine[seed], theirs[seed]) for seed in seeds if seed in mine and seed in theirs]
+        both = [(read(a), read(b)) for a, b in self.line_pairs(method, baseline, task)]
+        return [(float(a), float(b)) for a, b in both if _is_known(a) and _is_known(b)]
 
     def line_pairs(self, method: str, baseline: str, task: str) -> list[tuple[Line, Line]]:
         """The lines of a method and of a baseline, for each seed that both have with one recipe."""
@@ -145,6 +140,10 @@ class Results:
         groups = [pairs for pairs in found if pairs]
         differences = [[ours - theirs for ours, theirs in pairs] for pairs in groups]
         return Difference(mean_of_groups(differences), paired_p(groups))
+
+
+def _is_known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
 
 
 def _trained_alike(line: Line, other: Line) -> bool:

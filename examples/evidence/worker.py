@@ -180,7 +180,7 @@ def pretraining_command(
         "fairseq-train", str(data), "--user-dir", "alum_fairseq",
         "--task", "alum_masked_lm", "--criterion", "alum_mlm", *alum_options(cell),
         *([] if start is None else ["--finetune-from-model", str(start)]), *architecture,
-        "--max-positions", str(_positions(recipe)),
+        "--max-positions", str(2 * recipe.tokens),
         *_optimizer(cell, updates), "--batch-size", str(recipe.batch), "--batch-size-valid", "32",
         "--sample-break-mode", "none", "--tokens-per-sample", str(recipe.tokens),
         "--validate-interval-updates", str(max(1, updates // 10)),
@@ -200,7 +200,7 @@ def attack_command(data: Path, path: Path) -> list[str]:
 
 def alum_options(cell: Cell) -> list[str]:
     """The ``--alum-*`` options of a cell."""
-    return [word for name, value in cell.options.items() for word in (f"--{name}", str(value))]
+    return _words(cell.options)
 
 
 def scratch_architecture(recipe: Recipe) -> list[str]:
@@ -228,10 +228,6 @@ def _words(options: Mapping[str, Any]) -> list[str]:
         for name, value in options.items()
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-
-
-def _positions(recipe: Recipe) -> int:
-    return 2 * recipe.tokens
 
 
 def _optimizer(cell: Cell, updates: int) -> list[str]:
