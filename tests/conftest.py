@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
 import os
+import pickle
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -171,25 +175,47 @@ def json_log(output: str, kind: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found]
 
 
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """A folder that all workers of pytest-xdist share: whichever comes first makes what is in it.
+
+    It is read by tests that run at the same time, so none may change it, not even for a moment.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of the workers' own folders
+    folder, done = shared / f"shared-{name}", shared / f"shared-{name}.done"
+    with open(shared / f"shared-{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def mlm_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python manual's topics as a binarised corpus: real English, on every machine."""
     from pydoc_data.topics import topics
 
-    folder = tmp_path_factory.mktemp("mlm")
-    lines = []
-    for name in sorted(topics):
-        words = re.findall(r"[a-z]+|[.,;:()]", topics[name].lower())
-        lines += [" ".join(words[i : i + 60]) for i in range(0, len(words), 60)] + [""]
-    cut = len(lines) * 9 // 10
-    (folder / "train").write_text("\n".join(lines[:cut]) + "\n")
-    (folder / "valid").write_text("\n".join(lines[cut:][:120]) + "\n")
-    run_tool(
-        *("fairseq-preprocess", "--only-source", "--nwordssrc", 800, "--workers", 1),
-        *("--trainpref", folder / "train", "--validpref", folder / "valid"),
-        *("--destdir", folder / "bin"),
-    )
-    return folder / "bin"
+    def make(folder: Path) -> None:
+        lines = []
+        for name in sorted(topics):
+            words = re.findall(r"[a-z]+|[.,;:()]", topics[name].lower())
+            lines += [" ".join(words[i : i + 60]) for i in range(0, len(words), 60)] + [""]
+        cut = len(lines) * 9 // 10
+        (folder / "train").write_text("\n".join(lines[:cut]) + "\n")
+        (folder / "valid").write_text("\n".join(lines[cut:][:120]) + "\n")
+        run_tool(
+            *("fairseq-preprocess", "--only-source", "--nwordssrc", 800, "--workers", 1),
+            *("--trainpref", folder / "train", "--validpref", folder / "valid"),
+            *("--destdir", folder / "bin"),
+        )
+
+    return made_once(tmp_path_factory, "mlm", make) / "bin"
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -197,16 +223,36 @@ Train = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def train(mlm_data: Path, tmp_path: Path) -> Train:
-    """Run ``fairseq-train`` in a subprocess, away from the clone, with the plugin installed."""
+    """Run ``fairseq-train`` in a process and a folder of its own.
 
-    def run(save_dir: str, check: bool = True, data: Any = mlm_data, **options: Any) -> Any:
+    ``python=True`` starts it in a new Python, which takes 6 seconds longer: where it matters what
+    is imported, and what is said meanwhile. Without ``--user-dir`` it always does: what is forked
+    has imported the plugin.
+    """
+    from support import quick_train
+
+    logs = itertools.count()
+
+    def run(
+        save_dir: str,
+        check: bool = True,
+        data: Any = mlm_data,
+        python: bool = False,
+        **options: Any,
+    ) -> subprocess.CompletedProcess[str]:
         chosen = {
             **SMALL_RUN,
             "max-valid-steps": 2,
             "save-dir": save_dir,
             **{name.replace("_", "-"): value for name, value in options.items()},
         }
-        return run_tool("fairseq-train", data, *command_line(chosen), cwd=tmp_path, check=check)
+        command = [str(data), *command_line(chosen)]
+        if python or chosen["user-dir"] is None:
+            return run_tool("fairseq-train", *command, cwd=tmp_path, check=check)
+        log = tmp_path.with_name(f"{tmp_path.name}-{next(logs)}.log")
+        started = quick_train.start(command, log, cwd=tmp_path)
+        output = started.wait(check)
+        return subprocess.CompletedProcess(command, started.process.exitcode, output)
 
     return run
 
@@ -214,7 +260,6 @@ def train(mlm_data: Path, tmp_path: Path) -> Train:
 @pytest.fixture(scope="session")
 def trained_model(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a small model that stock fairseq trained until it knows some English."""
-    folder = tmp_path_factory.mktemp("trained")
     options = {
         "task": "masked_lm",
         "criterion": "masked_lm",
@@ -234,10 +279,12 @@ def trained_model(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         "num-workers": 0,
         "cpu": True,
         "no-epoch-checkpoints": True,
-        "save-dir": folder,
     }
-    run_tool("fairseq-train", mlm_data, *command_line(options))
-    return folder / "checkpoint_last.pt"
+
+    def make(folder: Path) -> None:
+        run_tool("fairseq-train", mlm_data, *command_line({**options, "save-dir": folder}))
+
+    return made_once(tmp_path_factory, "trained", make) / "checkpoint_last.pt"
 
 
 def in_two_processes(train: Callable[..., Any]) -> list[Any]:
@@ -269,8 +316,12 @@ def cases(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """For every kind of task: a table, the data that alum-prepare made of it, a checkpoint."""
     from support.untrained import KINDS, make_case
 
-    folder = tmp_path_factory.mktemp("untrained")
-    return {kind: make_case(kind, mlm_data, folder) for kind in KINDS}
+    def make(folder: Path) -> None:
+        made = {kind: make_case(kind, mlm_data, folder) for kind in KINDS}
+        (folder / "cases.pickle").write_bytes(pickle.dumps(made))
+
+    folder = made_once(tmp_path_factory, "untrained", make)
+    return pickle.loads((folder / "cases.pickle").read_bytes())
 
 
 @pytest.fixture(params=("single", "pair", "regression", "choices"))

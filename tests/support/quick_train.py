@@ -1,12 +1,12 @@
 """fairseq-train, started in a fraction of a second: forked from a process that has imported it.
 
-What tests that train dozens of times use. The options are those of the command line, the process
-is one of its own that can be killed; what is missing is the 6 seconds of imports, and Python's
-own end (``atexit``).
+The options are those of the command line, and the process is one of its own that can be killed.
+What is missing is the 6 seconds of imports, and Python's own end (``atexit``).
 """
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -25,7 +25,9 @@ from conftest import SMALL_RUN, command_line
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch imports torch._dynamo late, with the first optimizer, and takes 3 seconds for it.
-CONTEXT.set_forkserver_preload(["fairseq_cli.train", "torch._dynamo", "support.quick_train"])
+CONTEXT.set_forkserver_preload(
+    ["fairseq_cli.train", "fairseq_cli.hydra_train", "torch._dynamo", "support.quick_train"]
+)
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 # What runs in the new process before training, such as a fault to inject. Must be importable.
@@ -65,27 +67,48 @@ class Run:
         return self.process.is_alive()
 
 
-def start(command: list[str], log: Path, before: Before | None = None) -> Run:
-    """Start ``fairseq-train`` with these arguments; its output goes to the end of a file."""
-    arguments = (list(map(str, command)), str(log), before)
-    process = CONTEXT.Process(target=_train, args=arguments)
+def start(
+    command: list[str],
+    log: Path,
+    before: Before | None = None,
+    cwd: Path | None = None,
+    program: str = "train",
+) -> Run:
+    """Start a program of fairseq with these arguments; its output goes to the end of a file.
+
+    Args:
+        command: the arguments.
+        log: the file.
+        before: what runs in the new process before the program.
+        cwd: the folder that the process works in; by default, that of the tests.
+        program: ``train``, or ``hydra_train``.
+    """
+    arguments = (program, list(map(str, command)), str(log), before, cwd)
+    process = CONTEXT.Process(target=_run, args=arguments)
     with mock.patch.dict(os.environ, _ENVIRONMENT):
         process.start()
     return Run(process, log)
 
 
-def _train(command: list[str], log: str, before: Before | None) -> None:
+def _run(
+    program: str, command: list[str], log: str, before: Before | None, cwd: Path | None
+) -> None:
     os.setsid()  # a group of its own
     multiprocessing.set_start_method("fork", force=True)  # what a command starts with
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    sys.argv = ["fairseq-train", *command]
-    from fairseq_cli.train import cli_main
-
-    if before is not None:
-        before()
-    cli_main()
+    if cwd is not None:
+        os.chdir(cwd)
+    sys.argv = [f"fairseq-{program.replace('_', '-')}", *command]
+    main = importlib.import_module(f"fairseq_cli.{program}").cli_main
+    try:
+        if before is not None:
+            before()
+        main()
+    except Exception:  # as Python ends; multiprocessing would show a traceback in any case
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
 
 
 def mlm_options(data: Any, save_dir: Path, **options: Any) -> list[str]:
