@@ -26,7 +26,10 @@ from conftest import SMALL_RUN, command_line
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch imports torch._dynamo late, with the first optimizer, and takes 3 seconds for it.
 CONTEXT.set_forkserver_preload(
-    ["fairseq_cli.train", "fairseq_cli.hydra_train", "torch._dynamo", "support.quick_train"]
+    [
+        *("fairseq_cli.train", "fairseq_cli.hydra_train", "fairseq_cli.preprocess"),
+        *("torch._dynamo", "support.quick_train"),
+    ]
 )
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -81,7 +84,7 @@ def start(
         log: the file.
         before: what runs in the new process before the program.
         cwd: the folder that the process works in; by default, that of the tests.
-        program: ``train``, or ``hydra_train``.
+        program: its name in ``fairseq_cli``.
     """
     arguments = (program, list(map(str, command)), str(log), before, cwd)
     process = CONTEXT.Process(target=_run, args=arguments)
