@@ -293,7 +293,8 @@ def trained_model(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     }
 
     def make(folder: Path) -> None:
-        run_tool("fairseq-train", mlm_data, *command_line({**options, "save-dir": folder}))
+        command = [str(mlm_data), *command_line({**options, "save-dir": folder})]
+        run_forked("train", command, cwd=None, check=True)
 
     return made_once(tmp_path_factory, "trained", make) / "checkpoint_last.pt"
 

@@ -11,11 +11,23 @@ from types import SimpleNamespace
 import pytest
 import sentencepiece
 from conftest import run_tool
+from support.in_process import run_command
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from alum_fairseq import UsageError, cli
+from alum_fairseq.convert.command import main as convert
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.files import existing_file, existing_folder, whole_file, whole_folder
+from alum_fairseq.predict.command import main as predict
+from alum_fairseq.prepare.command import main as prepare
+from alum_fairseq.robustness.command import main as robustness
+
+COMMANDS = {
+    "alum-prepare": prepare,
+    "alum-convert": convert,
+    "alum-predict": predict,
+    "alum-robustness": robustness,
+}
 
 
 def tokenizer_of(model: models.Model, words: pre_tokenizers.PreTokenizer) -> Tokenizer:
@@ -241,12 +253,11 @@ def test_success_and_a_reader_that_has_enough(monkeypatch: pytest.MonkeyPatch) -
     os.close(write)
 
 
-@pytest.mark.parametrize(
-    "name", ["alum-prepare", "alum-convert", "alum-predict", "alum-robustness"]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help(name: str) -> None:
     text = run_tool(name, "--help").stdout
     assert text.startswith(f"usage: {name}")
     assert max(map(len, text.splitlines())) <= 100
     assert "INFO" not in text
-    assert run_tool(name, "--no-such-option", check=False).returncode == 2
+    ended = run_command(COMMANDS[name], "--no-such-option")
+    assert (ended.status, ended.lines[0].split(":")[0]) == (2, name)

@@ -286,6 +286,7 @@ def by_hydra(mrpc: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
         *(f"checkpoint.finetune_from_model={model}", "model._name=roberta", "common.cpu=true"),
         *("common.fp16=false", "task.max_positions=66", *changes),
         cwd=save,
+        python=True,  # hydra finds our options though the plugin is imported late
     ).stdout
     return save, output
 

@@ -26,6 +26,7 @@ from support.recipes import (
     no_weights,
     options_of,
     parsed,
+    run_forked_script,
     run_script,
     set_up_task,
     settings_of,
@@ -268,8 +269,13 @@ def save_as_released(checkpoint: Path, path: Path) -> None:
 
 
 def test_continual_takes_the_weights_and_later_goes_on(
-    by_shell: tuple[Path, str], data: Path, tmp_path: Path
+    by_shell: tuple[Path, str], data: Path, stand_in: Path, tmp_path: Path
 ) -> None:
+    def train(updates: int) -> str:
+        more = ("--cpu", *tiny, "--num-workers", 0, "--max-update", updates)
+        places = (RECIPES / "continual_base.sh", data, tmp_path / "save", released)
+        return run_forked_script(*places, *more, tools=stand_in, PRECISION="fp32").stdout
+
     released = tmp_path / "model.pt"
     save_as_released(by_shell[0], released)
     tiny = options_of(
@@ -277,8 +283,7 @@ def test_continual_takes_the_weights_and_later_goes_on(
         | {"arch": "roberta", "encoder_attention_heads": 4, "max_positions": 128}
         | {"tokens_per_sample": 128, "update_freq": 1, "warmup_updates": 0, "log_interval": 1}
     )
-    arguments = (data, tmp_path / "save", released, "--cpu", *tiny, "--num-workers", 0)
-    first = run_recipe("continual_base", *arguments, "--max-update", 2, PRECISION="fp32").stdout
+    first = train(2)
     assert f"loading pretrained model from {released}" in first
     inner = logged(first, "train_inner")
     assert [int(line["num_updates"]) for line in inner] == [1, 2]
@@ -289,8 +294,7 @@ def test_continual_takes_the_weights_and_later_goes_on(
     # Another initialisation would differ by its standard deviation, 0.02.
     assert 0 < (after["encoder.lm_head.dense.weight"] - before).abs().max() < 1e-3
     # Interrupted and started again, it does not start from the released model again.
-    second = run_recipe("continual_base", *arguments, "--max-update", 3, PRECISION="fp32").stdout
-    assert [int(line["num_updates"]) for line in logged(second, "train_inner")] == [3]
+    assert [int(line["num_updates"]) for line in logged(train(3), "train_inner")] == [3]
 
 
 # The large recipes, parsed and built

@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import PLUGIN, ROOT
+from conftest import PLUGIN, ROOT, run_forked
 from fairseq import options, tasks
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -91,6 +91,17 @@ def make_stand_in(folder: Path) -> Path:
     script.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     script.chmod(0o755)
     return folder
+
+
+def run_forked_script(
+    script: Path, *arguments: Any, tools: Path, **settings: Any
+) -> subprocess.CompletedProcess[str]:
+    """As :func:`run_script`, but what the recipe gives to fairseq-train goes to a forked one.
+
+    ``tools`` is the folder of :func:`make_stand_in`.
+    """
+    command = json.loads(run_script(script, *arguments, tools=tools, **settings).stdout)
+    return run_forked("train", command, cwd=ROOT, check=True)
 
 
 def parsed(command: list[str]) -> DictConfig:
