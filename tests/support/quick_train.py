@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,7 @@ CONTEXT.set_forkserver_preload(
     ]
 )
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+_STARTING = threading.Lock()  # the environment is the process's, not a thread's
 
 # What runs in the new process before training, such as a fault to inject. Must be importable.
 Before = Callable[[], None]
@@ -88,7 +90,7 @@ def start(
     """
     arguments = (program, list(map(str, command)), str(log), before, cwd)
     process = CONTEXT.Process(target=_run, args=arguments)
-    with mock.patch.dict(os.environ, _ENVIRONMENT):
+    with _STARTING, mock.patch.dict(os.environ, _ENVIRONMENT):
         process.start()
     return Run(process, log)
 
