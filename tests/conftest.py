@@ -186,7 +186,7 @@ def run_forked(
 
     with tempfile.TemporaryDirectory() as folder:
         run = quick_train.start(arguments, Path(folder) / "log", cwd=cwd, program=program)
-        output = run.wait(check)
+        output = run.wait(check, timeout=900)
     return subprocess.CompletedProcess([program, *arguments], run.process.exitcode, output)
 
 
