@@ -422,18 +422,16 @@ def test_gradients_of_padding_never_matter() -> None:
 def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise that depends neither on the size of the batch nor on the type of its numbers."""
 
-    def drawn_by(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def same(*shape: Any, **options: Any) -> Tensor:
-            if not isinstance(shape[0], torch.Size):  # not the adversary's
-                return draw(*shape, **options)
-            generator = torch.Generator().manual_seed(7)
-            noise = draw(64, *shape[0][1:], dtype=torch.float64, generator=generator)
-            return noise[: shape[0][0]].to(options["dtype"])
+    def same(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def drawn(noise: Tensor, *bounds: float, **_: Any) -> Tensor:
+            most = torch.empty(64, *noise.shape[1:], dtype=torch.float64)
+            draw(most, *bounds, generator=torch.Generator().manual_seed(7))
+            return noise.copy_(most[: len(noise)])
 
-        return same
+        return drawn
 
-    monkeypatch.setattr("alum_fairseq.adversarial.adversary.torch.randn", drawn_by(torch.randn))
-    monkeypatch.setattr("alum_fairseq.adversarial.adversary.torch.rand", drawn_by(torch.rand))
+    monkeypatch.setattr(Tensor, "normal_", same(Tensor.normal_))
+    monkeypatch.setattr(Tensor, "uniform_", same(Tensor.uniform_))
 
 
 @pytest.mark.usefixtures("same_noise")

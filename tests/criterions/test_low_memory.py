@@ -92,9 +92,11 @@ def test_low_memory_goes_with_every_model(model_options: dict[str, Any], objecti
 
 
 def test_low_memory_refuses_quantisation_noise() -> None:
-    model, _, criterion = make_case("mlm", quant_noise_pq=0.3)
+    model, sample, criterion = make_case("mlm", quant_noise_pq=0.3)
     with pytest.raises(UsageError, match=r"--alum-memory is low.*--quant-noise-pq"):
         criterion(alum_memory="low").check_model(model)
+    with pytest.raises(UsageError, match=r"--alum-memory is low.*--quant-noise-pq"):
+        step(criterion(alum_memory="low"), model, sample)
 
 
 def test_spectral_normalisation_is_the_clean_pass_s_in_every_pass() -> None:

@@ -290,6 +290,8 @@ def test_a_layer_that_is_not_there_is_refused(site: str) -> None:
     criterion = AlumMlm(AlumMlmConfig(tpu=False, alum_site=site), task)
     with pytest.raises(UsageError, match=f"--alum-site is {site}: it must be words, embeddings, "):
         criterion.check_model(make_model(task))
+    with pytest.raises(UsageError, match=f"--alum-site is {site}"):
+        criterion(make_model(task), make_sample(task.source_dictionary))
 
 
 def test_a_criterion_that_calls_the_model_twice_is_refused() -> None:
