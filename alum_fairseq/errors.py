@@ -6,14 +6,20 @@ import sys
 from collections.abc import Collection
 from types import TracebackType
 
+try:
+    from hydra.errors import CompactHydraException as _ShownByHydra
+except ImportError:  # without fairseq, too
+    _ShownByHydra = Exception
+
 _MAX_LENGTH = 1500  # characters of a message; what matters comes well before
 
 
-class UsageError(ValueError, RuntimeError):
+class UsageError(ValueError, RuntimeError, _ShownByHydra):
     """A setting or an input is wrong; the message names it, its value and what would be right.
 
     It is a ``ValueError`` for callers of the Python API, and also a ``RuntimeError`` because for
-    every other exception fairseq's trainer writes a ``crash.pt`` into the save directory.
+    every other exception fairseq's trainer writes a ``crash.pt`` into the save directory. It is one
+    of hydra's as well, which ``fairseq-hydra-train`` shows by their message, without a traceback.
     """
 
 

@@ -31,6 +31,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler talks o
 import argparse
 import copy
 import ctypes
+import inspect
 import json
 import logging
 import platform
@@ -338,10 +339,14 @@ def compile_layers(model: nn.Module, on: bool) -> None:
 
 def count_flops(run: Callable[[], None]) -> int:
     """Floating-point operations of matrix products, attention included."""
-    # torch counts its fused attention on GPUs, not that on CPUs.
+    # torch counts its fused attention on GPUs, not that on CPUs. What its counter wraps once more
+    # must not be wrapped.
+    aten = torch.ops.aten
     on_cpu = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+        aten._scaled_dot_product_flash_attention_for_cpu: inspect.unwrap(sdpa_flop),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: inspect.unwrap(
+            sdpa_backward_flop
+        ),
     }
     with FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         run()

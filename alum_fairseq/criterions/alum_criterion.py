@@ -249,6 +249,7 @@ class AlumCriterion:
         return result.loss, batch.sample_size, batch.log
 
     def _batch(self, model: nn.Module, sample: dict[str, Any], reduce: bool) -> BatchUpdate:
+        self.check_model(model)  # which fairseq's own tasks do not
         return BatchUpdate(self, super().forward, model, sample, reduce)
 
     def _gain_is_due(self) -> bool:

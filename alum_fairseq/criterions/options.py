@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
+import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
@@ -32,6 +33,25 @@ DROPOUT_CHOICES = ChoiceEnum(list(DROPOUTS))
 
 def _from_preset(text: str) -> Any:
     return field(default=None, metadata={"help": f"{text} (default: the preset's)"})
+
+
+# Options that are gone: what they were where nobody gave them, and what to do instead.
+GONE: dict[str, tuple[Any, str]] = {
+    "alum_ascent": (
+        None,
+        "for a random direction give --alum-steps 0, for the task's loss --alum-objective "
+        "task-loss, for less cost --alum-fraction",
+    ),
+    "alum_ascent_precision": ("same", "give --amp, --fp16 or --bf16"),
+    "alum_interval": (1, "give --alum-fraction, which costs the same and does more"),
+    "alum_layer": (0, "give --alum-site, with the layer's number"),
+    "alum_step_layers": (0, "leave it out, nothing takes its place"),
+}
+
+
+def _gone() -> Any:
+    """A field without help: an option that whoever still gives it is told of."""
+    return field(default=None, metadata={"help": argparse.SUPPRESS})
 
 
 @dataclass
@@ -132,25 +152,11 @@ class AlumConfig(FairseqDataclass):
             "norm, every so many updates (each costs one forward pass); 0: never"
         },
     )
-
-
-# Options that are gone, and what to do instead.
-GONE = {
-    "alum_ascent": "--alum-steps 0 for a random direction, --alum-objective task-loss for the "
-    "task's loss; for less cost --alum-fraction",
-    "alum_step_layers": "nothing in its place: it gained too little",
-    "alum_interval": "--alum-fraction, which costs the same and does more",
-    "alum_ascent_precision": "--amp, --fp16 or --bf16",
-    "alum_layer": "--alum-site, with the layer's number (0: embeddings)",
-}
-
-
-def gone_option(name: str) -> str | None:
-    """The message for whoever still passes an option that is gone; None for any other name."""
-    name = name.lstrip("-").replace("-", "_")
-    if name not in GONE:
-        return None
-    return f"--{name.replace('_', '-')} is gone: take {GONE[name]}"
+    alum_ascent: Optional[str] = _gone()
+    alum_ascent_precision: Optional[str] = _gone()
+    alum_interval: Optional[str] = _gone()
+    alum_layer: Optional[str] = _gone()
+    alum_step_layers: Optional[str] = _gone()
 
 
 def resolve(cfg: Any, stage: Stage, divergence: str, categorical: bool) -> Preset:
@@ -190,11 +196,17 @@ def resolve(cfg: Any, stage: Stage, divergence: str, categorical: bool) -> Prese
 
 
 def check(cfg: Any) -> None:
-    """Make sure that the options without a preset are in their ranges.
+    """Make sure that no option is gone, and that those without a preset are in their ranges.
+
+    A value that an option had by default is let pass: checkpoints of before hold all of them.
 
     Raises:
-        UsageError: one is not.
+        UsageError: one is.
     """
+    for name, (default, instead) in GONE.items():
+        value = getattr(cfg, name)
+        if value is not None and str(value) != str(default):
+            raise UsageError(f"--{name.replace('_', '-')} is gone: {instead}")
     try:
         fraction = cfg.alum_fraction
         require("fraction", fraction, "above 0 and at most 1 (all)", 0 < fraction <= 1)

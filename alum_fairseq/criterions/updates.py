@@ -56,7 +56,7 @@ class BatchUpdate:
     def update(self) -> Update:
         """The batch, as a method takes it."""
         criterion, training = self._criterion, self._model.training
-        device = self._sample["target"].device
+        device = next(self._model.parameters()).device
         with_momentum = training and criterion.preset.proximal > 0
         return Update(
             clean=self._clean,
@@ -82,7 +82,7 @@ class BatchUpdate:
             return Clean(loss, tap.logits)
         criterion._watch.start(tap.embeddings, tap.mask)
         padding = getattr(criterion, "padding_idx", -1)
-        weights = self._problem.weights(self._sample["target"], tap.logits, padding)
+        weights = self._problem.weights(self._sample.get("target"), tap.logits, padding)
         return Clean(loss, tap.logits, tap.embeddings, tap.mask, weights, tap.entries, tap.below)
 
     def _task_loss(self, embeddings: Tensor) -> Tensor:

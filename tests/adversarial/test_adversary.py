@@ -12,10 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alum_fairseq import PRESETS, Adversary, UsageError
+from alum_fairseq import DIVERGENCES, PRESETS, Adversary, Preset, UsageError
+from alum_fairseq.adversarial.divergences import get_divergence
+from alum_fairseq.adversarial.gain import mean_size, random_like
+from alum_fairseq.adversarial.norms import get_norm
+from alum_fairseq.adversarial.objectives import DivergenceFromClean, Objective, TaskLoss
+from alum_fairseq.adversarial.precision import default_noise_std
+from alum_fairseq.adversarial.regularize import Regularize
 
 BATCH, TOKENS, WIDTH, CLASSES = 2, 3, 4, 5
 MASK = torch.tensor([[True, True, True], [True, True, False]])
+LABELS = torch.tensor([3, 1])
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -35,7 +42,17 @@ def embeddings(dtype: torch.dtype = torch.float64) -> Tensor:
     return e * MASK.unsqueeze(-1)
 
 
-# A naive Algorithm 1: Python numbers and loops, gradients by central differences.
+def divergence_of(
+    predict: Predict, clean: Tensor, name: str = "kl", weights: Tensor | None = None
+) -> DivergenceFromClean:
+    return DivergenceFromClean(predict, clean, get_divergence(name), weights)
+
+
+def task_loss_of(predict: Predict) -> TaskLoss:
+    return TaskLoss(lambda e: nn.functional.cross_entropy(predict(e), LABELS, reduction="sum"))
+
+
+# A naive Algorithm 1: Python numbers and loops, gradients by finite differences.
 
 
 def naive_divergence(name: str, p: list[float], q: list[float]) -> float:
@@ -53,23 +70,35 @@ def naive_divergence(name: str, p: list[float], q: list[float]) -> float:
     middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
     return {
         "kl": lambda: kl(p, q),
+        "reverse_kl": lambda: kl(q, p),
         "symmetric_kl": lambda: kl(p, q) + kl(q, p),
         "jensen_shannon": lambda: kl(p, middle) / 2 + kl(q, middle) / 2,
         "squared_hellinger": lambda: 1 - sum(math.sqrt(a * b) for a, b in zip(p, q, strict=True)),
     }[name]()
 
 
-def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tensor) -> Tensor:
-    """``noise`` is standard normal, ``B x T x D``; MASK says what is padding."""
+def naive_task_loss(rows: list[list[float]]) -> float:
+    return sum(
+        math.log(sum(math.exp(v) for v in row)) - row[label]
+        for row, label in zip(rows, LABELS.tolist(), strict=True)
+    )
+
+
+def naive_perturb(
+    adversary: Adversary, what: str, predict: Predict, e: Tensor, noise: Tensor
+) -> Tensor:
+    """``noise`` is as the start's distribution has it, of size 1, ``B x T x D``.
+
+    MASK says what is padding; ``what`` is climbed: a divergence, or "task-loss".
+    """
     clean = predict(e).tolist()
     delta = torch.zeros_like(e)
 
-    def divergence(d: Tensor) -> float:
+    def objective(d: Tensor) -> float:
         rows = predict(e + d).tolist()
-        return sum(
-            naive_divergence(adversary.divergence, row, c)
-            for row, c in zip(rows, clean, strict=True)
-        )
+        if what == "task-loss":
+            return naive_task_loss(rows)
+        return sum(naive_divergence(what, row, c) for row, c in zip(rows, clean, strict=True))
 
     def norm_of(values: list[float]) -> float:
         if adversary.norm == "linf":
@@ -81,8 +110,6 @@ def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tens
         return tokens if adversary.norm_scope == "token" else [list(itertools.chain(*tokens))]
 
     def rms(b: int) -> float:
-        if adversary.epsilon_mode == "absolute":
-            return 1.0
         values = [e[b, t, d].item() ** 2 for t in range(TOKENS) if MASK[b, t] for d in range(WIDTH)]
         return math.sqrt(sum(values) / len(values))
 
@@ -91,7 +118,18 @@ def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tens
             return 1.0
         return rms(b) * (math.sqrt(len(group)) if adversary.norm == "l2" else 1.0)
 
+    def start_size(b: int, group: list[tuple[int, int, int]]) -> float:
+        if adversary.noise_std is None:
+            return 0.01 * rms(b)
+        if adversary.start == "normal":
+            return adversary.noise_std * (1.0 if adversary.epsilon_mode == "absolute" else rms(b))
+        # Half an edge of the cube in the ball of that radius.
+        corner = math.sqrt(len(group)) if adversary.norm == "l2" else 1.0
+        return adversary.noise_std * unit(b, group) / corner
+
     def project() -> None:
+        if adversary.projection == "none":
+            return
         for b in range(BATCH):
             for group in groups(b):
                 radius = adversary.epsilon * unit(b, group)
@@ -110,18 +148,19 @@ def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tens
     for b in range(BATCH):
         for group in groups(b):
             for i in group:
-                delta[i] = adversary.start_std(e) * rms(b) * noise[i]
+                delta[i] = 0 if adversary.start == "zero" else start_size(b, group) * noise[i]
     if adversary.steps == 0:
         project()
     for _ in range(adversary.steps):
         gradient = torch.zeros_like(delta)
         for b in range(BATCH):
             for i in itertools.chain(*groups(b)):
-                h = 1e-5
-                there, back = delta.clone(), delta.clone()
-                there[i] += h
-                back[i] -= h
-                gradient[i] = (divergence(there) - divergence(back)) / (2 * h)
+                h = 1e-3  # four points: exact to h^4
+                for places, weight in ((1, 8 / 12), (2, -1 / 12)):
+                    there, back = delta.clone(), delta.clone()
+                    there[i] += places * h
+                    back[i] -= places * h
+                    gradient[i] += weight * (objective(there) - objective(back)) / h
         for b in range(BATCH):
             for group in groups(b):
                 size = norm_of([gradient[i].item() for i in group])
@@ -131,18 +170,27 @@ def naive_perturb(adversary: Adversary, predict: Predict, e: Tensor, noise: Tens
                         direction = math.copysign(1, direction)
                     elif adversary.gradient != "raw":
                         direction /= size
-                    delta[i] += adversary.step_size * unit(b, group) * direction
+                    if adversary.step_size == math.inf:
+                        delta[i] = adversary.epsilon * unit(b, group) * direction
+                    else:
+                        delta[i] += adversary.step_size * unit(b, group) * direction
         project()
     return delta
 
 
-def assert_equals_naive(adversary: Adversary) -> None:
+def assert_equals_naive(adversary: Adversary, what: str = "kl") -> None:
     e, predict = embeddings(), small_predict()
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(e.shape, dtype=e.dtype, generator=generator)
+    if adversary.start == "uniform":
+        generator.manual_seed(5)
+        noise = 2 * torch.rand(e.shape, dtype=e.dtype, generator=generator) - 1
     generator.manual_seed(5)
-    delta = adversary.perturb(predict, e, predict(e), MASK, generator=generator)
-    expected = naive_perturb(adversary, predict, e, noise)
+    climbed = task_loss_of(predict)
+    if what != "task-loss":
+        climbed = divergence_of(predict, predict(e), what)
+    delta = adversary.perturb(climbed, e, MASK, generator)
+    expected = naive_perturb(adversary, what, predict, e, noise)
     scale = expected.abs().max().item()
     torch.testing.assert_close(delta, expected, rtol=1e-4, atol=1e-5 * scale)
     assert (delta[~MASK] == 0).all()
@@ -151,12 +199,14 @@ def assert_equals_naive(adversary: Adversary) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_equal_the_naive_algorithm(preset: str, steps: int) -> None:
-    assert_equals_naive(replace(PRESETS[preset].adversary, steps=steps))
+    chosen = PRESETS[preset]
+    what = "task-loss" if chosen.objective == "task-loss" else chosen.divergence
+    assert_equals_naive(replace(chosen.adversary, steps=steps), what)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("scope", ["token", "sentence"])
-@pytest.mark.parametrize("projection", ["clip", "rescale"])
+@pytest.mark.parametrize("projection", ["clip", "rescale", "none"])
 @pytest.mark.parametrize("gradient", ["raw", "normalized", "steepest"])
 @pytest.mark.parametrize("mode", ["absolute", "relative"])
 def test_every_combination_equals_the_naive_algorithm(
@@ -177,16 +227,86 @@ def test_every_combination_equals_the_naive_algorithm(
     )
 
 
-@pytest.mark.parametrize(
-    "divergence", ["symmetric_kl", "jensen_shannon", "squared_hellinger", "squared_error"]
-)
-def test_every_divergence_equals_the_naive_algorithm(divergence: str) -> None:
-    assert_equals_naive(Adversary(divergence=divergence, noise_std=0.05))
+@pytest.mark.parametrize("start", ["normal", "uniform", "zero"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("scope", ["token", "sentence"])
+@pytest.mark.parametrize("mode", ["absolute", "relative"])
+def test_every_start_equals_the_naive_algorithm(
+    start: str, norm: str, scope: str, mode: str
+) -> None:
+    chosen = Adversary(
+        start=start,
+        noise_std=0.1,
+        steps=2,
+        step_size=0.25,
+        epsilon=0.3,
+        epsilon_mode=mode,
+        norm=norm,
+        norm_scope=scope,
+    )
+    assert_equals_naive(chosen, "task-loss")
 
 
-@pytest.mark.parametrize("projection", ["clip", "rescale"])
-def test_without_steps_the_noise_is_projected(projection: str) -> None:
-    assert_equals_naive(Adversary(steps=0, noise_std=0.2, projection=projection))
+@pytest.mark.parametrize("what", ["task-loss", *sorted(DIVERGENCES)])
+def test_every_objective_equals_the_naive_algorithm(what: str) -> None:
+    assert_equals_naive(Adversary(noise_std=0.05), what)
+
+
+@pytest.mark.parametrize("start", ["normal", "uniform"])
+@pytest.mark.parametrize("projection", ["clip", "rescale", "none"])
+def test_without_steps_the_noise_is_projected(projection: str, start: str) -> None:
+    assert_equals_naive(Adversary(start=start, steps=0, noise_std=0.2, projection=projection))
+
+
+def test_without_steps_it_is_a_random_direction_on_the_surface() -> None:
+    e = embeddings()
+
+    def never(_: Tensor) -> Tensor:
+        raise AssertionError("it needs no pass")
+
+    adversary = Adversary(steps=0, epsilon=0.3, norm="linf", norm_scope="token")
+    delta = adversary.perturb(divergence_of(never, e), e)
+    rms = e.square().mean((1, 2), keepdim=True).sqrt()
+    torch.testing.assert_close(
+        adversary.ball.size(delta), (0.3 * rms).expand(BATCH, TOKENS, 1), rtol=1e-3, atol=0
+    )
+    assert not torch.equal(delta, adversary.perturb(divergence_of(never, e), e))
+
+
+def test_a_first_gradient_that_is_known_is_not_computed_again() -> None:
+    e, predict = embeddings(), small_predict()
+    climbed, calls = task_loss_of(predict), []
+
+    def counted(x: Tensor) -> Any:
+        calls.append(x)
+        return climbed(x)
+
+    leaf = e.clone().requires_grad_()
+    (known,) = torch.autograd.grad(climbed.loss(leaf), leaf)
+    adversary = Adversary(start="zero", steps=3, step_size=0.01, projection="clip")
+    expected = adversary.perturb(counted, e, MASK)
+    assert len(calls) == 3
+    assert torch.equal(calls[0].detach(), e)
+    calls.clear()
+    torch.testing.assert_close(adversary.perturb(counted, e, MASK, first=known), expected)
+    assert len(calls) == 2
+
+
+def test_the_task_loss_s_direction_is_that_of_its_gradient() -> None:
+    e, predict = embeddings(), small_predict()
+    leaf = e.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(task_loss_of(predict).loss(leaf), leaf)
+    adversary = Adversary(
+        start="zero",
+        gradient="raw",
+        projection="clip",
+        epsilon=1e9,
+        epsilon_mode="absolute",
+        step_size=1.0,
+    )
+    for scale in (1.0, 2.0**10):
+        climbed = TaskLoss(task_loss_of(predict).loss, scale)
+        torch.testing.assert_close(adversary.perturb(climbed, e), expected)
 
 
 # Optima that can be written down.
@@ -204,9 +324,8 @@ def test_finds_the_optimum_of_a_linear_model_in_the_infinity_norm() -> None:
         norm="linf",
         norm_scope="sentence",
         projection="clip",
-        divergence="squared_error",
     )
-    delta = adversary.perturb(predict, e, predict(e))
+    delta = adversary.perturb(divergence_of(predict, predict(e), "squared_error"), e)
     # max (w . delta)^2 over |delta| <= epsilon is (epsilon * |w|_1)^2, at epsilon * sign(w).
     reached = (predict(e + delta) - predict(e)) ** 2
     optimum = (0.1 * w.abs().sum()) ** 2
@@ -224,9 +343,8 @@ def test_finds_the_optimum_of_a_linear_model_in_the_euclidean_norm() -> None:
         norm="l2",
         norm_scope="sentence",
         projection="clip",
-        divergence="squared_error",
     )
-    delta = adversary.perturb(predict, e, predict(e))
+    delta = adversary.perturb(divergence_of(predict, predict(e), "squared_error"), e)
     reached = (predict(e + delta) - predict(e)) ** 2
     optimum = (0.1 * torch.linalg.vector_norm(w)) ** 2
     assert reached.tolist() == pytest.approx([optimum.item()] * BATCH)
@@ -247,9 +365,8 @@ def test_steps_converge_to_the_leading_singular_vector() -> None:
             step_size=1e6,
             norm="l2",
             norm_scope="sentence",
-            divergence="squared_error",
         )
-        delta = adversary.perturb(predict, e, predict(e))
+        delta = adversary.perturb(divergence_of(predict, predict(e), "squared_error"), e)
         return ((predict(e + delta) - predict(e)) ** 2).sum(-1).tolist()
 
     assert reached(100) == pytest.approx([optimum] * BATCH, rel=1e-4)
@@ -264,7 +381,7 @@ def test_gives_parameters_no_gradient_and_keeps_no_graph() -> None:
     e = torch.randn(BATCH, TOKENS, WIDTH, requires_grad=True)
     predict = lambda x: model(x).mean(1)  # noqa: E731
     clean = predict(e)
-    delta = Adversary(steps=3).perturb(predict, e, clean, MASK)
+    delta = Adversary(steps=3).perturb(divergence_of(predict, clean), e, MASK)
     assert not delta.requires_grad
     assert delta.grad_fn is None
     assert e.grad is None
@@ -274,11 +391,12 @@ def test_gives_parameters_no_gradient_and_keeps_no_graph() -> None:
 
 def test_works_under_no_grad() -> None:
     e, predict = embeddings(), small_predict()
-    torch.manual_seed(0)
-    expected = Adversary().perturb(predict, e, predict(e), MASK)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        assert torch.equal(Adversary().perturb(predict, e, predict(e), MASK), expected)
+    for climbed in (divergence_of(predict, predict(e)), task_loss_of(predict)):
+        torch.manual_seed(0)
+        expected = Adversary().perturb(climbed, e, MASK)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            assert torch.equal(Adversary().perturb(climbed, e, MASK), expected)
 
 
 def test_gradients_of_padding_never_matter() -> None:
@@ -294,46 +412,60 @@ def test_gradients_of_padding_never_matter() -> None:
 
     for adversary in (Adversary(steps=2), Adversary(norm="l2", norm_scope="sentence")):
         torch.manual_seed(0)
-        expected = adversary.perturb(predict, e, predict(e), MASK)
+        expected = adversary.perturb(divergence_of(predict, predict(e)), e, MASK)
         torch.manual_seed(0)
-        assert torch.equal(adversary.perturb(poisoned, e, predict(e), MASK), expected)
+        found = adversary.perturb(divergence_of(poisoned, predict(e)), e, MASK)
+        assert torch.equal(found, expected)
 
 
 @pytest.fixture
 def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise that depends neither on the size of the batch nor on the type of its numbers."""
 
-    def normal_like(like: Tensor, generator: torch.Generator | None) -> Tensor:
-        drawn = torch.Generator().manual_seed(7)
-        noise = torch.randn(64, *like.shape[1:], dtype=torch.float64, generator=drawn)
-        return noise[: len(like)].to(like.dtype)
+    def same(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def drawn(noise: Tensor, *bounds: float, **_: Any) -> Tensor:
+            most = torch.empty(64, *noise.shape[1:], dtype=torch.float64)
+            draw(most, *bounds, generator=torch.Generator().manual_seed(7))
+            return noise.copy_(most[: len(noise)])
 
-    monkeypatch.setattr("alum_fairseq.adversarial.adversary._normal_like", normal_like)
+        return drawn
+
+    monkeypatch.setattr(Tensor, "normal_", same(Tensor.normal_))
+    monkeypatch.setattr(Tensor, "uniform_", same(Tensor.uniform_))
 
 
 @pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_a_sentence_is_perturbed_as_if_it_were_alone(preset: str) -> None:
     """So that the size of the batch, and the rank it lies on, do not matter."""
-    adversary = PRESETS[preset].adversary
-    e, predict = embeddings(), small_predict()
-    both = adversary.perturb(predict, e, predict(e), MASK)
-    first = adversary.perturb(predict, e[:1], predict(e[:1]), MASK[:1])
+    chosen, e, predict = PRESETS[preset], embeddings(), small_predict()
+
+    def climbed(rows: int) -> Objective:
+        if chosen.objective == "task-loss":
+            labels, loss = LABELS[:rows], nn.functional.cross_entropy
+            return TaskLoss(lambda e: loss(predict(e), labels, reduction="sum"))
+        return divergence_of(predict, predict(e[:rows]), chosen.divergence)
+
+    both = chosen.adversary.perturb(climbed(2), e, MASK)
+    first = chosen.adversary.perturb(climbed(1), e[:1], MASK[:1])
     torch.testing.assert_close(both[:1], first)
 
 
-@pytest.mark.parametrize("ascent", ["power", "sampled-label", "random"])
+@pytest.mark.parametrize("projection", ["clip", "rescale", "none"])
+@pytest.mark.parametrize(("start", "steps"), [("normal", 1), ("uniform", 1), ("normal", 0)])
 @pytest.mark.parametrize("scope", ["token", "sentence"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_sentence_of_nothing_but_padding_stays_as_it_is(
-    norm: str, scope: str, ascent: str
+    norm: str, scope: str, start: str, steps: int, projection: str
 ) -> None:
     """Its embeddings have no size that a relative radius could be a multiple of."""
     predict, e = small_predict(), embeddings()
     mask = torch.stack([MASK[0], torch.zeros_like(MASK[0])])
     e = e * mask.unsqueeze(-1)
-    adversary = Adversary(norm=norm, norm_scope=scope, ascent=ascent)
-    delta = adversary.perturb(predict, e, predict(e), mask)
+    adversary = Adversary(
+        start=start, steps=steps, norm=norm, norm_scope=scope, projection=projection
+    )
+    delta = adversary.perturb(divergence_of(predict, predict(e)), e, mask)
     assert delta[0].abs().amax() > 0
     assert torch.equal(delta[1], torch.zeros_like(delta[1]))
 
@@ -342,7 +474,8 @@ def test_weights_take_predictions_out_of_the_ascent() -> None:
     e, predict = embeddings(), small_predict()
     weights = torch.tensor([1.0, 0.0], dtype=torch.float64)
     noiseless = {"noise_std": 1e-9, "projection": "clip"}
-    delta = Adversary(**noiseless).perturb(predict, e, predict(e), MASK, weights)
+    climbed = divergence_of(predict, predict(e), weights=weights)
+    delta = Adversary(**noiseless).perturb(climbed, e, MASK)
     assert delta[0].abs().max() > 0.01
     assert delta[1].abs().max() < 1e-6
 
@@ -363,9 +496,10 @@ def underflowing_model(dtype: torch.dtype) -> tuple[Predict, Tensor]:
 def test_half_precision_gradient_survives(dtype: torch.dtype) -> None:
     adversary = Adversary(noise_std=0.1, projection="clip", step_size=100.0)
     predict, e = underflowing_model(dtype)
-    delta = adversary.perturb(predict, e, predict(e))
+    delta = adversary.perturb(divergence_of(predict, predict(e)), e)
     assert delta.dtype == torch.float32
-    wide = adversary.perturb(predict, e.double(), predict(e.double()))
+    wide = e.double()
+    wide = adversary.perturb(divergence_of(predict, predict(wide)), wide)
     agreement = nn.functional.cosine_similarity(delta.flatten().double(), wide.flatten(), dim=0)
     assert agreement > 0.8
 
@@ -381,7 +515,7 @@ def test_half_precision_gradient_survives(dtype: torch.dtype) -> None:
 def test_a_gradient_that_is_not_finite_shows_in_the_perturbation() -> None:
     e = embeddings()
     predict = lambda x: small_predict()(x) / (x - x).sum((1, 2), keepdim=True)[..., 0]  # noqa: E731
-    delta = Adversary().perturb(predict, e, small_predict()(e), MASK)
+    delta = Adversary().perturb(divergence_of(predict, small_predict()(e)), e, MASK)
     assert not torch.isfinite(delta[MASK]).all()
 
 
@@ -393,8 +527,8 @@ def test_a_gradient_that_is_not_finite_shows_in_the_perturbation() -> None:
 def test_random_direction_has_the_same_length_everywhere(norm: str, scope: str) -> None:
     adversary = Adversary(norm=norm, norm_scope=scope)
     e, predict = embeddings(), small_predict()
-    delta = adversary.perturb(predict, e, predict(e), MASK)
-    other = adversary.random_like(delta, MASK)
+    delta = adversary.perturb(divergence_of(predict, predict(e)), e, MASK)
+    other = random_like(adversary.ball, delta, MASK)
     dims = -1 if scope == "token" else (-2, -1)
     torch.testing.assert_close(other.norm(dim=dims), delta.norm(dim=dims))
     assert (other[~MASK] == 0).all()
@@ -407,7 +541,7 @@ def test_noise_of_every_kind_has_gain_1(kind: str, norm: str) -> None:
     """A model that is as sensitive in every direction tells no noise from another."""
     noise = torch.randn(BATCH, TOKENS, 50)
     delta = {"gaussian": noise, "signs": noise.sign(), "sparse": noise * (noise > 2)}[kind]
-    other = Adversary(norm=norm).random_like(delta)
+    other = random_like(get_norm(norm, "sentence"), delta)
     gain = delta.square().sum() / other.square().sum()
     assert gain.item() == pytest.approx(1)
 
@@ -416,11 +550,11 @@ def test_mean_size_leaves_padding_out() -> None:
     delta = torch.zeros(BATCH, TOKENS, WIDTH)
     delta[MASK] = 0.5
     for norm, expected in (("linf", 0.5), ("l2", 1.0)):
-        found = Adversary(norm=norm, norm_scope="token").mean_size(delta, MASK)
+        found = mean_size(get_norm(norm, "token"), delta, MASK)
         assert found.item() == pytest.approx(expected)
-    sentence = Adversary(norm="l2", norm_scope="sentence")
     expected = (math.sqrt(12 * 0.25) + math.sqrt(8 * 0.25)) / 2
-    assert sentence.mean_size(delta, MASK).item() == pytest.approx(expected)
+    found = mean_size(get_norm("l2", "sentence"), delta, MASK)
+    assert found.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -431,9 +565,9 @@ def test_relative_epsilon_scales_with_the_embeddings(norm: str, scope: str) -> N
     for factor in (1e-3, 1e3):
         scaled = lambda x, factor=factor: predict(x / factor)  # noqa: E731
         torch.manual_seed(0)
-        expected = adversary.perturb(predict, e, predict(e), MASK)
+        expected = adversary.perturb(divergence_of(predict, predict(e)), e, MASK)
         torch.manual_seed(0)
-        delta = adversary.perturb(scaled, factor * e, predict(e), MASK)
+        delta = adversary.perturb(divergence_of(scaled, predict(e)), factor * e, MASK)
         torch.testing.assert_close(delta / factor, expected)
 
 
@@ -448,17 +582,16 @@ def test_relative_epsilon_scales_with_the_embeddings(norm: str, scope: str) -> N
         ({"steps": True}, "steps is True: it must be a whole number"),
         ({"epsilon": 0}, "epsilon is 0: it must be a finite number above 0"),
         ({"epsilon": math.nan}, "epsilon is nan"),
-        ({"step_size": -0.1}, "step_size is -0.1: it must be a finite number above 0"),
-        ({"step_size": math.inf}, "step_size is inf"),
+        ({"step_size": -0.1}, "step_size is -0.1: it must be a number above 0"),
+        ({"step_size": math.nan}, "step_size is nan"),
         ({"noise_std": -1}, "noise_std is -1: it must be a finite number, 0 or more"),
-        ({"noise_std": 0}, "noise_std is 0: it must be above 0 when steps is"),
+        ({"noise_std": math.inf}, "noise_std is inf"),
         ({"norm": "l7"}, "norm 'l7' is unknown: choose one of linf, l2"),
         ({"norm_scope": "batch"}, "norm scope 'batch' is unknown"),
         ({"epsilon_mode": "x"}, "epsilon_mode is 'x': it must be one of absolute, relative"),
         ({"gradient": "sign"}, "gradient is 'sign': it must be one of raw, normalized, steepest"),
-        ({"ascent": "fgsm"}, "ascent is 'fgsm': it must be one of power, sampled-label"),
-        ({"projection": "none"}, "projection is 'none': it must be one of clip, rescale"),
-        ({"divergence": "js"}, "divergence 'js' is unknown"),
+        ({"start": "cauchy"}, "start is 'cauchy': it must be one of normal, uniform, zero"),
+        ({"projection": "x"}, "projection is 'x': it must be one of clip, rescale, none"),
     ],
 )
 def test_bad_settings_are_named(options: dict[str, Any], message: str) -> None:
@@ -467,27 +600,79 @@ def test_bad_settings_are_named(options: dict[str, Any], message: str) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"divergence": "js"}, "divergence 'js' is unknown: choose one of kl, "),
+        ({"objective": "loss"}, "objective is 'loss': it must be one of divergence, task-loss"),
+        ({"sides": "clean"}, "sides is 'clean': it must be one of both, adversarial"),
+        ({"dropout": "both"}, "dropout is 'both': it must be one of shared, independent"),
+        ({"site": "-1"}, "site is '-1': it must be words, embeddings, or the number of a layer"),
+        ({"proximal": -1.0}, "proximal is -1.0: it must be 0 (off) or more"),
+        ({"proximal": math.inf}, "proximal is inf: it must be 0 (off) or more"),
+        ({"pretraining_alpha": -1.0}, "alpha is -1.0: it must be 0 (off) or more"),
+        ({"finetuning_alpha": math.nan}, "alpha is nan: it must be 0 (off) or more"),
+    ],
+)
+def test_bad_numbers_of_a_method_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Preset(**options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise_std": 0}, "noise_std is 0: it must be above 0 when steps is"),
+        ({"start": "zero"}, "start is zero: it must be normal or uniform when steps is above 0"),
+    ],
+)
+def test_an_ascent_that_could_not_leave_the_start_is_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    preset = Preset(adversary=Adversary(**options))
+    with pytest.raises(UsageError) as error:
+        Regularize(preset)
+    assert message in str(error.value)
+    Regularize(replace(preset, objective="task-loss"))  # which has a gradient there
+
+
 def test_no_noise_is_fine_without_steps() -> None:
     e, predict = embeddings(), small_predict()
-    delta = Adversary(steps=0, noise_std=0).perturb(predict, e, predict(e), MASK)
+    adversary = Adversary(steps=0, noise_std=0)
+    Regularize(Preset(adversary=adversary))
+    delta = adversary.perturb(divergence_of(predict, predict(e)), e, MASK)
     assert (delta == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.float32, 0.01), (torch.float16, 0.01), (torch.bfloat16, 4 / 128)],
+)
+def test_the_start_is_above_the_rounding_of_the_type(dtype: torch.dtype, expected: float) -> None:
+    e = torch.randn(2, 3, 64).to(dtype)
+    assert default_noise_std(e) == pytest.approx(expected)
+    moved = e + (expected * torch.randn(e.shape)).to(dtype)
+    assert (moved != e).float().mean() > 0.9
+    with torch.autocast("cpu", torch.bfloat16):
+        assert default_noise_std(e.float()) == pytest.approx(4 / 128)
 
 
 def test_shapes_are_checked() -> None:
     e, predict = embeddings(), small_predict()
     with pytest.raises(UsageError, match=r"shape \(3, 4\)"):
-        Adversary().perturb(predict, e[0], predict(e))
+        Adversary().perturb(divergence_of(predict, predict(e)), e[0])
     with pytest.raises(UsageError, match=r"torch\.int64"):
-        Adversary().perturb(predict, e.long(), predict(e))
+        Adversary().perturb(divergence_of(predict, predict(e)), e.long())
     with pytest.raises(UsageError, match=r"mask has shape \(3, 2\): it must be \(2, 3\)"):
-        Adversary().perturb(predict, e, predict(e), MASK.T)
+        Adversary().perturb(divergence_of(predict, predict(e)), e, MASK.T)
 
 
 def test_a_model_that_ignores_its_input_is_found_out() -> None:
     e, predict = embeddings(), small_predict()
     constant = predict(e)
     with pytest.raises(UsageError, match="do not depend on"):
-        Adversary().perturb(lambda x: constant, e, constant)
+        Adversary().perturb(divergence_of(lambda x: constant, constant), e)
     weights = torch.randn(BATCH, CLASSES, requires_grad=True)
     with pytest.raises(UsageError, match="do not depend on"):
-        Adversary().perturb(lambda x: 2 * weights, e, constant)
+        Adversary().perturb(divergence_of(lambda x: 2 * weights, constant), e)

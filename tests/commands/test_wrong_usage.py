@@ -136,12 +136,14 @@ TRAIN: list[Train] = [
     ("mlm", {"alum-steps": -1}, "--alum-steps is -1: it must be a whole number, 0 or more", None),
     ("mlm", {"alum-epsilon": 0}, "--alum-epsilon is 0.0: it must be a finite number above 0", None),
     ("mlm", {"alum-epsilon": "nan"}, "--alum-epsilon is nan: it must be a finite number", None),
-    ("mlm", {"alum-step-size": 0}, "--alum-step-size is 0.0: it must be a finite number", None),
-    ("mlm", {"alum-step-size": "inf"}, "--alum-step-size is inf: it must be a finite", None),
+    ("mlm", {"alum-step-size": 0}, "--alum-step-size is 0.0: it must be a number above 0", None),
+    ("mlm", {"alum-step-size": "nan"}, "--alum-step-size is nan: it must be a number", None),
     ("mlm", {"alum-noise-std": -1}, "--alum-noise-std is -1.0: it must be", None),
     ("mlm", {"alum-noise-std": "nan"}, "--alum-noise-std is nan: it must be", None),
-    ("mlm", {"alum-layer": -1}, "--alum-layer is -1: it must be 0 or more", None),
-    ("mlm", {"alum-layer": 2}, "--alum-layer is 2: it must be from 0 (the embedding", None),
+    ("mlm", {"alum-site": -1}, "--alum-site is '-1': it must be words, embeddings, or", None),
+    ("mlm", {"alum-site": 2}, "--alum-site is 2: it must be words, embeddings, or a layer", None),
+    ("mlm", {"alum-site": "x"}, "--alum-site is 'x': it must be words, embeddings, or", None),
+    ("mlm", {"alum-proximal": -1}, "--alum-proximal is -1.0: it must be 0 (off) or more", None),
     ("mlm", {"alum-start-update": -1}, "--alum-start-update is -1: it must be 0 or more", None),
     ("mlm", {"alum-warmup-updates": -2}, "--alum-warmup-updates is -2: it must be 0", None),
     ("mlm", {"alum-log-gain-interval": -1}, "--alum-log-gain-interval is -1: it must", None),
@@ -150,20 +152,21 @@ TRAIN: list[Train] = [
     *(
         ("mlm", {f"alum-{name}": "x"}, CHOICE.format(name) + "'x'", None)
         for name in (
-            *("preset", "epsilon-mode", "norm", "norm-scope", "gradient", "projection"),
-            *("divergence", "dropout", "ascent", "ascent-precision", "memory"),
+            *("epsilon-mode", "norm-scope", "gradient", "projection", "dropout", "memory"),
+            *("start", "objective", "sides"),
         )
     ),
-    ("mlm", {"alum-step-layers": -1}, "--alum-step-layers is -1: it must be 0 or more", None),
-    (
-        "mlm",
-        {"alum-steps": 2, "alum-step-layers": 2},
-        "--alum-step-layers is 2: it must be from 0 (all layers) to 1, one less than",
-        None,
-    ),
+    ("mlm", {"alum-preset": "x"}, "preset 'x' is unknown: choose one of calibrated, paper,", None),
+    ("mlm", {"alum-norm": "x"}, "norm 'x' is unknown: choose one of linf, l2", None),
+    ("mlm", {"alum-divergence": "x"}, "divergence 'x' is unknown: choose one of kl, ", None),
     ("mlm", {"alum-fraction": 0}, "--alum-fraction is 0.0: it must be above 0 and at most", None),
     ("mlm", {"alum-fraction": "nan"}, "--alum-fraction is nan: it must be above 0 and at", None),
-    ("mlm", {"alum-interval": 0}, "--alum-interval is 0: it must be 1 (every) or more", None),
+    # Options that are gone.
+    ("mlm", {"alum-interval": 4}, "--alum-interval is gone: give --alum-fraction, which", None),
+    ("mlm", {"alum-layer": 1}, "--alum-layer is gone: give --alum-site, with the layer's", None),
+    ("mlm", {"alum-ascent": "random"}, "--alum-ascent is gone: for a random direction give", None),
+    ("mlm", {"alum-ascent-precision": "bf16"}, "--alum-ascent-precision is gone: give", None),
+    ("mlm", {"alum-step-layers": 1}, "--alum-step-layers is gone: leave it out", None),
     (
         "mlm",
         {"arch": "alum_roberta", "alum-layer-norm-eps": 0},
@@ -173,20 +176,33 @@ TRAIN: list[Train] = [
     # Options that contradict each other.
     (
         "mlm",
-        {"alum-ascent": "power", "alum-noise-std": 0, "alum-steps": 1},
+        {"alum-noise-std": 0, "alum-steps": 1},
         "--alum-noise-std is 0: it must be above 0 when steps is",
         None,
     ),
     (
         "mlm",
-        {"alum-ascent": "random", "alum-steps": 2},
-        "--alum-steps is 2, but --alum-ascent is random, which takes none: leave one of the two",
+        {"alum-start": "zero"},
+        "--alum-start is zero: it must be normal or uniform when steps is above 0, since the",
         None,
     ),
     (
         "mlm",
-        {"alum-steps": 1, "alum-step-layers": 1},
-        "--alum-step-layers is 1, but --alum-steps is 1: there must be 2 or more",
+        {"alum-preset": "freelb", "alum-objective": "divergence"},
+        "--alum-objective is divergence: it must be task-loss, whose gradients FreeLB adds up",
+        None,
+    ),
+    (
+        "mlm",
+        {"alum-preset": "fgm", "alum-memory": "low"},
+        "--alum-memory is low, but has no effect with --alum-preset fgm: leave it out",
+        None,
+    ),
+    (
+        "mlm",
+        {"alum-proximal": 1},
+        "--alum-proximal is 1: it compares with a momentum model, which --task alum_masked_lm has "
+        "with --store-ema alone: add it, or give --alum-proximal 0",
         None,
     ),
     (
@@ -197,8 +213,8 @@ TRAIN: list[Train] = [
     ),
     (
         "single",
-        {"task": "sentence_prediction", "alum-interval": 2},
-        "--alum-interval needs the number of the update, which --task sentence_prediction does",
+        {"task": "sentence_prediction", "alum-start-update": 2},
+        "--alum-start-update needs the number of the update, which --task sentence_prediction does",
         None,
     ),
     (

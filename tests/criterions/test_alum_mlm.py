@@ -15,8 +15,9 @@ from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from alum_fairseq import Adversary, UsageError
+from alum_fairseq import PRESETS, Adversary, UsageError
 from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
+from alum_fairseq.criterions.watch import LOW_GAIN_MEASUREMENTS, Watch
 from alum_fairseq.encoder.tap import EncoderTap
 
 # Large enough for every option to show, on a model that was never trained.
@@ -165,8 +166,7 @@ def test_gradient_of_the_whole_loss_equals_finite_differences(
 @pytest.mark.parametrize(
     "option",
     [
-        {"alum_preset": "paper"},
-        {"alum_preset": "reference"},
+        *({"alum_preset": name} for name in sorted(PRESETS) if name not in ("calibrated", "smart")),
         {"alum_alpha": 2.0},
         {"alum_steps": 2},
         {"alum_epsilon": 0.15},
@@ -177,18 +177,20 @@ def test_gradient_of_the_whole_loss_equals_finite_differences(
         {"alum_norm_scope": "token"},
         {"alum_gradient": "raw"},
         {"alum_gradient": "steepest"},
-        {"alum_ascent": "sampled-label"},
-        {"alum_ascent": "true-label"},
-        {"alum_ascent": "random"},
-        {"alum_ascent_precision": "bf16"},
+        {"alum_start": "uniform"},
+        {"alum_objective": "task-loss"},
+        {"alum_steps": 0},
         {"alum_fraction": 0.5},
-        {"alum_interval": 2},
         {"alum_projection": "clip"},
+        {"alum_projection": "none"},
+        {"alum_divergence": "reverse_kl"},
         {"alum_divergence": "symmetric_kl"},
         {"alum_divergence": "jensen_shannon"},
         {"alum_divergence": "squared_hellinger"},
         {"alum_divergence": "squared_error"},
-        {"alum_layer": 1},
+        {"alum_sides": "adversarial"},
+        {"alum_site": "words"},
+        {"alum_site": "1"},
         {"alum_dropout": "independent"},
         {"alum_start_update": 5},
         {"alum_warmup_updates": 5},
@@ -201,10 +203,12 @@ def test_every_option_changes_the_loss(
     model = make_model(task, dropout=0.1).train()
     # In a ball in which every option makes a difference.
     base = {} if "alum_preset" in option else {**LARGE, "alum_norm": "linf"}
+    if option == {"alum_projection": "none"}:  # the steps alone stay inside
+        base |= {"alum_epsilon": 0.1}
     losses = []
     for options in (base, {**base, **option}):
         criterion = make_criterion(task, **options)
-        criterion.set_num_updates(2)
+        criterion.prepare_update(2)
         loss, log, _ = step(criterion, model, sample)
         if "alum_divergence" in option or "alum_alpha" in option:
             loss = loss - log["loss"]
@@ -226,9 +230,9 @@ def test_steps_are_the_number_of_ascents(
 
 def test_presets_are_overridden_by_what_is_given() -> None:
     criterion = make_criterion(alum_preset="paper", alum_epsilon=0.5, alum_norm="l2")
-    assert criterion.alum.alpha == 10
-    assert criterion.alum.dropout == "independent"
-    adversary = criterion.alum.adversary
+    assert criterion.schedule.alpha == 10
+    assert criterion.preset.dropout == "independent"
+    adversary = criterion.method.adversary
     assert (adversary.epsilon, adversary.norm) == (0.5, "l2")
     assert (adversary.noise_std, adversary.step_size, adversary.gradient) == (1e-5, 1e-3, "raw")
 
@@ -240,7 +244,7 @@ def test_the_schedule(task: Any, sample: dict[str, Any]) -> None:
     model = make_model(task).train()
     weights = []
     for update in (0, 9, 10, 11, 13, 14, 100):
-        criterion.set_num_updates(update)
+        criterion.prepare_update(update)
         loss, log, _ = step(criterion, model, sample)
         regularizer = log["_alum_loss"].item()
         weights.append((loss - log["loss"]).item() / regularizer if regularizer else 0)
@@ -262,7 +266,7 @@ def test_the_gain_is_measured_every_so_many_updates(
     model = make_model(task).train()
     measured = []
     for update in range(6):
-        criterion.set_num_updates(update)
+        criterion.prepare_update(update)
         for _ in range(2):  # --update-freq 2
             measured.append(criterion(model, sample)[2]["_alum_gain_measured"].item())
     assert measured[1::2] == [0] * 6
@@ -303,7 +307,9 @@ def test_measuring_the_gain_leaves_training_to_the_bit(
         ({"alum_step_size": -1.0}, "--alum-step-size is -1.0"),
         ({"alum_noise_std": -1.0}, "--alum-noise-std is -1.0"),
         ({"alum_noise_std": 0.0}, "--alum-noise-std is 0: it must be above 0"),
-        ({"alum_layer": -1}, "--alum-layer is -1: it must be 0 or more"),
+        ({"alum_start": "zero"}, "--alum-start is zero: it must be normal or uniform when steps"),
+        ({"alum_site": "-1"}, "--alum-site is '-1': it must be words, embeddings, or the number"),
+        ({"alum_proximal": -1.0}, "--alum-proximal is -1.0: it must be 0 (off) or more"),
         ({"alum_start_update": -1}, "--alum-start-update is -1"),
         ({"alum_warmup_updates": -1}, "--alum-warmup-updates is -1"),
         ({"alum_log_gain_interval": -1}, "--alum-log-gain-interval is -1"),
@@ -319,7 +325,13 @@ def test_the_settings_are_logged_in_one_line(caplog: pytest.LogCaptureFixture, t
     with caplog.at_level(logging.INFO):
         make_criterion(task, alum_epsilon=0.25)
     [message] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("ALUM:")]
-    for part in ("preset=calibrated", "epsilon=0.25", "steps=1", "dropout=shared", "layer=0"):
+    for part in (
+        "preset=calibrated",
+        "epsilon=0.25",
+        "steps=1",
+        "dropout=shared",
+        "site=embeddings",
+    ):
         assert part in message
 
 
@@ -351,7 +363,7 @@ def test_a_batch_without_masked_tokens_counts_for_nothing(task: Any) -> None:
 
 def _for_training(tap: EncoderTap) -> bool:
     """Whether a pass is run to train the parameters, not to find the perturbation."""
-    return next(tap.model.parameters()).requires_grad
+    return next(tap._model.parameters()).requires_grad
 
 
 @pytest.mark.parametrize("where", ["gradient", "logits"])
@@ -393,7 +405,7 @@ def test_training_metrics(task: Any, sample: dict[str, Any]) -> None:
     criterion = make_criterion(task, **LARGE)
     model = make_model(task).train()
     logs = [step(criterion, model, sample, seed)[1] for seed in (1, 2)]
-    criterion.set_num_updates(100)
+    criterion.prepare_update(100)
     logs.append(step(criterion, model, sample, 3)[1])
     reduced = reduce(logs)
     total = sum(log["_alum_loss"].item() for log in logs)
@@ -499,7 +511,7 @@ def test_without_the_option_validation_is_fairseqs(task: Any, sample: dict[str, 
 
 def run_updates(criterion: AlumMlm, model: nn.Module, sample: dict[str, Any]) -> None:
     for update in range(60):
-        criterion.set_num_updates(update)
+        criterion.prepare_update(update)
         criterion(model, sample)
 
 
@@ -518,14 +530,20 @@ def test_a_low_gain_is_warned_of_once(
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({"alum_ascent": "random"}, "--alum-ascent is random, which is noise: take power"),
         ({"alum_steps": 0}, "--alum-steps is 0: set it to 1 or more"),
-        ({"alum_ascent": "sampled-label"}, "Use --alum-ascent power, or raise --alum-epsilon"),
+        ({"alum_gradient": "raw"}, "Use --alum-preset calibrated, or --alum-gradient normalized"),
+        ({"alum_dropout": "independent"}, "Use --alum-dropout shared: "),
         ({}, "lower --alum-noise-std against --alum-step-size"),
     ],
 )
-def test_the_remedy_fits_the_ascent(options: dict[str, Any], remedy: str, task: Any) -> None:
-    assert remedy in make_criterion(task, **options)._remedy()
+def test_the_remedy_fits_the_ascent(
+    options: dict[str, Any], remedy: str, task: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = Watch(make_criterion(task, **options).preset)
+    for _ in range(LOW_GAIN_MEASUREMENTS):
+        watch.gain(1.0, 1.0)
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert remedy in warning
 
 
 def test_a_high_gain_is_not_warned_of(

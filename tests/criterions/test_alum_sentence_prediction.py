@@ -83,7 +83,7 @@ def test_the_regulariser_is_added(case: Any) -> None:
         AlumSentencePredictionConfig(alum_alpha=3.0, **LARGE, **options), task
     )
     regression = options["regression_target"]
-    assert criterion.alum.adversary.divergence == ("squared_error" if regression else "kl")
+    assert criterion.preset.divergence == ("squared_error" if regression else "kl")
     loss, _, log = criterion(model, sample)
     assert log["_alum_loss"] > 0
     torch.testing.assert_close(loss.detach(), log["loss"] + 3 * log["_alum_loss"])

@@ -21,6 +21,9 @@ from fairseq.criterions.sentence_ranking import SentenceRankingCriterion
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from alum_fairseq.adversarial.divergences import get_divergence
+from alum_fairseq.adversarial.gain import mean_size
+from alum_fairseq.adversarial.objectives import DivergenceFromClean
 from alum_fairseq.criterions.alum_sentence_ranking import (
     AlumSentenceRanking,
     AlumSentenceRankingConfig,
@@ -80,16 +83,15 @@ def test_the_divergence_is_that_of_the_choice(case: Any) -> None:
     task, model, sample = case
     model.eval()
     criterion = criterion_of(task, alum_validate=True, **LARGE)
-    tap = EncoderTap(model, combine=criterion.combine)
+    tap = EncoderTap(model, logits=criterion.problem.logits)
     with tap.recording():
         clean = torch.cat(scores(model, sample), dim=1)
     assert torch.equal(tap.logits, clean)
-    adversary = criterion.alum.adversary
+    adversary = criterion.method.adversary
+    climbed = DivergenceFromClean(tap.rerun, tap.logits, get_divergence("kl"))
     generator = torch.Generator().manual_seed(0)
     with tap.ascending():
-        delta = adversary.perturb(
-            tap.rerun, tap.embeddings, tap.logits, tap.mask, generator=generator
-        )
+        delta = adversary.perturb(climbed, tap.embeddings, tap.mask, generator)
     attacked = tap.rerun(tap.embeddings + delta)
     p, q = clean.log_softmax(1), attacked.log_softmax(1)
     symmetric = ((p.exp() - q.exp()) * (p - q)).sum()
@@ -101,7 +103,7 @@ def test_the_divergence_is_that_of_the_choice(case: Any) -> None:
 def test_all_candidates_are_perturbed_together(case: Any) -> None:
     task, model, sample = case
     model.eval()
-    tap = EncoderTap(model, combine=criterion_of(task).combine)
+    tap = EncoderTap(model, logits=criterion_of(task).problem.logits)
     with tap.recording():
         scores(model, sample)
     assert tap.embeddings.shape[:2] == tap.mask.shape == (4, 9 + 8 + 11)
@@ -112,10 +114,12 @@ def test_all_candidates_are_perturbed_together(case: Any) -> None:
     assert torch.equal(moved[:, [0, 2]], torch.zeros(4, 2))
     # Of the whole example, not of a candidate, when the norm's scope is a sentence.
     criterion = criterion_of(task, alum_norm="l2", alum_norm_scope="sentence", **LARGE)
-    delta = criterion.alum.adversary.perturb(tap.rerun, tap.embeddings, tap.logits, tap.mask)
+    adversary = criterion.method.adversary
+    climbed = DivergenceFromClean(tap.rerun, tap.logits, get_divergence("kl"))
+    delta = adversary.perturb(climbed, tap.embeddings, tap.mask)
     assert delta[~tap.mask].abs().max() == 0
     parts = delta.split([9, 8, 11], dim=1)
-    whole = criterion.alum.adversary.mean_size(delta, tap.mask)
+    whole = mean_size(adversary.ball, delta, tap.mask)
     norms = torch.stack([part.flatten(1).norm(dim=1) for part in parts])
     torch.testing.assert_close(norms.square().sum(0).sqrt().mean(), whole)
 
@@ -123,11 +127,11 @@ def test_all_candidates_are_perturbed_together(case: Any) -> None:
 def test_rerun_uses_the_dropout_masks_of_each_call(case: Any) -> None:
     task, model, sample = case
     model.train()
-    tap = EncoderTap(model, combine=criterion_of(task).combine)
+    tap = EncoderTap(model, logits=criterion_of(task).problem.logits)
     with tap.recording():
         scores(model, sample)
     assert torch.equal(tap.rerun(tap.embeddings), tap.logits)
-    tap = EncoderTap(model, dropout="independent", combine=criterion_of(task).combine)
+    tap = EncoderTap(model, dropout="independent", logits=criterion_of(task).problem.logits)
     with tap.recording():
         scores(model, sample)
     assert not torch.equal(tap.rerun(tap.embeddings), tap.logits)

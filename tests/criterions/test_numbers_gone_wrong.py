@@ -56,7 +56,7 @@ def follow(case: Case, patch: pytest.MonkeyPatch) -> Stage:
         return delta
 
     patch.setattr(Adversary, "perturb", noted)
-    case.criterion.alum = replace(case.criterion.alum, log_gain_interval=0)
+    case.criterion.schedule = replace(case.criterion.schedule, gain_interval=0)
     case.criterion.register_forward_hook(lambda *_: setattr(stage, "now", "clean"))
     return stage
 
@@ -123,7 +123,7 @@ def test_what_goes_wrong_in_the_adversary_costs_the_regulariser(
     assert log["_alum_sample_size"] == log["_alum_loss"] == log["_alum_norm"] == 0
 
     plain = make_case(kind, memory)
-    plain.criterion.alum = replace(plain.criterion.alum, alpha=0.0)
+    plain.criterion.schedule = replace(plain.criterion.schedule, alpha=0.0)
     expected_loss, expected_log, expected = step(plain)
     assert torch.equal(loss, expected_loss)
     assert log["loss"] == expected_log["loss"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_cost_modes import TASKS, make_case, step
+from support.one_batch import TASKS, make_case, step
 
 RECORD = Path(__file__).with_name("recorded_numbers.json")
 

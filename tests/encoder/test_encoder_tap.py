@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Counting, make_model, make_sample, make_task
+from conftest import make_model, make_sample, make_task
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
 from torch import Tensor, nn
 
 from alum_fairseq import Adversary, UsageError
-from alum_fairseq.encoder.tap import EncoderTap, check_layer, unwrap
+from alum_fairseq.adversarial.divergences import get_divergence
+from alum_fairseq.adversarial.objectives import DivergenceFromClean
+from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
+from alum_fairseq.encoder.modes import non_reentrant, unwrap
+from alum_fairseq.encoder.tap import EncoderTap
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -26,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "quant noise": {"quant_noise_pq": 0.2, "quant_noise_pq_block_size": 8},
     "untied": {"untie_weights_roberta": True},
 }
+SITES = ("words", "embeddings", "1")
 
 
 @pytest.fixture(params=sorted(VARIANTS))
@@ -44,22 +49,24 @@ def recorded(model: nn.Module, sample: dict[str, Any], **options: Any) -> tuple[
     return tap, logits
 
 
-@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("site", SITES)
 def test_rerun_from_the_same_embeddings_gives_the_same_logits(
-    variant: dict[str, Any], layer: int
+    variant: dict[str, Any], site: str
 ) -> None:
     """In training mode: with the dropout masks and the layers of the recorded pass."""
     task = make_task()
     model = make_model(task, **variant).train()
     sample = make_sample(task.source_dictionary)
-    tap, logits = recorded(model, sample, layer=layer)
+    tap, logits = recorded(model, sample, site=site)
+    assert torch.equal(tap.logits, logits)
     assert torch.equal(tap.rerun(tap.embeddings), logits)
     # At the second time, too, and whatever was drawn in between.
     torch.rand(10)
     assert torch.equal(tap.rerun(tap.embeddings), logits)
 
 
-def test_recording_changes_nothing(variant: dict[str, Any]) -> None:
+@pytest.mark.parametrize("site", SITES)
+def test_recording_changes_nothing(variant: dict[str, Any], site: str) -> None:
     task = make_task()
     model = make_model(task, **variant).train()
     sample = make_sample(task.source_dictionary)
@@ -69,19 +76,19 @@ def test_recording_changes_nothing(variant: dict[str, Any]) -> None:
     after = torch.rand(3)
     model.load_state_dict(state)  # quantisation noise has changed the weights
     torch.manual_seed(5)
-    _, logits = recorded(model, sample)
+    _, logits = recorded(model, sample, site=site)
     assert torch.equal(logits, expected)
     assert torch.equal(torch.rand(3), after)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("site", SITES)
 def test_a_perturbation_changes_the_logits_and_has_a_gradient(
-    variant: dict[str, Any], layer: int
+    variant: dict[str, Any], site: str
 ) -> None:
     """R3F's mistake in fairseq: a perturbation that the encoder drops without a word."""
     task = make_task()
     model = make_model(task, **variant).train()
-    tap, logits = recorded(model, make_sample(task.source_dictionary), layer=layer)
+    tap, logits = recorded(model, make_sample(task.source_dictionary), site=site)
     delta = torch.full_like(tap.embeddings, 0.1, requires_grad=True)
     delta.data[..., ::2] = -0.1
     with tap.ascending():
@@ -91,7 +98,7 @@ def test_a_perturbation_changes_the_logits_and_has_a_gradient(
     assert gradient.abs().max() > 0
 
 
-def test_the_embeddings_are_what_enters_the_layer() -> None:
+def test_the_embeddings_are_what_enters_the_site() -> None:
     task = make_task()
     model = make_model(task).eval()
     sample = make_sample(task.source_dictionary)
@@ -99,12 +106,19 @@ def test_the_embeddings_are_what_enters_the_layer() -> None:
     tokens = sample["net_input"]["src_tokens"]
     padding = tokens.eq(task.source_dictionary.pad())
 
-    tap, _ = recorded(model, sample, layer=0)
+    tap, _ = recorded(model, sample, site="words")
+    assert torch.equal(tap.embeddings, encoder.embed_tokens(tokens))
+    assert torch.equal(tap.mask, ~padding)
+
+    tap, _ = recorded(model, sample, site="embeddings")
     embedded = encoder.forward_embedding(tokens)[0] * ~padding.unsqueeze(-1)
     assert torch.equal(tap.embeddings, embedded)
     assert torch.equal(tap.mask, ~padding)
 
-    tap, _ = recorded(model, sample, layer=1)
+    tap, _ = recorded(model, sample, site="0")
+    assert torch.equal(tap.embeddings, embedded)
+
+    tap, _ = recorded(model, sample, site="1")
     first = encoder.layers[0](embedded.transpose(0, 1), encoder_padding_mask=padding)
     assert torch.equal(tap.embeddings, first.transpose(0, 1))
 
@@ -125,42 +139,6 @@ def test_shared_dropout_leaves_the_random_numbers_where_they_were() -> None:
     state = torch.get_rng_state()
     tap.rerun(tap.embeddings)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("layer", [0, 1])
-def test_kept_masks_are_those_that_would_be_drawn_again(
-    variant: dict[str, Any], layer: int
-) -> None:
-    task = make_task()
-    model = make_model(task, **variant).train()
-    sample = make_sample(task.source_dictionary)
-    state = torch.get_rng_state()
-    logits = []
-    for keep in (True, False):
-        torch.set_rng_state(state)
-        tap, _ = recorded(copy.deepcopy(model), sample, layer=layer, keep_masks=keep)
-        logits.append(tap.rerun(tap.embeddings + 0.01))
-    assert torch.equal(*logits)
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_kept_masks_are_not_drawn_again(keep: bool) -> None:
-    task = make_task()
-    model = make_model(task, dropout=0.3, attention_dropout=0.3).train()
-    tap, _ = recorded(model, make_sample(task.source_dictionary), keep_masks=keep)
-    with Counting() as counting:
-        tap.rerun(tap.embeddings)
-    assert (counting.drawn == 0) is keep
-
-
-@pytest.mark.parametrize("keep", [True, False])
-def test_both_parts_of_a_cut_model_have_the_masks_of_the_recorded_pass(keep: bool) -> None:
-    task = make_task()
-    model = make_model(task, dropout=0.3, attention_dropout=0.3).train()
-    sample = make_sample(task.source_dictionary)
-    tap, logits = recorded(model, sample, step_layers=1, keep_masks=keep)
-    assert torch.equal(tap.network.lower(tap.embeddings), tap.hidden)
-    assert torch.equal(tap.network.upper(tap.hidden), logits)
 
 
 def test_a_pass_in_another_precision_has_the_masks_of_the_recorded_one() -> None:
@@ -217,7 +195,8 @@ def gradients(model: nn.Module, sample: dict[str, Any]) -> list[Tensor]:
     torch.manual_seed(3)
     tap, logits = recorded(model, sample)
     with tap.ascending():
-        delta = Adversary(steps=2).perturb(tap.rerun, tap.embeddings, logits, tap.mask)
+        climbed = DivergenceFromClean(tap.rerun, logits, get_divergence("kl"))
+        delta = Adversary(steps=2).perturb(climbed, tap.embeddings, tap.mask)
     (tap.rerun(tap.embeddings + delta) * logits).sum().backward()
     return [p.grad.clone() for p in unwrap(model).parameters() if p.grad is not None]
 
@@ -265,20 +244,54 @@ def test_every_wrapper_gives_the_gradients_of_the_plain_model(
         torch.testing.assert_close(gradients(torch_ddp, sample), expected)
 
 
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("graph", ["above", "none"])
+def test_a_graph_that_is_cut_at_the_site_goes_on_from_leaves(
+    graph: str, site: str, variant: dict[str, Any]
+) -> None:
+    """What lies above and below the cut makes the gradients of the whole."""
+    task = make_task()
+    model = make_model(task, **variant).train()
+    whole, sample = copy.deepcopy(model), make_sample(task.source_dictionary)
+    torch.manual_seed(3)
+    tap, logits = recorded(whole, sample, site=site)
+    assert tap.below == ()
+    logits.square().sum().backward()
+
+    tap = EncoderTap(model, site)
+    torch.manual_seed(3)
+    with non_reentrant(model), tap.recording(graph):
+        again = call(model, sample, 1)
+    assert again.requires_grad is (graph == "above")
+    [entry], [below] = tap.entries, tap.below
+    assert entry.is_leaf
+    assert below.requires_grad
+    assert torch.equal(entry, below)
+    if graph == "none":
+        with non_reentrant(model):
+            again = tap.rerun(entry)
+    assert torch.equal(again, logits)
+    (gradient,) = torch.autograd.grad(again.square().sum(), entry)
+    if site != "words":  # of which the head may be made as well
+        positions = model.encoder.sentence_encoder.embed_positions.weight
+        (found,) = torch.autograd.grad(below, positions, gradient)
+        expected = whole.encoder.sentence_encoder.embed_positions.weight.grad
+        torch.testing.assert_close(found, expected)
+
+
 def test_other_models_are_refused_by_name() -> None:
     with pytest.raises(UsageError, match="cannot perturb a Linear: it needs a RoBERTa"):
         EncoderTap(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("layer", [-1, 2])
-def test_a_layer_that_is_not_there_is_refused(layer: int) -> None:
-    with pytest.raises(UsageError, match=f"--alum-layer is {layer}: it must be from 0"):
-        check_layer(make_model(), layer)
-
-
-def test_unknown_dropout_is_refused() -> None:
-    with pytest.raises(UsageError, match="'both': choose one of shared, independent"):
-        EncoderTap(make_model(), dropout="both")
+@pytest.mark.parametrize("site", ["2", "9"])
+def test_a_layer_that_is_not_there_is_refused(site: str) -> None:
+    task = make_task()
+    criterion = AlumMlm(AlumMlmConfig(tpu=False, alum_site=site), task)
+    with pytest.raises(UsageError, match=f"--alum-site is {site}: it must be words, embeddings, "):
+        criterion.check_model(make_model(task))
+    with pytest.raises(UsageError, match=f"--alum-site is {site}"):
+        criterion(make_model(task), make_sample(task.source_dictionary))
 
 
 def test_a_criterion_that_calls_the_model_twice_is_refused() -> None:
@@ -291,12 +304,12 @@ def test_a_criterion_that_calls_the_model_twice_is_refused() -> None:
         call(model, sample, 1)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_a_part_of_the_batch_is_predicted_as_the_whole(layer: int) -> None:
+@pytest.mark.parametrize("site", SITES)
+def test_a_part_of_the_batch_is_predicted_as_the_whole(site: str) -> None:
     task = make_task()
     model = make_model(task).eval()
     sample = make_sample(task.source_dictionary)
-    tap, logits = recorded(model, sample, layer=layer)
+    tap, logits = recorded(model, sample, site=site)
     predicted = logits.split([2] * 3)  # of every row, the two tokens that were masked
     for numbers in ([1], [2, 0], [1, 1, 2, 0]):
         rows = torch.tensor(numbers)
@@ -315,7 +328,7 @@ def test_a_part_of_a_pass_that_called_the_model_twice() -> None:
     task = make_task()
     model = make_model(task).eval()
     first, second = (make_sample(task.source_dictionary, lengths) for lengths in ((9, 6), (4, 5)))
-    tap = EncoderTap(model, combine=torch.cat)
+    tap = EncoderTap(model, logits=lambda outputs: torch.cat(list(outputs)))
     with tap.recording():
         call(model, first, 1), call(model, second, 1)
     part = tap.of_rows(torch.tensor([1]))

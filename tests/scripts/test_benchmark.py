@@ -72,12 +72,8 @@ def test_floating_point_operations_are_those_of_the_cost_model(
     assert found == pytest.approx(2 * expected, rel=0.02 if mode.startswith("a quarter") else 1e-6)
 
 
-def test_later_steps_through_few_layers_cost_little(results: dict[str, Any]) -> None:
-    one, few, all_layers = (
-        results[mode]["flops"] for mode in ("exact", "K=3, later steps 1 layer", "K=3")
-    )
-    assert one < few < 1.3 * one
-    assert few < 0.9 * all_layers
+def test_the_costs_are_those_of_all_modes() -> None:
+    assert list(PASSES) == list(benchmark.MODES)
 
 
 def test_memory(results: dict[str, Any]) -> None:
@@ -85,18 +81,17 @@ def test_memory(results: dict[str, Any]) -> None:
     assert memory["stock"] == 1
     assert 1.4 < memory["exact"] < 2
     assert memory["low memory"] < 1.25
-    assert memory["low memory, sampled-label"] < 1.25
     assert memory["a quarter of the batch"] < 1.35
     assert memory["K=3"] == pytest.approx(memory["exact"], rel=0.02)
 
 
 def test_gains(results: dict[str, Any]) -> None:
     assert "gain" not in results["stock"]
-    for mode in ("exact", "sampled-label", "true-label", "K=2", "ascent in bf16"):
+    for mode in ("exact", "K=2", "vat", "fgm", "pgd"):
         assert results[mode]["gain"] > 2, mode
     assert 0.5 < results["random"]["gain"] < 2
     # A part of the batch and low memory are the exact adversary.
-    for mode in ("low memory", "a quarter of the batch", "every 4th update"):
+    for mode in ("low memory", "a quarter of the batch"):
         assert results[mode]["divergence"] == pytest.approx(results["exact"]["divergence"])
     # On a model that learnt so little, steps after the first can overshoot.
     assert results["K=3"]["divergence"] > 0.8 * results["exact"]["divergence"]
@@ -135,10 +130,9 @@ def test_times_are_compared_with_stock_beside_them(monkeypatch: pytest.MonkeyPat
         return run
 
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now)
-    run = {"stock": work(1.0), "three": work(3.0), "two in two": work(4.0)}
-    cycles = {"stock": 1, "three": 1, "two in two": 2}
-    compared = benchmark.compare_times(run, cycles, 9, 1, False)
-    for name, ratio in {"stock": 1.0, "three": 3.0, "two in two": 2.0}.items():
+    run = {"stock": work(1.0), "three": work(3.0), "two": work(2.0)}
+    compared = benchmark.compare_times(run, 9, 1, False)
+    for name, ratio in {"stock": 1.0, "three": 3.0, "two": 2.0}.items():
         one = compared[name]
         assert one["time_ratio"] == pytest.approx(ratio, rel=1e-3)
         assert one["time_ratio_low"] == pytest.approx(one["time_ratio_high"], rel=1e-3)
@@ -185,7 +179,6 @@ def test_a_checkpoint_has_so_many_positions(
         (["--heads", "3"], "--heads is 3: it must divide the width, 128"),
         (["--batch", "0"], "--batch is 0: it must be 1 or more"),
         (["--batch", "2"], "--batch is 2: the mode 'a quarter of the batch' needs a multiple of 4"),
-        (["--layers", "1"], "the mode 'K=3, later steps 1 layer': --alum-step-layers is 1"),
         (["--preset", "none"], "preset 'none' is unknown"),
     ],
 )

@@ -269,13 +269,12 @@ criterion:
   alum_epsilon: 0.2
   alum_dropout: independent
   alum_validate: true
-  alum_ascent: sampled-label
+  alum_objective: task-loss
+  alum_start: uniform
   alum_steps: 2
-  alum_step_layers: 1
-  alum_ascent_precision: bf16
+  alum_site: words
   alum_memory: low
   alum_fraction: 0.5
-  alum_interval: 2
 dataset: {{batch_size: 8, num_workers: 0, max_valid_steps: 2}}
 optimizer: {{_name: adam}}
 lr_scheduler: {{_name: fixed}}
@@ -305,18 +304,17 @@ def test_hydra_train_equals_fairseq_train(train: Train, mlm_data: Path, tmp_path
         alum_epsilon=0.2,
         alum_dropout="independent",
         alum_validate=True,
-        alum_ascent="sampled-label",
+        alum_objective="task-loss",
+        alum_start="uniform",
         alum_steps=2,
-        alum_step_layers=1,
-        alum_ascent_precision="bf16",
+        alum_site="words",
         alum_memory="low",
         alum_fraction=0.5,
-        alum_interval=2,
         max_update=4,
     ).stdout
     for setting in (
-        *("norm=l2", "dropout=independent", "ascent=sampled-label", "steps=2", "step_layers=1"),
-        *("ascent_precision=bf16", "memory=low", "fraction=0.5", "interval=2"),
+        *("norm=l2", "dropout=independent", "objective=task-loss", "start=uniform", "steps=2"),
+        *("site=words", "memory=low", "fraction=0.5"),
     ):
         assert f" {setting} " in hydra
     assert "adv_ppl" in hydra
@@ -329,6 +327,11 @@ def test_hydra_train_equals_fairseq_train(train: Train, mlm_data: Path, tmp_path
     assert "Loaded checkpoint" in resumed
     assert "num_updates: 5 >= max_update: 5" in resumed
 
+    gone = run_tool(*command, "+criterion.alum_interval=4", cwd=tmp_path, check=False)
+    assert gone.returncode
+    assert "--alum-interval is gone: give --alum-fraction" in gone.stdout
+    assert "Traceback" not in gone.stdout
+
 
 # Errors: one line, before training.
 
@@ -336,7 +339,8 @@ def test_hydra_train_equals_fairseq_train(train: Train, mlm_data: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alum_layer": 9}, "--alum-layer is 9: it must be from 0 (the embedding output) to 1"),
+        ({"alum_site": 9}, "--alum-site is 9: it must be words, embeddings, or a layer from 0"),
+        ({"alum_interval": 4}, "--alum-interval is gone: give --alum-fraction, which costs the"),
         ({"alum_epsilon": -1}, "--alum-epsilon is -1.0: it must be a finite number above 0"),
         ({"task": "masked_lm", "alum_start_update": 1}, "--alum-start-update needs the number"),
     ],
