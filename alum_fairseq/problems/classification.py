@@ -33,26 +33,29 @@ class Classification(SupervisedProblem):
     binarized_labels = True
     labels: tuple[str, ...] = ()
 
-    @override
     @classmethod
+    @override
     def of(cls, labels: Sequence[str] | None, scale: float = 1.0) -> Self:
         return cls(tuple(labels or ()))
 
-    @override
     @property
+    @override
     def answers(self) -> str:
         return ", ".join(self.labels)
 
-    @override
     @property
+    def _listed(self) -> str:
+        return ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
+
+    @property
+    @override
     def num_classes(self) -> int:
         return len(self.labels)
 
     @override
     def answer(self, text: str) -> int:
         if text not in self.labels:
-            listed = ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
-            raise UsageError(f"the label {text!r} is none of the classes ({listed})")
+            raise UsageError(f"the label {text!r} is none of the classes ({self._listed})")
         return self.labels.index(text)
 
     @override
@@ -72,8 +75,8 @@ class Classification(SupervisedProblem):
         label = self.labels[int(probabilities.argmax())]
         return Prediction(label, dict(zip(self.labels, probabilities.tolist(), strict=True)))
 
-    @override
     @property
+    @override
     def columns(self) -> list[str]:
         return ["label", *(f"p({label})" for label in self.labels)]
 

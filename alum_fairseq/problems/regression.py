@@ -32,23 +32,24 @@ class Regression(SupervisedProblem):
     """
 
     name = "regression"
+    problem_type = "regression"
     divergence = "squared_error"
     categorical = False
     scale: float = 1.0
     tolerance: float = 0.0
 
-    @override
     @classmethod
+    @override
     def of(cls, labels: Sequence[str] | None = None, scale: float = 1.0) -> Self:
         return cls(scale)
 
-    @override
     @property
+    @override
     def answers(self) -> str:
         return "numbers"
 
-    @override
     @property
+    @override
     def num_classes(self) -> int:
         return 1
 
@@ -78,8 +79,8 @@ class Regression(SupervisedProblem):
     def prediction(self, logits: Tensor) -> Prediction:
         return Prediction(None, {}, self.scale * float(logits[0]))
 
-    @override
     @property
+    @override
     def columns(self) -> list[str]:
         return ["value"]
 

@@ -13,12 +13,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
 import alum_fairseq
 from alum_fairseq import cli
-from alum_fairseq.data.record import RECORD, DataRecord
 from alum_fairseq.data.tables import add_table_options, table_format
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder
@@ -56,6 +54,8 @@ same command is given again; so does one with more checkpoints or parts.
 
 _CHUNK = 64  # examples; what is lost when a run is stopped
 _WORK = "work"
+# What a report calls a problem, where it has a name of its own.
+_KINDS = {"multiple_choice": "choices"}
 
 
 @dataclass
@@ -181,22 +181,16 @@ class _Predictors:
         self.first = load_predictor(paths[0], arguments)
         for path in paths[1:]:
             other = load_predictor(path, arguments)
-            if (other.labels, other.layout.choices) != (
-                self.first.labels,
-                self.first.layout.choices,
-            ):
+            one, another = self.first.problem, other.problem
+            if (one.name, one.labels) != (another.name, another.labels):
                 raise UsageError(
-                    f"{path} answers with {_listed(other.labels)}, {paths[0]} with "
-                    f"{_listed(self.first.labels)}: they cannot be compared"
+                    f"{path} answers with {another.answers}, {paths[0]} with {one.answers}: they "
+                    "cannot be compared"
                 )
 
     def load(self, place: int) -> Predictor:
         """The model of a checkpoint, by its place among all."""
         return self.first if place == 0 else load_predictor(self.paths[place], self._arguments)
-
-
-def _listed(labels: Sequence[str] | None) -> str:
-    return "numbers" if labels is None else ", ".join(labels)
 
 
 @dataclass(frozen=True)
@@ -218,8 +212,8 @@ class _Data:
         if arguments.input is None:
             if columns or label:
                 raise UsageError("--columns and --label are those of --input, which is not given")
-            source = f"{predictor.data}: {arguments.subset}"
-            examples = from_binarized(predictor.data, arguments.subset, predictor)
+            source = f"{predictor.checkpoint.data}: {arguments.subset}"
+            examples = from_binarized(predictor.checkpoint.data, arguments.subset, predictor)
         else:
             columns, label = _columns(arguments, predictor)
             source = str(arguments.input)
@@ -230,12 +224,8 @@ class _Data:
         chosen = sample(examples, effort.examples, arguments.seed)
         return cls(
             source,
-            "choices"
-            if predictor.layout.choices
-            else "regression"
-            if predictor.labels is None
-            else "classification",
-            predictor.labels,
+            _KINDS.get(predictor.problem.name, predictor.problem.name),
+            list(predictor.problem.labels) or None,
             tolerance,
             chosen,
             sample(chosen, effort.attack_examples, arguments.seed),
@@ -265,9 +255,9 @@ def _columns(arguments: argparse.Namespace, predictor: Predictor) -> tuple[list[
     columns, label = arguments.columns, arguments.label
     if columns and label:
         return columns, label
-    if predictor.data is None or not (predictor.data / RECORD).is_file():
+    record = predictor.checkpoint.record
+    if record is None:
         raise UsageError(f"give --columns and --label, the columns of {arguments.input}")
-    record = DataRecord.load(predictor.data)
     return columns or record.columns, label or record.label_column
 
 
@@ -275,18 +265,9 @@ def _tolerance(
     arguments: argparse.Namespace, examples: Sequence[Example], predictor: Predictor
 ) -> float | None:
     """How far from the answer a number still is right; None for classes."""
-    given = arguments.tolerance
-    if predictor.labels is not None:
-        if given is not None:
-            raise UsageError("--tolerance is for regression, but the model has classes")
-        return None
-    if given is None:
-        given = pstdev(float(example.answer) for example in examples) / 2
-        if not given:
-            raise UsageError("all answers are equal: give --tolerance, how far off is still right")
-    if not 0 < given < float("inf"):
-        raise UsageError(f"--tolerance is {given:g}: it must be above 0, and finite")
-    return given
+    answers = [example.answer for example in examples]
+    problem = predictor.problem.within(arguments.tolerance, answers)
+    return None if problem.categorical else problem.tolerance
 
 
 def _sets(
@@ -307,7 +288,12 @@ def _sets(
     sets: dict[str, AdversarialSet] = {}
     for spec in arguments.adversarial_set:
         found = read_set(
-            spec, columns, label, table_format(arguments), predictor.labels, mapped or None
+            spec,
+            columns,
+            label,
+            table_format(arguments),
+            list(predictor.problem.labels) or None,
+            mapped or None,
         )
         if found.name in sets:
             raise UsageError(
@@ -405,10 +391,10 @@ def _identity(
     """All that the records of a checkpoint depend on, besides part and examples."""
     return {
         "checkpoint": _digest(path),
-        "vocabulary": [_digest(file) for file in predictor.vocabulary.files],
-        "head": predictor.head,
-        "labels": predictor.labels,
-        "scale": predictor.scale,
+        "vocabulary": [_digest(file) for file in predictor.checkpoint.vocabulary.files],
+        "head": predictor.checkpoint.head,
+        "labels": list(predictor.problem.labels) or None,
+        "scale": predictor.problem.scale,
         "tolerance": data.tolerance,
         "max_tokens": arguments.max_tokens,
         "device": str(predictor.device),

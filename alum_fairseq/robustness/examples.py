@@ -15,7 +15,6 @@ from alum_fairseq.data.tables import TableFormat, read_rows
 from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.predict import Predictor
-from alum_fairseq.predict.scores import check_answer
 from alum_fairseq.robustness.types import Example
 
 
@@ -30,7 +29,7 @@ def from_table(
     predictor.check_inputs(len(columns))
     examples = []
     for row in read_rows(path, table, columns, label):
-        check_answer(row.label, predictor.labels, f"{path}:{row.line}")
+        predictor.problem.check_answer(row.label, f"{path}:{row.line}")
         examples.append(Example(len(examples), row.texts, row.label))
     if not examples:
         raise UsageError(f"{path} has no examples")
@@ -50,10 +49,10 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
     if not folders:
         raise UsageError(f"{data} has no input0: it is no folder of a prepared data set")
     predictor.check_inputs(len(folders))
-    bpe = Vocabulary.load(predictor.vocabulary.folder).encoder()
+    bpe = Vocabulary.load(predictor.checkpoint.vocabulary.folder).encoder()
     columns = []
     for folder in folders:
-        dictionary = predictor.dictionary
+        dictionary = predictor.checkpoint.dictionary
         columns.append(
             [
                 bpe.decode(" ".join(dictionary[i] for i in tokens if i != dictionary.eos()))
@@ -71,28 +70,25 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
 
 def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
     """The labels as they stood in the table."""
-    numbers = folder / f"{subset}.label"
-    if predictor.labels is not None and not predictor.layout.choices:
+    problem = predictor.problem
+    if problem.binarized_labels:
         if not (folder / f"{subset}.idx").is_file():
             raise UsageError(f"{folder} has no labels of {subset}")
         dictionary = load_dictionary(folder)
         for place, tokens in enumerate(_sequences(folder / subset, dictionary), 1):
             number = tokens[0] - dictionary.nspecial if tokens else None
-            if number not in range(len(predictor.labels)):
+            if number not in range(len(problem.labels)):
                 found = dictionary[tokens[0]] if tokens else None
                 raise UsageError(
                     f"{folder / subset}: the label of example {place} is {found!r}, which the "
                     "model does not have"
                 )
-            yield predictor.labels[number]
+            yield problem.labels[number]
         return
-    for place, line in read_label_lines(numbers):
+    for place, line in read_label_lines(folder / f"{subset}.label"):
         try:
-            if predictor.labels is None:
-                yield repr(float(line) * predictor.scale)
-            else:
-                yield predictor.labels[int(line)]
-        except (ValueError, IndexError):
+            yield problem.from_label_line(line)
+        except ValueError:
             raise UsageError(f"{place}: {line!r} is no label") from None
 
 

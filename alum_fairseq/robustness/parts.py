@@ -12,7 +12,6 @@ import torch
 from typing_extensions import override
 
 from alum_fairseq.adversarial.adversary import Adversary
-from alum_fairseq.adversarial.divergences import get_divergence
 from alum_fairseq.adversarial.gain import random_like
 from alum_fairseq.adversarial.objectives import DivergenceFromClean
 from alum_fairseq.robustness.greedy import (
@@ -190,7 +189,7 @@ class TextAttack(Part):
 
     @override
     def measure(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        labels = subject.predictor.labels or ()
+        labels = subject.problem.labels
         return list(map(_of_attempt, self._attempts(examples, labels, subject.probabilities)))
 
     def _attempts(
@@ -302,8 +301,7 @@ class Smoothness(Part):
     def _batch(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
         target = subject.target(examples)
         adversary = replace(YARDSTICK, epsilon=self.epsilon)
-        kind = "squared_error" if subject.predictor.labels is None else "kl"
-        divergence = get_divergence(kind)
+        divergence = subject.divergence
         device = target.embeddings.device
         generator = torch.Generator(device).manual_seed(self.seed + examples[0].number)
         rows = torch.arange(len(examples), device=device)

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
@@ -407,8 +406,8 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
     """
     predictor = Predictor.load(path, data=data)
     examples = from_binarized(data, "test", predictor)
-    regression = predictor.labels is None
-    tolerance = pstdev(float(example.answer) for example in examples) / 2 if regression else None
+    problem = predictor.problem.within(None, [example.answer for example in examples])
+    tolerance = None if problem.categorical else problem.tolerance
     subject = Subject(predictor, tolerance, MAX_TOKENS, _MEASURING_SEED)
     chosen: dict[str, Sequence[Example]] = {}
     records: dict[str, list[list[Any]]] = {}
@@ -422,8 +421,8 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
         data={
             "source": str(data),
             "examples": len(examples),
-            "kind": "regression" if regression else "classification",
-            "labels": predictor.labels,
+            "kind": problem.name,
+            "labels": list(problem.labels) or None,
             "tolerance": tolerance,
         },
         models=[{"name": _NAME, "checkpoints": [{"path": str(path)}]}],

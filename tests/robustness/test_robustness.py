@@ -748,7 +748,10 @@ def places(solved: dict[str, Any], cases: dict[str, Any], folder: Path) -> dict[
         ({"columns": ["a", "label"]}, "an example has 2 texts, of those trained on 1"),
         ({"columns": "b"}, ":1: there is no b: there are a, label"),
         ({"label": "b"}, ":1: there is no b: there are a, label"),
-        ({"input": "IN/label.jsonl"}, "label.jsonl:2: the model has no label 'so': it has no, w"),
+        (
+            {"input": "IN/label.jsonl"},
+            "label.jsonl:2: the label 'so' is none of the classes .no",
+        ),
         ({"input": "IN/empty.jsonl"}, "empty.jsonl has no examples"),
         ({"input": "IN/none.tsv"}, "none.tsv does not exist"),
         ({"tolerance": 1}, "--tolerance is for regression, but the model has classes"),
