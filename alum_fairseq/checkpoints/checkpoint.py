@@ -161,8 +161,10 @@ class Checkpoint:
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
         """The classes by name, in the head's order; None if nothing says them."""
-        if self._labels is not None or not self.problem_class.categorical:
-            return None if self._labels is None else tuple(self._labels)
+        if self._labels is not None:
+            return tuple(self._labels)
+        if not self.problem_class.categorical:
+            return None
         if self.record is not None and self.record.problem.labels:
             return self.record.problem.labels
         if self.data is not None and (self.data / "label" / DICTIONARY).is_file():

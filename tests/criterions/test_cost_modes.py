@@ -21,6 +21,8 @@ from fairseq.distributed import ModuleProxyWrapper
 from torch import Tensor, nn
 
 from alum_fairseq import Adversary, UsageError
+
+
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
 from alum_fairseq.criterions.alum_sentence_prediction import (

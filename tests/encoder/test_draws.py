@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from alum_fairseq.encoder.draws import Draws
 from conftest import Counting
 from torch import Tensor
+
+from alum_fairseq.encoder.draws import Draws
 
 
 def noisy(x: Tensor) -> Tensor:

@@ -616,7 +616,7 @@ def test_bad_tables(table: str, message: str, refused: Any, tmp_path: Path) -> N
 
 def test_a_rare_class_may_come_first(run: Any, tmp_path: Path) -> None:
     write(tmp_path, {"train.tsv": "a\trare\nb\tx\nc\tx\n"})
-    assert run(*own(tmp_path, "--no-header")).labels == ["rare", "x"]
+    assert run(*own(tmp_path, "--no-header")).problem.labels == ("rare", "x")
 
 
 def test_other_splits_must_fit(refused: Any, tmp_path: Path) -> None:
