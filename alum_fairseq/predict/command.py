@@ -148,22 +148,21 @@ def _write(
     with cli.counter("predicting", "examples") as counter:
         while chunk := list(islice(rows, _CHUNK)):
             predictions = predictor.predict([row.texts for row in chunk], arguments.max_tokens)
-            if not count and not as_json:
-                texts = chunk[0].texts if arguments.keep_input else ()
-                names = [f"text{i + 1}" for i in range(len(texts))]
-                file.write("\t".join([*names, *problem.columns]) + "\n")
             for row, prediction in zip(chunk, predictions, strict=True):
                 texts = row.texts if arguments.keep_input else ()
                 if as_json:
-                    found = {"texts": list(texts)} if texts else {}
-                    line = json.dumps(found | problem.entries(prediction), ensure_ascii=False)
+                    entries = {"texts": list(texts)} if texts else {}
+                    entries |= problem.entries(prediction)
+                    file.write(json.dumps(entries, ensure_ascii=False) + "\n")
                 else:
-                    fields = [" ".join(text.split()) for text in texts]
-                    line = "\t".join([*fields, *problem.fields(prediction)])
-                file.write(line + "\n")
+                    fields = {f"text{i}": " ".join(text.split()) for i, text in enumerate(texts, 1)}
+                    fields |= problem.row(prediction)
+                    if not count:
+                        file.write("\t".join(fields) + "\n")
+                    file.write("\t".join(fields.values()) + "\n")
+                count += 1
                 if row.label is not None:
                     answered.append((prediction, row.label))
-            count += len(chunk)
             counter.update(len(chunk))
     if answered:
         found = problem.scores(*zip(*answered, strict=True))

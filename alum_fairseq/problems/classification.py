@@ -75,14 +75,10 @@ class Classification(SupervisedProblem):
         label = self.labels[int(probabilities.argmax())]
         return Prediction(label, dict(zip(self.labels, probabilities.tolist(), strict=True)))
 
-    @property
     @override
-    def columns(self) -> list[str]:
-        return ["label", *(f"p({label})" for label in self.labels)]
-
-    @override
-    def fields(self, prediction: Prediction) -> list[str]:
-        return [prediction.label, *(f"{p:.6f}" for p in prediction.probabilities.values())]
+    def row(self, prediction: Prediction) -> dict[str, str]:
+        probabilities = {f"p({k})": f"{p:.6f}" for k, p in prediction.probabilities.items()}
+        return {"label": prediction.label, **probabilities}
 
     @override
     def entries(self, prediction: Prediction) -> dict[str, Any]:

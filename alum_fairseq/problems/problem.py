@@ -16,6 +16,9 @@ from typing_extensions import Self
 
 from alum_fairseq.errors import UsageError
 
+Text = TypeVar("Text")
+_Type = TypeVar("_Type", bound="type[Problem]")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -195,14 +198,9 @@ class SupervisedProblem(Problem):
     def prediction(self, logits: Tensor) -> Prediction:
         """What the logits (``C``) of one example say."""
 
-    @property
     @abstractmethod
-    def columns(self) -> list[str]:
-        """The header of a table of predictions: see :meth:`fields`."""
-
-    @abstractmethod
-    def fields(self, prediction: Prediction) -> list[str]:
-        """A prediction as a row of a table."""
+    def row(self, prediction: Prediction) -> dict[str, str]:
+        """A prediction as a row of a table, by the names of the columns."""
 
     @abstractmethod
     def entries(self, prediction: Prediction) -> dict[str, Any]:
@@ -276,9 +274,6 @@ class SupervisedProblem(Problem):
             target: a row of :meth:`targets`.
         """
 
-
-Text = TypeVar("Text")
-_Type = TypeVar("_Type", bound=type[Problem])
 
 PROBLEMS: dict[str, type[Problem]] = {}
 

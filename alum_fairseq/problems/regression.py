@@ -79,14 +79,9 @@ class Regression(SupervisedProblem):
     def prediction(self, logits: Tensor) -> Prediction:
         return Prediction(None, {}, self.scale * float(logits[0]))
 
-    @property
     @override
-    def columns(self) -> list[str]:
-        return ["value"]
-
-    @override
-    def fields(self, prediction: Prediction) -> list[str]:
-        return [f"{prediction.value:.6g}"]
+    def row(self, prediction: Prediction) -> dict[str, str]:
+        return {"value": f"{prediction.value:.6g}"}
 
     @override
     def entries(self, prediction: Prediction) -> dict[str, Any]:

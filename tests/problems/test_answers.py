@@ -140,13 +140,12 @@ def test_predictions_and_scores_of_numbers() -> None:
 
 def test_how_a_prediction_is_written() -> None:
     one = CLASSES.prediction(torch.tensor([0.0, 0.0, math.log(2)]))
-    assert CLASSES.columns == ["label", "p(no)", "p(well, maybe)", "p(yes)"]
-    assert CLASSES.fields(one) == ["yes", "0.250000", "0.250000", "0.500000"]
+    row = {"label": "yes", "p(no)": "0.250000", "p(well, maybe)": "0.250000", "p(yes)": "0.500000"}
+    assert list(CLASSES.row(one).items()) == list(row.items())
     entries = {"label": "yes", "probabilities": {"no": 0.25, "well, maybe": 0.25, "yes": 0.5}}
     assert CLASSES.entries(one) == entries
     number = NUMBERS.prediction(torch.tensor([0.5]))
-    assert NUMBERS.columns == ["value"]
-    assert (NUMBERS.fields(number), NUMBERS.entries(number)) == (["2.5"], {"value": 2.5})
+    assert (NUMBERS.row(number), NUMBERS.entries(number)) == ({"value": "2.5"}, {"value": 2.5})
 
 
 # --------------------------------------------------------------------------------- right and wrong
