@@ -530,7 +530,7 @@ COMMAND_ROWS: list[tuple[str, list[str], dict[str, Any], str]] = [
     ("prepare", [], {"columns": "a a a"}, "--columns names 3 columns: fairseq reads one"),
     ("prepare", [], {"label": "class"}, "there is no class: there are a, label"),
     ("prepare", [], {"header": True}, "--header is for TSV and CSV: JSON-lines name their columns"),
-    ("prepare", [], {"regression": True}, "the label 'well, maybe' is no number"),
+    ("prepare", [], {"regression": True}, "the label 'no' is no number"),
     ("prepare", [], {"labels": "no"}, "--labels no: name all classes, two or more"),
     ("prepare", [], {"labels": "no yes"}, "the label 'well, maybe' is none of the classes (no,"),
     ("prepare", [], {"task": "RTE"}, "--task RTE knows the layout: leave out --train"),
