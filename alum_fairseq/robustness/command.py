@@ -30,13 +30,13 @@ from alum_fairseq.predict.options import (
 from alum_fairseq.robustness.examples import from_binarized, from_table, sample
 from alum_fairseq.robustness.parts import Clean, Noise, Part, Words
 from alum_fairseq.robustness.plan import Effort, add_options, effort_of, parts_of
-from alum_fairseq.robustness.publish import write_report
+from alum_fairseq.robustness.report.publish import write_report
+from alum_fairseq.robustness.report.summary import build_report
+from alum_fairseq.robustness.report.wording import table
 from alum_fairseq.robustness.sets import AdversarialSet, read_set
 from alum_fairseq.robustness.store import Record, Store
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.summary import build_report
 from alum_fairseq.robustness.types import Example
-from alum_fairseq.robustness.wording import table
 
 _DESCRIPTION = """\
 Measures how robust fine-tuned checkpoints are, and writes a report.

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.robustness.greedy import Limits
+from alum_fairseq.robustness.attacks.greedy import Limits
+from alum_fairseq.robustness.attacks.pgd import OBJECTIVES, ProjectedGradient
 from alum_fairseq.robustness.parts import (
     YARDSTICK,
     Clean,
@@ -19,9 +20,8 @@ from alum_fairseq.robustness.parts import (
     TextAttack,
     Words,
 )
-from alum_fairseq.robustness.pgd import OBJECTIVES, ProjectedGradient
+from alum_fairseq.robustness.report.summary import RADII
 from alum_fairseq.robustness.sets import AdversarialSet
-from alum_fairseq.robustness.summary import RADII
 
 PARTS = ("noise", "greedy", "wordnet", "linf", "l2", "smoothness")
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from alum_fairseq.adversarial.divergences import Divergence, get_divergence
 from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.predict import Predictor
-from alum_fairseq.robustness.noise import seeded
-from alum_fairseq.robustness.pgd import DIVERGENCE, LOSS, Target
+from alum_fairseq.robustness.attacks.noise import seeded
+from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, Target
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 # Of the longest example in a batch, the least that another may have of its length.

@@ -34,8 +34,9 @@ from alum_fairseq.data.record import DataRecord
 from alum_fairseq.files import whole_file
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.predictor import MAX_TOKENS
+from alum_fairseq.robustness.attacks.greedy import Limits
+from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
 from alum_fairseq.robustness.examples import from_binarized, sample
-from alum_fairseq.robustness.greedy import Limits
 from alum_fairseq.robustness.parts import (
     YARDSTICK,
     Clean,
@@ -45,9 +46,8 @@ from alum_fairseq.robustness.parts import (
     Smoothness,
     Words,
 )
-from alum_fairseq.robustness.pgd import ProjectedGradient
+from alum_fairseq.robustness.report.summary import build_report
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.summary import build_report
 from alum_fairseq.robustness.types import Example
 
 # The same examples for every model, whatever its seed.

@@ -21,7 +21,7 @@ from alum_fairseq.data.layout import Layout
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.predict import Predictor
 from alum_fairseq.problems import Classification, MultipleChoice, Regression
-from alum_fairseq.robustness.pgd import DIVERGENCE, LOSS, Found, ProjectedGradient, Target
+from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, Found, ProjectedGradient, Target
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example
 

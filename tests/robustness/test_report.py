@@ -16,11 +16,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from alum_fairseq import UsageError
-from alum_fairseq.robustness.markdown import escaped
-from alum_fairseq.robustness.publish import write_report
-from alum_fairseq.robustness.summary import build_report
+from alum_fairseq.robustness.report.markdown import escaped
+from alum_fairseq.robustness.report.publish import write_report
+from alum_fairseq.robustness.report.summary import build_report
+from alum_fairseq.robustness.report.wording import table, visible
 from alum_fairseq.robustness.types import Example
-from alum_fairseq.robustness.wording import table, visible
 
 WORDS = ["the", "film", "was", "a", "quiet", "slow", "and", "rather", "moving", "story", "about"]
 HOSTILE = (

@@ -139,7 +139,7 @@ def measured(solved: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
             without_wordnet(patch)
             noted = note_reports(patch)
             if kind not in DRAWN:  # it takes seconds
-                patch.setattr("alum_fairseq.robustness.publish.figures", lambda report: {})
+                patch.setattr("alum_fairseq.robustness.report.publish.figures", lambda report: {})
             run = robustness(path=case.path, input=case.table, output=folder, **FEW)
         assert run.status == 0, run.err
         done[kind] = SimpleNamespace(case=case, folder=folder, **vars(run), **vars(noted[0]))
@@ -813,7 +813,8 @@ def test_wrong_usage(
 ) -> None:
     without_wordnet(monkeypatch)
     monkeypatch.setattr(
-        "alum_fairseq.robustness.textattack_recipes._library", lambda: library_with_recipe("X")
+        "alum_fairseq.robustness.attacks.textattack_recipes._library",
+        lambda: library_with_recipe("X"),
     )
     names = places(solved, cases, tmp_path)
     names["TABLE"] = solved["single"].table

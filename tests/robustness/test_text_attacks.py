@@ -16,18 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alum_fairseq import UsageError
-from alum_fairseq.robustness.greedy import (
+from alum_fairseq.robustness.attacks.greedy import (
     Attempt,
     CharacterEdits,
     Limits,
     greedy_attack,
     run_side_by_side,
 )
-from alum_fairseq.robustness.noise import NOISES, add_noise
-from alum_fairseq.robustness.textattack_recipes import run_recipe
+from alum_fairseq.robustness.attacks.noise import NOISES, add_noise
+from alum_fairseq.robustness.attacks.textattack_recipes import run_recipe
+from alum_fairseq.robustness.attacks.wordnet import WordNetSubstitutions
+from alum_fairseq.robustness.attacks.words import Edit, Editor, Split, edits_between, may_stand_in
 from alum_fairseq.robustness.types import Candidates, Example, Texts, Verdict
-from alum_fairseq.robustness.wordnet import WordNetSubstitutions
-from alum_fairseq.robustness.words import Edit, Editor, Split, edits_between, may_stand_in
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>", "<mask>", "<|endoftext|>", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -222,7 +222,7 @@ def test_noise_depends_on_seed_and_kind_and_nothing_else() -> None:
     assert len(changed) > 1  # other words, too
     # The same in another process, where Python's own hash of a text is another.
     code = (
-        "from alum_fairseq.robustness.noise import add_noise;"
+        "from alum_fairseq.robustness.attacks.noise import add_noise;"
         f"print(add_noise({texts!r}, 'drop', 0.5, 7).texts[0])"
     )
     done = subprocess.run(

@@ -14,20 +14,20 @@ from typing_extensions import override
 from alum_fairseq.adversarial.adversary import Adversary
 from alum_fairseq.adversarial.gain import random_like
 from alum_fairseq.adversarial.objectives import DivergenceFromClean
-from alum_fairseq.robustness.greedy import (
+from alum_fairseq.robustness.attacks.greedy import (
     Attempt,
     CharacterEdits,
     Limits,
     greedy_attack,
     run_side_by_side,
 )
-from alum_fairseq.robustness.noise import NOISES, add_noise
-from alum_fairseq.robustness.pgd import ProjectedGradient
+from alum_fairseq.robustness.attacks.noise import NOISES, add_noise
+from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
+from alum_fairseq.robustness.attacks.textattack_recipes import PredictProbabilities, run_recipe
+from alum_fairseq.robustness.attacks.wordnet import WordNetSubstitutions
 from alum_fairseq.robustness.store import Record
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.textattack_recipes import PredictProbabilities, run_recipe
 from alum_fairseq.robustness.types import Candidates, Example, Texts, Verdict
-from alum_fairseq.robustness.wordnet import WordNetSubstitutions
 
 
 class Part(ABC):

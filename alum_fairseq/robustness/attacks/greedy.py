@@ -23,9 +23,9 @@ from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.robustness.noise import NOISES, seeded
+from alum_fairseq.robustness.attacks.noise import NOISES, seeded
+from alum_fairseq.robustness.attacks.words import MIN_LETTERS, Edit, Editor, Place, may_stand_in
 from alum_fairseq.robustness.types import Candidates, Texts, Verdict
-from alum_fairseq.robustness.words import MIN_LETTERS, Edit, Editor, Place, may_stand_in
 
 Attack = Generator[list[Texts], list[Verdict], "Attempt"]
 
@@ -90,7 +90,7 @@ class Attempt:
 
 
 class CharacterEdits:
-    """Candidates that are typing mistakes: those of :data:`alum_fairseq.robustness.noise.NOISES`.
+    """Typing mistakes as candidates: :data:`alum_fairseq.robustness.attacks.noise.NOISES`.
 
     Args:
         seed: another seed, another choice among them.

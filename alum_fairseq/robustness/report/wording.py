@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any
 
-from alum_fairseq.robustness.summary import NORMS, part_name
+from alum_fairseq.robustness.report.summary import NORMS, part_name
 
 SIGNIFICANT = 0.05
 

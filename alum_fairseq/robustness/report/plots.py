@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alum_fairseq.robustness.wording import capitalized, curve_title, shortened
+from alum_fairseq.robustness.report.wording import capitalized, curve_title, shortened
 
 # Okabe and Ito's colours, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/),
 # each with its own mark and line, for those who see or print none.
