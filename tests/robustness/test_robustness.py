@@ -24,7 +24,7 @@ from support.untrained import KINDS, LABELS, texts
 from alum_fairseq import UsageError
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.command import main as predict
-from alum_fairseq.robustness import command
+from alum_fairseq.robustness import command, runner
 from alum_fairseq.robustness.store import Store
 
 FEW = {
@@ -65,7 +65,7 @@ def without_wordnet(patch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise UsageError("substitution by synonyms needs NLTK")
 
-    patch.setattr("alum_fairseq.robustness.parts.WordNetSubstitutions", missing)
+    patch.setattr("alum_fairseq.robustness.parts.wordnet.WordNetSubstitutions", missing)
 
 
 def note_reports(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
@@ -75,7 +75,10 @@ def note_reports(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
 
     def build_report(**given: Any) -> dict[str, Any]:
         report = build(**given)
-        noted.append(SimpleNamespace(**given, report=report))
+        found = given.pop("records")
+        records = {part: each.checkpoints for part, each in found.items()}
+        examples = {part: each.examples for part, each in found.items()}
+        noted.append(SimpleNamespace(**given, records=records, examples=examples, report=report))
         return report
 
     patch.setattr(command, "build_report", build_report)
@@ -350,7 +353,7 @@ def report_files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The part of every chunk that is measured; a chunk is of 4 examples."""
-    monkeypatch.setattr(command, "_CHUNK", 4)
+    monkeypatch.setattr(runner, "CHUNK", 4)
     noted: list[str] = []
     add = Store.add
 
