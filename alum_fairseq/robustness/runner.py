@@ -67,7 +67,10 @@ def run_parts(
                 counter.set_description(f"{path.parent.name}: {part.name}")
                 records[part.name].append(_run(part, subject, chosen, store, counter))
                 seconds[-1][part.name] = round(sum(took for _, took in store.chunks.values()), 3)
-    return {name: Records(examples[name], found) for name, found in records.items()}, seconds
+    measured = {
+        name: Records(data.problem, examples[name], found) for name, found in records.items()
+    }
+    return measured, seconds
 
 
 def _run(

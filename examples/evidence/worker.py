@@ -412,7 +412,7 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
     for part, count in parts:
         chosen = sample(examples, count, _MEASURING_SEED)
         began = time.monotonic()
-        records[part.name] = Records(chosen, [_measured(part, subject, chosen)])
+        records[part.name] = Records(problem, chosen, [_measured(part, subject, chosen)])
         seconds[part.name] = round(time.monotonic() - began, 1)
     report = build_report(
         data={

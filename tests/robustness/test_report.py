@@ -16,6 +16,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from alum_fairseq import UsageError
+from alum_fairseq.problems import Classification, MultipleChoice, Regression
 from alum_fairseq.robustness.attacks.greedy import Limits
 from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
 from alum_fairseq.robustness.parts.adversarial_set import AdversarialSetPart
@@ -103,7 +104,15 @@ def synthetic(
 def report_of(**given: Any) -> dict[str, Any]:
     """The report of a run, of which ``examples`` and ``records`` are mappings by part."""
     examples = given.pop("examples")
-    records = {part: Records(examples[part], found) for part, found in given["records"].items()}
+    kind, labels = given["data"]["kind"], tuple(given["data"]["labels"] or ())
+    problem = {
+        "classification": Classification(labels),
+        "regression": Regression(tolerance=0.5),
+        "choices": MultipleChoice(("0", "1")),
+    }[kind]
+    records = {
+        part: Records(problem, examples[part], found) for part, found in given["records"].items()
+    }
     parts = [part for part in given.pop("parts") if part.name in records]
     return build_report(**{**given, "parts": parts, "records": records})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Beginning(Part):
                 record[str(share)] = asdict(verdict)
         return records
 
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
+    def measures(self, records: Records) -> Iterator[Measure]:
         for share in self.keep:
             columns = records.columns(right_with(share))
             meaning = f"What is right with {share:.0%} of the words."
@@ -62,7 +62,7 @@ class Beginning(Part):
         columns = records.columns(*map(right_with, self.keep))
         yield Curve(self.keep, statistics.means, columns)
 
-    def warnings(self, model: str, records: Records, data: Mapping[str, Any]) -> Iterator[str]:
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
         yield f"{model}: {len(records.every())} beginnings may be beside the point."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from alum_fairseq.robustness.parts.part import (
     Measure,
     Part,
     Records,
-    accuracy_title,
     register_part,
 )
 from alum_fairseq.robustness.sets import read_set
@@ -86,9 +85,9 @@ class AdversarialSetPart(Part):
         return self.content
 
     @override
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
+    def measures(self, records: Records) -> Iterator[Measure]:
         meaning = f"Right answers on the set {self.variant}; an example counts as in clean data."
-        yield self.accuracy(records, f"{accuracy_title(data)} on {self.variant}", meaning)
+        yield self.accuracy(records, f"{records.accuracy} on {self.variant}", meaning)
 
 
 def _mapped_labels(options: Namespace) -> dict[str, str] | None:

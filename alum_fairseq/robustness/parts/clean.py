@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from typing_extensions import override
@@ -17,8 +16,6 @@ from alum_fairseq.robustness.parts.part import (
     Measure,
     Part,
     Records,
-    accuracy_title,
-    has_confidence,
     register_part,
 )
 from alum_fairseq.robustness.statistics import Columns
@@ -49,15 +46,16 @@ class Clean(Part):
         return [asdict(verdict) for verdict in verdicts]
 
     @override
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
-        regression = data["kind"] == "regression"
+    def measures(self, records: Records) -> Iterator[Measure]:
+        problem = records.problem
+        regression = not problem.categorical
         right = "Predictions near enough to the answer" if regression else "Right answers"
         meaning = f"{right}, on {len(records.examples)} unchanged examples."
-        yield self.accuracy(records, accuracy_title(data), meaning)
+        yield self.accuracy(records, records.accuracy, meaning)
         if regression:
             yield from self._correlations(records)
-        if data["kind"] == "classification":
-            yield from self._of_classes(records, data["labels"])
+        if problem.name == "classification":
+            yield from self._of_classes(records, problem.labels)
         unit, meaning = ("nats", "Minus the logarithm of the right answer's probability.")
         if regression:
             unit, meaning = ("", "The squared error.")
@@ -71,7 +69,7 @@ class Clean(Part):
                 "How far the model's confidence is from its accuracy, over "
                 f"{statistics.BINS} bins of confidence (expected calibration error; it comes out "
                 "too large on few examples, and so does its interval).",
-                statistics.calibration_error, self.confidence(records, data), better="lower",
+                statistics.calibration_error, self.confidence(records), better="lower",
             )  # fmt: skip
 
     def _correlations(self, records: Records) -> Iterator[Measure]:
@@ -104,14 +102,14 @@ class Clean(Part):
         )  # fmt: skip
 
     @override
-    def confidence(self, records: Records, data: Mapping[str, Any]) -> list[Columns]:
-        if not has_confidence(data):
+    def confidence(self, records: Records) -> list[Columns]:
+        if not records.problem.categorical:
             return []
         return records.columns("confidence", lambda record: float(record["correct"]))
 
     @override
-    def warnings(self, model: str, records: Records, data: Mapping[str, Any]) -> Iterator[str]:
-        if data["kind"] != "classification":
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
+        if records.problem.name != "classification":
             return
         for number, found in enumerate(records.checkpoints, start=1):
             predictions = {record["prediction"] for record in found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,6 @@ from alum_fairseq.robustness.parts.part import (
     Measure,
     Part,
     Records,
-    accuracy_title,
     register_part,
 )
 from alum_fairseq.robustness.subject import Subject
@@ -126,8 +125,8 @@ class EmbeddingAttack(Part):
         return records
 
     @override
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
-        share, radii, columns = accuracy_title(data), self.radii, records.columns(_epsilon)
+    def measures(self, records: Records) -> Iterator[Measure]:
+        share, radii, columns = records.accuracy, self.radii, records.columns(_epsilon)
         for radius in radii:
             yield self.measure(
                 f"accuracy.{radius:g}", f"{share}, radius {radius:g}",
@@ -159,7 +158,7 @@ class EmbeddingAttack(Part):
             yield Curve(radii, statistics.share_above(radii), records.columns(_epsilon))
 
     @override
-    def warnings(self, model: str, records: Records, data: Mapping[str, Any]) -> Iterator[str]:
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
         where = f"{model}, {self.label} attack"
         tried = [record for record in records.every() if record["epsilon"] != 0]  # right without
         broken = [record for record in tried if record["epsilon"] is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from alum_fairseq.robustness.parts.part import (
     Measure,
     Part,
     Records,
-    accuracy_title,
     register_part,
 )
 from alum_fairseq.robustness.parts.word_attack import editable_texts, outcome
@@ -94,8 +93,8 @@ class Noise(Part):
         return records
 
     @override
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
-        kinds, rates, share = sorted(NOISES), sorted(set(self.rates)), accuracy_title(data)
+    def measures(self, records: Records) -> Iterator[Measure]:
+        kinds, rates, share = sorted(NOISES), sorted(set(self.rates)), records.accuracy
         middle = rates[len(rates) // 2]
 
         def left(kinds: list[str], rate: float, key: str, what: str, of: str) -> Measure:

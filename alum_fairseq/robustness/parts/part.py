@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import IntEnum
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from alum_fairseq.errors import UsageError
+from alum_fairseq.problems import SupervisedProblem
 from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.statistics import Columns, Statistic
@@ -38,16 +39,23 @@ class Records:
     """The records of one part.
 
     Attributes:
+        problem: what the models answer.
         examples: that it was measured on.
         checkpoints: for each checkpoint a record of each example.
     """
 
+    problem: SupervisedProblem
     examples: Sequence[Example]
     checkpoints: Sequence[Sequence[Record]]
 
     def __getitem__(self, checkpoints: slice) -> Records:
         """Those of some of the checkpoints."""
-        return Records(self.examples, self.checkpoints[checkpoints])
+        return replace(self, checkpoints=self.checkpoints[checkpoints])
+
+    @property
+    def accuracy(self) -> str:
+        """What the share of right answers is called."""
+        return "Accuracy" if self.problem.categorical else "Within tolerance"
 
     def columns(self, *reads: str | Callable[[Record], Any]) -> list[Columns]:
         """For each checkpoint its columns, one entry an example.
@@ -218,19 +226,14 @@ class Part(ABC):
     # What a report says of it.
 
     @abstractmethod
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
-        """Its numbers, in the order of reading.
-
-        Args:
-            records: of all checkpoints.
-            data: ``kind`` of the task and ``labels`` of the model, as in the report.
-        """
+    def measures(self, records: Records) -> Iterator[Measure]:
+        """Its numbers, in the order of reading."""
 
     def curves(self, records: Records, clean: Records) -> Iterator[Curve]:
         """Its curves; ``clean`` are the records of the unchanged examples."""
         return iter(())
 
-    def warnings(self, model: str, records: Records, data: Mapping[str, Any]) -> Iterator[str]:
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
         """Why the numbers of a model, of which these are the records, may mislead."""
         return iter(())
 
@@ -238,7 +241,7 @@ class Part(ABC):
         """The examples on which a model, of which these are the records, fails worst."""
         return []
 
-    def confidence(self, records: Records, data: Mapping[str, Any]) -> list[Columns]:
+    def confidence(self, records: Records) -> list[Columns]:
         """For each checkpoint how sure it is, and whether it is right; empty: not to be drawn."""
         return []
 
@@ -261,16 +264,6 @@ class Part(ABC):
         """The share of the examples that are right; records have ``correct``."""
         columns = records.columns("correct")
         return self.measure("accuracy", title, meaning, statistics.mean, columns, main=True)
-
-
-def has_confidence(data: Mapping[str, Any]) -> bool:
-    """Whether the model chooses among answers, rather than predict a number."""
-    return data["kind"] != "regression"
-
-
-def accuracy_title(data: Mapping[str, Any]) -> str:
-    """What the share of right answers is called."""
-    return "Accuracy" if has_confidence(data) else "Within tolerance"
 
 
 _PartType = TypeVar("_PartType", bound=type[Part])

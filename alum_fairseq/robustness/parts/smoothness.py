@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from typing_extensions import override
@@ -20,7 +19,6 @@ from alum_fairseq.robustness.parts.part import (
     Measure,
     Part,
     Records,
-    has_confidence,
     register_part,
 )
 from alum_fairseq.robustness.subject import Subject
@@ -95,8 +93,8 @@ class Smoothness(Part):
         return [{"adversarial": adversarial, "random": other} for adversarial, other in pairs]
 
     @override
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
-        probabilities = has_confidence(data)
+    def measures(self, records: Records) -> Iterator[Measure]:
+        probabilities = records.problem.categorical
         what, unit = ("KL", "nats") if probabilities else ("Squared change", "")
         yield self.measure(
             "adversarial", f"{what}, adversarial",
@@ -116,7 +114,7 @@ class Smoothness(Part):
         )  # fmt: skip
 
     @override
-    def warnings(self, model: str, records: Records, data: Mapping[str, Any]) -> Iterator[str]:
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
         found = records.every()
         adversarial, random = (sum(one[key] for one in found) for key in ("adversarial", "random"))
         if random > 0 and adversarial < 2 * random:

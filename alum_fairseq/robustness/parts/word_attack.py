@@ -14,7 +14,7 @@ from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.attacks.greedy import Attempt, Limits
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort
-from alum_fairseq.robustness.parts.part import Measure, Part, Records, accuracy_title
+from alum_fairseq.robustness.parts.part import Measure, Part, Records
 from alum_fairseq.robustness.types import Example, Record, Texts, Verdict
 
 _WORST = 20
@@ -55,9 +55,9 @@ class WordAttack(Part):
         add_effort(group, "--max-queries", 200, 60, text, least=1)
 
     @override
-    def measures(self, records: Records, data: Mapping[str, Any]) -> Iterator[Measure]:
+    def measures(self, records: Records) -> Iterator[Measure]:
         meaning = "What is left when words are changed until the model fails."
-        yield self.accuracy(records, accuracy_title(data), meaning)
+        yield self.accuracy(records, records.accuracy, meaning)
         yield self.measure(
             "success", "Success rate",
             "The share of the rightly answered examples that the attack breaks.",

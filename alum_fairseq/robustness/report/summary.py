@@ -63,10 +63,6 @@ def build_report(
         The report; its numbers have six significant digits, and what is infinite or undefined
         is None.
     """
-    spans = _spans(models)
-    clean = records[parts[0].name]
-    ranked = [(p, records[p.name]) for p in sorted(parts, key=lambda part: part.rank)]
-    measures = [measure for part, found in ranked for measure in part.measures(found, data)]
     report = {
         "format": FORMAT,
         "settings": dict(settings),
@@ -74,6 +70,24 @@ def build_report(
         "data": dict(data),
         "models": [dict(model) for model in models],
         "resamples": resamples,
+        **_reported(parts, records, _spans(models), resamples, seed),
+        "time": {"created": created, "seconds": dict(seconds)},
+    }
+    return json.loads(json.dumps(_rounded(report), allow_nan=False))
+
+
+def _reported(
+    parts: Sequence[Part],
+    records: Mapping[str, Records],
+    spans: Mapping[str, slice],
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What the parts say, in the order of their ranks; ``spans`` has the checkpoints of models."""
+    clean = records[parts[0].name]
+    ranked = [(p, records[p.name]) for p in sorted(parts, key=lambda part: part.rank)]
+    measures = [measure for part, found in ranked for measure in part.measures(found)]
+    return {
         "measures": _adjust(
             [
                 _estimate(measure, spans, resamples, seed)
@@ -88,7 +102,7 @@ def build_report(
         "reliability": {
             name: _reliability(columns[span])
             for part, found in ranked
-            if (columns := part.confidence(found, data))
+            if (columns := part.confidence(found))
             for name, span in spans.items()
         },
         "warnings": [
@@ -98,7 +112,7 @@ def build_report(
                 warning
                 for name, span in spans.items()
                 for part, found in ranked
-                for warning in part.warnings(name, found[span], data)
+                for warning in part.warnings(name, found[span])
             ),
         ],
         "examples": [
@@ -107,9 +121,7 @@ def build_report(
             for name, span in spans.items()
             for example in part.worst(name, found[span], clean[span])
         ],
-        "time": {"created": created, "seconds": dict(seconds)},
     }
-    return json.loads(json.dumps(_rounded(report), allow_nan=False))
 
 
 def _spans(models: Sequence[Mapping[str, Any]]) -> dict[str, slice]:
