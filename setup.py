@@ -19,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["alum_fairseq", "alum_fairseq.*"]),
-    package_data={"alum_fairseq.robustness": ["*.jinja"]},
+    package_data={"alum_fairseq.robustness.report": ["*.jinja"]},
     entry_points={
         "console_scripts": [
             "alum-convert=alum_fairseq.convert.command:main",

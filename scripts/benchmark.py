@@ -63,7 +63,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_f
 from tqdm import tqdm
 
 from alum_fairseq import cli
-from alum_fairseq.checkpoints.reading import load_model, load_state
+from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
 from alum_fairseq.criterions.alum_sentence_prediction import (
     AlumSentencePrediction,
@@ -71,7 +71,7 @@ from alum_fairseq.criterions.alum_sentence_prediction import (
 )
 from alum_fairseq.encoder.tap import sentence_encoder
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file, existing_folder, whole_file
+from alum_fairseq.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -579,9 +579,8 @@ def prepare(options: argparse.Namespace, size: Size) -> tuple[nn.Module, Batches
         dictionary, words = words_of_the_python_manual(size.vocabulary)
         model = build_model(size, dictionary)
     else:
-        path, data = existing_file(options.checkpoint), existing_folder(options.data)
-        model, task, _ = load_model(load_state(path), path, data=str(data))
-        dictionary = task.source_dictionary
+        checkpoint = Checkpoint(options.checkpoint, options.data)
+        model, dictionary = checkpoint.model, checkpoint.dictionary
         words = words_of(options.data, dictionary)
     if size.tokens > model.max_positions():
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alum_fairseq import cli
+from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.convert import from_hf, to_hf
 
 _DESCRIPTION = "Convert models between Hugging Face's transformers and fairseq."
@@ -52,8 +53,8 @@ def _main(argv: list[str]) -> None:
     if options.command == "from-hf":
         notes, steps = from_hf.convert(options.source, options.target)
     else:
-        sources = to_hf.Sources(options.data, options.vocabulary, options.head)
-        notes, steps = to_hf.convert(options.source, options.target, sources)
+        checkpoint = Checkpoint(options.source, options.data, options.vocabulary, options.head)
+        notes, steps = to_hf.convert(checkpoint, options.target)
     for note in notes:
         cli.say(note)
     cli.say(f"{options.target} is complete.\n{steps}")

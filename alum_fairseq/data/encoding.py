@@ -13,6 +13,7 @@ from fairseq.tokenizer import tokenize_line
 
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
+from alum_fairseq.problems import SupervisedProblem
 
 # With fewer examples, starting another process takes longer than it saves.
 _EXAMPLES_PER_WORKER = 2000
@@ -40,20 +41,22 @@ class ExampleEncoder:
     Args:
         vocabulary: the subword encoder and the dictionary.
         max_positions: maximum number of tokens of ``<s> A </s>`` or ``<s> A </s> </s> B </s>``.
-        choices: whether the first text is a context that is paired with each of the others.
+        problem: which of an example's texts the model reads together.
 
     Raises:
         UsageError: ``max_positions`` is too small, or the vocabulary is broken.
     """
 
-    def __init__(self, vocabulary: Vocabulary, max_positions: int, choices: bool = False) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, max_positions: int, problem: SupervisedProblem
+    ) -> None:
         if max_positions < 6:
             raise UsageError(
                 f"--max-positions is {max_positions}: it must be 6 or more, since a pair has 4 "
                 "special tokens"
             )
         self._max_positions = max_positions
-        self._choices = choices
+        self._problem = problem
         self._bpe = vocabulary.encoder()
         self._dictionary = vocabulary.dictionary
 
@@ -81,12 +84,13 @@ class ExampleEncoder:
         ]
 
     def _truncate(self, lengths: list[int]) -> list[int]:
-        if not self._choices:
-            return truncate_longest_first(lengths, self._max_positions - 2 * len(lengths))
-        context, *candidates = lengths
-        room = self._max_positions - 4
-        pairs = [truncate_longest_first([context, each], room) for each in candidates]
-        return [min(pair[0] for pair in pairs), *(pair[1] for pair in pairs)]
+        kept = list(lengths)
+        for texts in map(sorted, self._problem.inputs(range(len(lengths)))):
+            room = self._max_positions - 2 * len(texts)
+            together = truncate_longest_first([lengths[i] for i in texts], room)
+            for text, length in zip(texts, together, strict=True):
+                kept[text] = min(kept[text], length)
+        return kept
 
 
 def truncate_longest_first(lengths: Sequence[int], room: int) -> list[int]:
@@ -103,15 +107,15 @@ def encode_all(
     examples: Sequence[Sequence[str]],
     vocabulary: Vocabulary,
     max_positions: int,
-    choices: bool,
+    problem: SupervisedProblem,
     workers: int,
 ) -> Iterator[Encoded]:
     """Encode examples in order, in at most ``workers`` processes (fewer for few examples)."""
     workers = min(workers, 1 + len(examples) // _EXAMPLES_PER_WORKER)
     if workers == 1:
-        yield from map(ExampleEncoder(vocabulary, max_positions, choices), examples)
+        yield from map(ExampleEncoder(vocabulary, max_positions, problem), examples)
         return
-    settings = (vocabulary.folder, max_positions, choices)
+    settings = (vocabulary.folder, max_positions, problem)
     with closing(Pool(workers, _start_worker, settings)) as pool:
         try:
             yield from pool.imap(_encode, examples, _CHUNK)
@@ -124,10 +128,10 @@ def encode_all(
 _encoder: ExampleEncoder
 
 
-def _start_worker(folder: Path, max_positions: int, choices: bool) -> None:
+def _start_worker(folder: Path, max_positions: int, problem: SupervisedProblem) -> None:
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent terminates its workers
-    _encoder = ExampleEncoder(Vocabulary.load(folder), max_positions, choices)
+    _encoder = ExampleEncoder(Vocabulary.load(folder), max_positions, problem)
 
 
 def _encode(texts: Sequence[str]) -> Encoded:

@@ -9,11 +9,14 @@ from typing import Any
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
+from alum_fairseq.problems import PROBLEMS, SupervisedProblem
 
 RECORD = "alum-prepare.json"
 VOCABULARY = "vocabulary"  # where the vocabulary lies in the folder
 VERSION = 1
-KINDS = ("classification", "regression", "choices")
+
+# What a record of earlier versions has for the name of a problem, under "kind".
+_EARLIER = {"choices": "multiple_choice"}
 
 
 @dataclass(frozen=True)
@@ -45,48 +48,35 @@ class DataRecord:
     """All that a program needs to know of a prepared folder.
 
     Attributes:
-        kind: ``classification``, ``regression`` or ``choices`` (which candidate fits the context?).
-        inputs: the number of texts: ``input0``, ``input1``, ...; of choices the first is the
-            context, the others are the candidates.
-        labels: the labels as they stood in the table, in the order of the classes; None for
-            regression.
+        problem: what is to be predicted, with the labels as they stood in the table.
+        inputs: the number of texts: ``input0``, ``input1``, ...; of a multiple choice the first is
+            the context, the others are the candidates.
         columns: the columns of the texts in the training table.
         label_column: that of the label.
         format: the training table's kind, see :class:`alum_fairseq.data.tables.TableFormat`.
         header: whether it has a header.
         max_positions: the most tokens of an example, special ones included.
         bpe: fairseq's name of the rule that cuts the text into symbols.
-        scale: what the labels of a regression were divided by.
         task: the name of a known data set, or None.
         splits: by name: ``train``, ``valid``, ``valid1``, ..., ``test``, ``test1``, ...
         version: of this file's format.
     """
 
-    kind: str
+    problem: SupervisedProblem
     inputs: int
-    labels: list[str] | None
     columns: list[str]
     label_column: str
     format: str
     header: bool
     max_positions: int
     bpe: str
-    scale: float = 1.0
     task: str | None = None
     splits: dict[str, SplitRecord] = field(default_factory=dict)
     version: int = VERSION
 
-    @property
-    def num_classes(self) -> int:
-        """What fairseq calls ``--num-classes``: classes, candidates, or 1 number."""
-        return 1 if self.labels is None else len(self.labels)
-
     def train_options(self) -> list[str]:
         """The options of ``fairseq-train`` that follow from the data."""
-        options = ["--num-classes", str(self.num_classes)]
-        if self.kind == "regression":
-            options.append("--regression-target")
-        options += ["--init-token", "0"]
+        options = [*self.problem.train_options(), "--init-token", "0"]
         if self.inputs > 1:
             options += ["--separator-token", "2"]
         return [*options, "--max-positions", str(self.max_positions)]
@@ -115,37 +105,52 @@ class DataRecord:
             )
         try:
             splits = {name: SplitRecord(**split) for name, split in found.pop("splits").items()}
-            record = cls(**found, splits=splits)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise UsageError(f"{path} is no record of alum-prepare: {error}") from None
-        wrong = record.wrong_entry()
-        if wrong is not None:
-            raise UsageError(
-                f"{path} is no record of alum-prepare: {wrong} is {getattr(record, wrong)!r:.100}"
+            record = cls(_problem(found), **found, splits=splits)
+            _require(
+                vars(record),
+                inputs=type(record.inputs) is int and 0 < record.inputs < 1000,
+                columns=_are_texts(record.columns),
+                label_column=isinstance(record.label_column, str),
+                header=isinstance(record.header, bool),
+                max_positions=type(record.max_positions) is int and record.max_positions > 0,
             )
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise UsageError(f"{path} is no record of alum-prepare: {error}") from None
         return record
-
-    def wrong_entry(self) -> str | None:
-        """The name of an entry that cannot be; None if all can."""
-        right = {
-            "kind": self.kind in KINDS,
-            "inputs": type(self.inputs) is int and 0 < self.inputs < 1000,
-            "labels": self.labels is None
-            if self.kind == "regression"
-            else _are_texts(self.labels) and len(set(self.labels)) == len(self.labels) > 1,
-            "columns": _are_texts(self.columns),
-            "label_column": isinstance(self.label_column, str),
-            "header": isinstance(self.header, bool),
-            "max_positions": type(self.max_positions) is int and self.max_positions > 0,
-            "scale": type(self.scale) in (int, float) and 0 < self.scale < float("inf"),
-        }
-        return next((name for name, fine in right.items() if not fine), None)
 
     def save(self, folder: Path) -> None:
         """Write the record into a folder."""
+        problem = self.problem
+        entries = {
+            **asdict(self),
+            "problem": problem.name,
+            "labels": list(problem.labels) or None,
+            "scale": problem.scale,
+        }
         with whole_file(folder / RECORD) as path:
-            text = json.dumps(asdict(self), ensure_ascii=False, indent=2)
+            text = json.dumps(entries, ensure_ascii=False, indent=2)
             path.write_text(text + "\n", encoding="utf-8")
+
+
+def _problem(entries: dict[str, Any]) -> SupervisedProblem:
+    """The problem of a record as read; what describes it is taken out of the entries."""
+    name = str(entries.pop("problem", None) or entries.pop("kind", None))
+    labels, scale = entries.pop("labels", None), entries.pop("scale", 1.0)
+    kind: Any = PROBLEMS.get(_EARLIER.get(name, name), object)
+    _require({"problem": name}, problem=issubclass(kind, SupervisedProblem))
+    classes = _are_texts(labels) and len(set(labels)) == len(labels) > 1
+    _require(
+        {"labels": labels, "scale": scale},
+        labels=classes if kind.categorical else labels is None,
+        scale=type(scale) in (int, float) and 0 < scale < float("inf"),
+    )
+    return kind.of(labels, scale)
+
+
+def _require(entries: dict[str, Any], **right: bool) -> None:
+    wrong = next((name for name, fine in right.items() if not fine), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong} is {entries[wrong]!r:.100}")
 
 
 def _are_texts(values: Any) -> bool:

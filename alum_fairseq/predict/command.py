@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO
 
 from alum_fairseq import cli
-from alum_fairseq.data.record import RECORD, DataRecord
 from alum_fairseq.data.tables import (
     STDIN,
     Row,
@@ -31,8 +30,8 @@ from alum_fairseq.predict.options import (
     load_predictor,
     on_gpu,
 )
-from alum_fairseq.predict.predictor import Prediction, Predictor
-from alum_fairseq.predict.scores import check_answer, scores
+from alum_fairseq.predict.predictor import Predictor
+from alum_fairseq.problems import Prediction
 
 _DESCRIPTION = """\
 Predicts labels and probabilities with a fine-tuned checkpoint.
@@ -112,19 +111,20 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
         table = TableFormat("tsv", table.header)
     for row in read_rows(path, table, columns, arguments.label):
         if row.label is not None:
-            check_answer(row.label, predictor.labels, f"{shown(path)}:{row.line}")
+            predictor.problem.check_answer(row.label, f"{shown(path)}:{row.line}")
         yield row
 
 
 def _usual_columns(arguments: argparse.Namespace, predictor: Predictor) -> Sequence[str]:
     """Of a file those of the training data; of standard input all."""
+    record = predictor.checkpoint.record
     if arguments.input != STDIN:
-        if predictor.data is None or not (predictor.data / RECORD).is_file():
+        if record is None:
             raise UsageError(f"give --columns, the columns of {arguments.input} with the texts")
-        return DataRecord.load(predictor.data).columns
+        return record.columns
     if arguments.label is not None:
         raise UsageError("--label needs --columns, the columns with the texts")
-    return [str(i + 1) for i in range(predictor.inputs or 1)]
+    return [str(i + 1) for i in range(1 if record is None else record.inputs)]
 
 
 @contextmanager
@@ -142,49 +142,30 @@ def _write(
     """Predict and write, a chunk at a time; returns how many."""
     suffix = "" if arguments.output is None else arguments.output.suffix
     as_json = (arguments.output_format or suffix.lstrip(".")) == "jsonl"
+    problem = predictor.problem
     answered: list[tuple[Prediction, str]] = []
     count = 0
     with cli.counter("predicting", "examples") as counter:
         while chunk := list(islice(rows, _CHUNK)):
             predictions = predictor.predict([row.texts for row in chunk], arguments.max_tokens)
-            if not count and not as_json:
-                file.write(_header(predictor, arguments.keep_input) + "\n")
             for row, prediction in zip(chunk, predictions, strict=True):
                 texts = row.texts if arguments.keep_input else ()
-                line = _as_json if as_json else _as_tsv
-                file.write(line(texts, prediction) + "\n")
+                if as_json:
+                    entries = {"texts": list(texts)} if texts else {}
+                    entries |= problem.entries(prediction)
+                    file.write(json.dumps(entries, ensure_ascii=False) + "\n")
+                else:
+                    fields = {f"text{i}": " ".join(text.split()) for i, text in enumerate(texts, 1)}
+                    fields |= problem.row(prediction)
+                    if not count:
+                        file.write("\t".join(fields) + "\n")
+                    file.write("\t".join(fields.values()) + "\n")
+                count += 1
                 if row.label is not None:
                     answered.append((prediction, row.label))
-            count += len(chunk)
             counter.update(len(chunk))
     if answered:
-        found = scores(*zip(*answered, strict=True))
+        found = problem.scores(*zip(*answered, strict=True))
         shown_scores = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         cli.say(f"{len(answered):,} examples: {shown_scores}")
     return count
-
-
-def _header(predictor: Predictor, with_texts: bool) -> str:
-    texts = [f"text{i + 1}" for i in range(predictor.inputs or 1)] if with_texts else []
-    if predictor.labels is None:
-        return "\t".join([*texts, "value"])
-    return "\t".join([*texts, "label", *(f"p({label})" for label in predictor.labels)])
-
-
-def _as_tsv(texts: Sequence[str], prediction: Prediction) -> str:
-    fields = [" ".join(text.split()) for text in texts]
-    if prediction.label is None:
-        fields.append(f"{prediction.value:.6g}")
-    else:
-        fields.append(prediction.label)
-        fields += [f"{probability:.6f}" for probability in prediction.probabilities.values()]
-    return "\t".join(fields)
-
-
-def _as_json(texts: Sequence[str], prediction: Prediction) -> str:
-    found = {"texts": list(texts)} if texts else {}
-    if prediction.label is None:
-        found["value"] = prediction.value
-    else:
-        found |= {"label": prediction.label, "probabilities": prediction.probabilities}
-    return json.dumps(found, ensure_ascii=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
@@ -17,8 +18,9 @@ from alum_fairseq.data.tables import Row, has_header, read_rows, shown
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
-from alum_fairseq.prepare.labels import as_number, in_order, label_dictionary
+from alum_fairseq.prepare.labels import in_order, label_dictionary
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
+from alum_fairseq.problems import SupervisedProblem
 
 # A process is worth its start for so many lines of symbols.
 _LINES_A_WORKER = 20_000
@@ -51,14 +53,16 @@ def prepare(
         UsageError: the folder exists, or something is wrong with the tables.
     """
     with whole_folder(output) as folder:
-        ExampleEncoder(vocabulary, max_positions)  # complains before the long reading
+        # Complains before the long reading.
+        ExampleEncoder(vocabulary, max_positions, plan.problem)
         splits = {name: read_split(name, source, plan) for name, source in plan.sources.items()}
-        labels = None if plan.kind == "regression" else classes(plan, splits)
+        problem = settled(plan, splits)
         for split in splits.values():
-            _check_labels(split, labels)
+            for file, row in split.rows if split.labelled else ():
+                problem.check_answer(str(row.label), f"{shown(file)}:{row.line}")
         vocabulary.copy_to(folder / VOCABULARY)
-        _write_labels(folder / "label", plan, splits, labels)
-        record = _record(plan, vocabulary, labels, max_positions)
+        _write_labels(folder / "label", problem, splits)
+        record = _record(plan, problem, vocabulary, max_positions)
         for name, split in splits.items():
             truncated, unknown = _write_texts(folder, name, split, record, vocabulary, workers)
             record.splits[name] = SplitRecord(
@@ -68,7 +72,7 @@ def prepare(
                 split.dropped,
                 unknown,
                 split.labelled,
-                _counts(split, labels) if labels and split.labelled else {},
+                _counts(split, problem.labels) if split.labelled else {},
             )
         record.save(folder)
     return record
@@ -110,22 +114,21 @@ def read_split(name: str, source: Source, plan: Plan) -> Split:
     return Split(agreed, len(malformed) + len(rows) - len(agreed))
 
 
-def classes(plan: Plan, splits: dict[str, Split]) -> list[str]:
-    """The classes in their order.
+def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
+    """The problem with its classes in their order.
 
     Raises:
         UsageError: they cannot be those that were meant.
     """
+    if not plan.problem.categorical:
+        return plan.problem
     train, source = splits[TRAIN].rows, plan.sources[TRAIN]
     counts = Counter(row.label for _, row in train)
-    if plan.labels is None:
+    if not plan.problem.labels:
         _refuse_hidden_header(source, train, counts)
-    labels = list(plan.labels or in_order(counts))
-    if plan.kind == "choices" and len(labels) != len(source.columns) - 1:
-        raise UsageError(
-            f"there are {len(source.columns) - 1} choices, but {len(labels)} labels "
-            f"({_listed(labels)}): give --labels, in the order of the choices"
-        )
+    labels = plan.problem.labels or tuple(in_order(counts))
+    problem = replace(plan.problem, labels=labels)
+    problem.check_columns(len(source.columns))
     if len(labels) < 2:
         raise UsageError(
             f"every row of {shown(train[0][0])} has the label {labels[0]} (column {source.label}): "
@@ -133,7 +136,7 @@ def classes(plan: Plan, splits: dict[str, Split]) -> list[str]:
         )
     for label in set(labels) - set(counts):
         cli.say(f"no row of {shown(train[0][0])} has the label {label}")
-    return labels
+    return problem
 
 
 def _refuse_hidden_header(
@@ -155,61 +158,41 @@ def _refuse_hidden_header(
         )
 
 
-def _check_labels(split: Split, labels: list[str] | None) -> None:
-    """Make sure that every label is a class, or a number."""
-    known = set(labels or ())
-    for file, row in split.rows if split.labelled else ():
-        where = f"{shown(file)}:{row.line}"
-        if labels is None:
-            as_number(str(row.label), where)
-        elif row.label not in known:
-            raise UsageError(
-                f"{where}: the label {row.label!r} is none of the classes ({_listed(labels)})"
-            )
-
-
 def _record(
-    plan: Plan, vocabulary: Vocabulary, labels: list[str] | None, max_positions: int
+    plan: Plan, problem: SupervisedProblem, vocabulary: Vocabulary, max_positions: int
 ) -> DataRecord:
     source = plan.sources[TRAIN]
     kind = source.table.format_of(source.files[0])
     return DataRecord(
-        kind=plan.kind,
+        problem=problem,
         inputs=len(source.columns),
-        labels=labels,
         columns=list(source.columns),
         label_column=str(source.label),
         format=kind,
         header=kind != "jsonl" and has_header(source.table, [*source.columns, str(source.label)]),
         max_positions=max_positions,
         bpe=vocabulary.bpe,
-        scale=plan.scale,
         task=plan.task,
     )
 
 
-def _write_labels(
-    folder: Path, plan: Plan, splits: dict[str, Split], labels: list[str] | None
-) -> None:
-    """Write ``label/``: symbols and their dictionary for classes, else a number a line."""
+def _write_labels(folder: Path, problem: SupervisedProblem, splits: dict[str, Split]) -> None:
+    """Write ``label/``: lines of text, or symbols and their dictionary."""
     folder.mkdir()
-    labelled = {name: split for name, split in splits.items() if split.labelled}
-    if plan.kind == "classification":
-        counts = _counts(splits[TRAIN], labels)
-        dictionary = label_dictionary(labels, list(counts.values()))
+    dictionary = None
+    if problem.binarized_labels:
+        counts = _counts(splits[TRAIN], problem.labels)
+        dictionary = label_dictionary(problem.labels, list(counts.values()))
         dictionary.save(str(folder / DICTIONARY))
-        symbols = dict(zip(labels, dictionary.symbols[dictionary.nspecial :], strict=True))
-    elif plan.kind == "choices":
-        symbols = {label: str(i) for i, label in enumerate(labels)}
-    for name, split in labelled.items():
-        found = [str(row.label) for _, row in split.rows]
-        if plan.kind == "regression":
-            lines = [repr(float(label) / plan.scale) for label in found]
-        else:
-            lines = [symbols[label] for label in found]
+    for name, split in splits.items():
+        if not split.labelled:
+            continue
+        lines = [problem.label_line(str(row.label)) for _, row in split.rows]
+        if dictionary is not None:
+            lines = [dictionary[dictionary.nspecial + int(line)] for line in lines]
         file = folder / f"{name}.label"
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        if plan.kind == "classification":
+        if dictionary is not None:
             _binarize(file, folder / name, dictionary, 1)
             file.unlink()
 
@@ -236,7 +219,7 @@ def _write_texts(
         [row.texts for _, row in split.rows],
         vocabulary,
         record.max_positions,
-        record.kind == "choices",
+        record.problem,
         workers,
     )
     truncated = unknown = 0
@@ -267,10 +250,6 @@ def _binarize(text: Path, prefix: Path, dictionary: Dictionary, workers: int) ->
     )
 
 
-def _counts(split: Split, labels: list[str]) -> dict[str, int]:
+def _counts(split: Split, labels: Sequence[str]) -> dict[str, int]:
     counts = Counter(row.label for _, row in split.rows)
     return {label: counts[label] for label in labels}
-
-
-def _listed(labels: list[str]) -> str:
-    return ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")

@@ -16,6 +16,7 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.prepare.build import prepare
 from alum_fairseq.prepare.datasets import KNOWN_TASKS, known_task, plan_of
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source, split_names
+from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
 
 _DESCRIPTION = """\
 Makes the data that fairseq's sentence_prediction (and sentence_ranking) fine-tunes on.
@@ -148,17 +149,15 @@ def _own_plan(arguments: argparse.Namespace) -> Plan:
     for kind in (VALID, TEST):
         paths = getattr(arguments, kind)
         files |= zip(split_names(kind, len(paths)), paths, strict=True)
-    kind = _kind(arguments, columns)
+    problem = _problem(arguments, columns)
     columns += tuple(arguments.choices or ())
     return Plan(
-        kind,
+        problem,
         {split: Source((file,), table, columns, arguments.label) for split, file in files.items()},
-        tuple(arguments.labels) if arguments.labels else None,
-        1.0 if arguments.scale is None else arguments.scale,
     )
 
 
-def _kind(arguments: argparse.Namespace, columns: tuple[str, ...]) -> str:
+def _problem(arguments: argparse.Namespace, columns: tuple[str, ...]) -> SupervisedProblem:
     """What is to be predicted, by the options; those that do not go together are refused."""
     if arguments.regression and (arguments.choices or arguments.labels):
         other = "--choices" if arguments.choices else "--labels"
@@ -172,13 +171,16 @@ def _kind(arguments: argparse.Namespace, columns: tuple[str, ...]) -> str:
         raise UsageError(f"--labels {' '.join(arguments.labels)}: one of them comes twice")
     if arguments.labels and len(arguments.labels) < 2:
         raise UsageError(f"--labels {arguments.labels[0]}: name all classes, two or more")
+    labels = tuple(arguments.labels or ())
     if arguments.choices:
         if len(columns) != 1 or len(arguments.choices) < 2:
             raise UsageError("--choices needs two or more columns, and --columns one, the context")
-        return "choices"
+        return MultipleChoice(labels)
     if len(columns) > 2:
         raise UsageError(f"--columns names {len(columns)} columns: fairseq reads one text, or two")
-    return "regression" if arguments.regression else "classification"
+    if arguments.regression:
+        return Regression(1.0 if arguments.scale is None else arguments.scale)
+    return Classification(labels)
 
 
 def summary(record: DataRecord) -> str:

@@ -10,10 +10,12 @@ from alum_fairseq.data.tables import TableFormat
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
+from alum_fairseq.problems import Classification, Regression, SupervisedProblem
 
 # The order of the released roberta.large.mnli.
-_NLI = ("contradiction", "neutral", "entailment")
-_YES_NO = ("0", "1")
+_NLI = Classification(("contradiction", "neutral", "entailment"))
+_YES_NO = Classification(("0", "1"))
+_ENTAILED_OR_NOT = Classification(("entailment", "not_entailment"))
 _PAIR = ("sentence1", "sentence2")
 
 
@@ -26,23 +28,22 @@ class KnownTask:
         source: who says so.
         columns: the columns of the texts.
         label: the column of the label. Test sets whose labels are secret lack it.
-        labels: the classes in their order; None for regression.
+        problem: what is to be predicted, with the classes in their order.
         files: for every split its files, each with alternatives after ``|``: the first that is
             there is taken.
         unlike_the_rest: for some splits, other columns, which have no label.
         header: see :class:`alum_fairseq.data.tables.TableFormat`.
-        scale, no_label, skip_malformed: see :class:`alum_fairseq.prepare.plan.Plan`.
+        no_label, skip_malformed: see :class:`alum_fairseq.prepare.plan.Plan`.
     """
 
     name: str
     source: str
     columns: tuple[str, ...]
     label: str
-    labels: tuple[str, ...] | None
+    problem: SupervisedProblem
     files: Mapping[str, tuple[str, ...]]
     unlike_the_rest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     header: bool | None = None
-    scale: float = 1.0
     no_label: str | None = None
     skip_malformed: bool = False
 
@@ -53,19 +54,18 @@ def _files(pattern: str = "{}.tsv", valid: str = "dev") -> dict[str, tuple[str, 
     return {split: (pattern.replace("{}", name),) for split, name in names.items()}
 
 
-def _sick(name: str, label: str, labels: tuple[str, ...] | None, scale: float) -> KnownTask:
+def _sick(name: str, label: str, problem: SupervisedProblem) -> KnownTask:
     return KnownTask(
         name,
         "SemEval-2014 task 1 (Marelli et al. 2014)",
         ("sentence_A", "sentence_B"),
         label,
-        labels,
+        problem,
         {
             TRAIN: ("train.tsv|SICK_train.txt",),
             VALID: ("dev.tsv|SICK_trial.txt",),
             TEST: ("test.tsv|SICK_test_annotated.txt",),
         },
-        scale=scale,
     )
 
 
@@ -82,7 +82,7 @@ def _anli(*rounds: str) -> KnownTask:
         "anli_v1.0.zip (Nie et al. 2020), README",
         ("context", "hypothesis"),
         "label",
-        ("c", "n", "e"),
+        Classification(("c", "n", "e")),
         files,
     )
 
@@ -122,9 +122,8 @@ _ALL = (
         _GLUE + "; divided by 5 as in fairseq's examples/roberta/preprocess_GLUE_tasks.sh",
         _PAIR,
         "score",
-        None,
+        Regression(scale=5.0),
         _files(),
-        scale=5.0,
     ),
     KnownTask(
         "MNLI",
@@ -141,10 +140,8 @@ _ALL = (
         },
         no_label="-",
     ),
-    KnownTask(
-        "QNLI", _GLUE, ("question", "sentence"), "label", ("entailment", "not_entailment"), _files()
-    ),
-    KnownTask("RTE", _GLUE, _PAIR, "label", ("entailment", "not_entailment"), _files()),
+    KnownTask("QNLI", _GLUE, ("question", "sentence"), "label", _ENTAILED_OR_NOT, _files()),
+    KnownTask("RTE", _GLUE, _PAIR, "label", _ENTAILED_OR_NOT, _files()),
     KnownTask(
         "SNLI",
         "snli_1.0.zip (Bowman et al. 2015), README: '-' where the annotators did not agree; "
@@ -160,7 +157,7 @@ _ALL = (
         "SciTailV1.1.zip (Khot et al. 2018), tsv_format/README.txt",
         ("1", "2"),
         "3",
-        ("neutral", "entails"),
+        Classification(("neutral", "entails")),
         _files("tsv_format/scitail_1.0_{}.tsv|scitail_1.0_{}.tsv"),
         header=False,
     ),
@@ -168,8 +165,12 @@ _ALL = (
     _anli("R2"),
     _anli("R3"),
     _anli("R1", "R2", "R3"),
-    _sick("SICK-E", "entailment_judgment", ("CONTRADICTION", "NEUTRAL", "ENTAILMENT"), 1.0),
-    _sick("SICK-R", "relatedness_score", None, 5.0),
+    _sick(
+        "SICK-E",
+        "entailment_judgment",
+        Classification(("CONTRADICTION", "NEUTRAL", "ENTAILMENT")),
+    ),
+    _sick("SICK-R", "relatedness_score", Regression(scale=5.0)),
 )
 KNOWN_TASKS: Mapping[str, KnownTask] = {task.name: task for task in _ALL}
 
@@ -204,10 +205,8 @@ def plan_of(task: KnownTask, folder: Path) -> tuple[Plan, list[str]]:
         else:
             missing.append(split)
     plan = Plan(
-        "regression" if task.labels is None else "classification",
+        task.problem,
         sources,
-        task.labels,
-        task.scale,
         task.name,
         task.no_label,
         task.skip_malformed,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
 from fairseq.data import Dictionary
-
-from alum_fairseq.errors import UsageError
 
 _INTEGER = re.compile(r"[+-]?\d+")
 
@@ -33,18 +30,3 @@ def label_dictionary(labels: Sequence[str], counts: Sequence[int]) -> Dictionary
     for i, (label, count) in enumerate(zip(labels, counts, strict=True)):
         dictionary.add_symbol(label if usable else str(i), n=count)
     return dictionary
-
-
-def as_number(label: str, where: str) -> float:
-    """The label of a regression.
-
-    Raises:
-        UsageError: it is no finite number.
-    """
-    try:
-        value = float(label)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UsageError(f"{where}: the label is {label!r}: --regression needs a number")
-    return value

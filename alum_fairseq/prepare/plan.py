@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alum_fairseq.data.tables import TableFormat
+from alum_fairseq.problems import SupervisedProblem
 
 TRAIN, VALID, TEST = "train", "valid", "test"
 
@@ -33,19 +34,15 @@ class Plan:
     """What is to be prepared.
 
     Attributes:
-        kind: as in :class:`alum_fairseq.data.record.DataRecord`.
+        problem: what is to be predicted; without labels its classes are those of the training set.
         sources: by split, ``train`` among them.
-        labels: the classes in their order; None: those of the training set.
-        scale: what the labels of a regression are divided by.
         task: the name of a known data set, or None.
         no_label: what stands for a label that the authors could not settle; such rows are dropped.
         skip_malformed: whether rows with too few or too many fields are dropped.
     """
 
-    kind: str
+    problem: SupervisedProblem
     sources: Mapping[str, Source]
-    labels: tuple[str, ...] | None = None
-    scale: float = 1.0
     task: str | None = None
     no_label: str | None = None
     skip_malformed: bool = False

@@ -33,26 +33,29 @@ class Classification(SupervisedProblem):
     binarized_labels = True
     labels: tuple[str, ...] = ()
 
-    @override
     @classmethod
+    @override
     def of(cls, labels: Sequence[str] | None, scale: float = 1.0) -> Self:
         return cls(tuple(labels or ()))
 
-    @override
     @property
+    @override
     def answers(self) -> str:
         return ", ".join(self.labels)
 
-    @override
     @property
+    def _listed(self) -> str:
+        return ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
+
+    @property
+    @override
     def num_classes(self) -> int:
         return len(self.labels)
 
     @override
     def answer(self, text: str) -> int:
         if text not in self.labels:
-            listed = ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
-            raise UsageError(f"the label {text!r} is none of the classes ({listed})")
+            raise UsageError(f"the label {text!r} is none of the classes ({self._listed})")
         return self.labels.index(text)
 
     @override
@@ -73,13 +76,9 @@ class Classification(SupervisedProblem):
         return Prediction(label, dict(zip(self.labels, probabilities.tolist(), strict=True)))
 
     @override
-    @property
-    def columns(self) -> list[str]:
-        return ["label", *(f"p({label})" for label in self.labels)]
-
-    @override
-    def fields(self, prediction: Prediction) -> list[str]:
-        return [prediction.label, *(f"{p:.6f}" for p in prediction.probabilities.values())]
+    def row(self, prediction: Prediction) -> dict[str, str]:
+        probabilities = {f"p({k})": f"{p:.6f}" for k, p in prediction.probabilities.items()}
+        return {"label": prediction.label, **probabilities}
 
     @override
     def entries(self, prediction: Prediction) -> dict[str, Any]:

@@ -43,6 +43,14 @@ class MultipleChoice(Classification):
             )
 
     @override
+    def check_columns(self, count: int) -> None:
+        if len(self.labels) != count - 1:
+            raise UsageError(
+                f"there are {count - 1} choices, but {len(self.labels)} labels ({self._listed}): "
+                "give --labels, in the order of the choices"
+            )
+
+    @override
     def inputs(self, texts: Sequence[Text]) -> list[tuple[Text, ...]]:
         context, *candidates = texts
         return [(candidate, context) for candidate in candidates]

@@ -16,6 +16,9 @@ from typing_extensions import Self
 
 from alum_fairseq.errors import UsageError
 
+Text = TypeVar("Text")
+_Type = TypeVar("_Type", bound="type[Problem]")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -58,9 +61,11 @@ class Problem(ABC):
             :data:`alum_fairseq.adversarial.divergences.DIVERGENCES`.
         categorical: whether logits stand for a distribution over their last dimension, rather than
             for themselves.
+        problem_type: what transformers calls it in the ``config.json`` of a classifier.
     """
 
     name: ClassVar[str]
+    problem_type: ClassVar[str] = "single_label_classification"
     divergence: ClassVar[str] = "kl"
     categorical: ClassVar[bool] = True
 
@@ -101,11 +106,13 @@ class SupervisedProblem(Problem):
 
     Attributes:
         labels: the classes, in the order of the logits; empty where answers are numbers.
+        scale: what numbers were divided by for training; 1 for classes.
         binarized_labels: whether fairseq reads the labels as symbols of a dictionary, rather than
             as lines of text.
     """
 
     labels: tuple[str, ...] = ()
+    scale: float = 1.0
     binarized_labels: ClassVar[bool] = False
 
     # ---------------------------------------------------------------- the task, and its data
@@ -143,6 +150,13 @@ class SupervisedProblem(Problem):
         if not 1 <= count <= 2:
             raise UsageError(f"an example has 1 or 2 texts, not {count}")
 
+    def check_columns(self, count: int) -> None:
+        """Make sure that a table's examples, of so many texts, have as many labels as they need.
+
+        Raises:
+            UsageError: they do not.
+        """
+
     def inputs(self, texts: Sequence[Text]) -> list[tuple[Text, ...]]:
         """How the texts of an example make up the inputs of the model: one, or several."""
         return [tuple(texts)]
@@ -154,6 +168,17 @@ class SupervisedProblem(Problem):
         Raises:
             UsageError: it is no answer to this problem.
         """
+
+    def check_answer(self, text: str, place: str) -> None:
+        """Make sure that a label of a table is an answer to this problem.
+
+        Raises:
+            UsageError: it is not; the message begins with the place.
+        """
+        try:
+            self.answer(text)
+        except UsageError as error:
+            raise UsageError(f"{place}: {error}") from None
 
     @abstractmethod
     def label_line(self, text: str) -> str:
@@ -173,14 +198,9 @@ class SupervisedProblem(Problem):
     def prediction(self, logits: Tensor) -> Prediction:
         """What the logits (``C``) of one example say."""
 
-    @property
     @abstractmethod
-    def columns(self) -> list[str]:
-        """The header of a table of predictions: see :meth:`fields`."""
-
-    @abstractmethod
-    def fields(self, prediction: Prediction) -> list[str]:
-        """A prediction as a row of a table."""
+    def row(self, prediction: Prediction) -> dict[str, str]:
+        """A prediction as a row of a table, by the names of the columns."""
 
     @abstractmethod
     def entries(self, prediction: Prediction) -> dict[str, Any]:
@@ -254,9 +274,6 @@ class SupervisedProblem(Problem):
             target: a row of :meth:`targets`.
         """
 
-
-Text = TypeVar("Text")
-_Type = TypeVar("_Type", bound=type[Problem])
 
 PROBLEMS: dict[str, type[Problem]] = {}
 

@@ -32,23 +32,24 @@ class Regression(SupervisedProblem):
     """
 
     name = "regression"
+    problem_type = "regression"
     divergence = "squared_error"
     categorical = False
     scale: float = 1.0
     tolerance: float = 0.0
 
-    @override
     @classmethod
+    @override
     def of(cls, labels: Sequence[str] | None = None, scale: float = 1.0) -> Self:
         return cls(scale)
 
-    @override
     @property
+    @override
     def answers(self) -> str:
         return "numbers"
 
-    @override
     @property
+    @override
     def num_classes(self) -> int:
         return 1
 
@@ -79,13 +80,8 @@ class Regression(SupervisedProblem):
         return Prediction(None, {}, self.scale * float(logits[0]))
 
     @override
-    @property
-    def columns(self) -> list[str]:
-        return ["value"]
-
-    @override
-    def fields(self, prediction: Prediction) -> list[str]:
-        return [f"{prediction.value:.6g}"]
+    def row(self, prediction: Prediction) -> dict[str, str]:
+        return {"value": f"{prediction.value:.6g}"}
 
     @override
     def entries(self, prediction: Prediction) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,94 @@ from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
 from alum_fairseq.data.binarized import read_label_lines, read_split
-from alum_fairseq.data.tables import TableFormat, read_rows
+from alum_fairseq.data.tables import TableFormat, read_rows, table_format
 from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.predict import Predictor
-from alum_fairseq.predict.scores import check_answer
+from alum_fairseq.problems import SupervisedProblem
 from alum_fairseq.robustness.types import Example
+
+# What a report calls a problem, where it has a name of its own.
+_KINDS = {"multiple_choice": "choices"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the models are measured on.
+
+    Attributes:
+        predictor: the first model; all answer the same questions.
+        problem: what they answer, and what is right.
+        source: where the examples come from, for readers.
+        columns: the columns of the texts in a table; None: the data are binarised.
+        label: the column of the label, likewise.
+        examples: those that were drawn.
+        attacked: those of them that attacks look at.
+    """
+
+    predictor: Predictor
+    problem: SupervisedProblem
+    source: str
+    columns: list[str] | None
+    label: str | None
+    examples: list[Example]
+    attacked: list[Example]
+
+    @classmethod
+    def read(cls, options: argparse.Namespace, predictor: Predictor) -> Data:
+        """Read the examples that the options name, and draw those that are measured.
+
+        Raises:
+            UsageError: they cannot be read, or an option does not go with them.
+        """
+        columns, label = options.columns, options.label
+        if options.input is None:
+            if columns or label:
+                raise UsageError("--columns and --label are those of --input, which is not given")
+            folder = predictor.checkpoint.data
+            source = f"{folder}: {options.subset}"
+            examples = from_binarized(folder, options.subset, predictor)
+        else:
+            columns, label = _columns(options, predictor)
+            source = str(options.input)
+            table = table_format(options)
+            examples = from_table(options.input, table, columns, label, predictor)
+        answers = [example.answer for example in examples]
+        problem = predictor.problem.within(options.tolerance, answers)
+        chosen = sample(examples, options.examples, options.seed)
+        attacked = sample(chosen, options.attack_examples, options.seed)
+        return cls(predictor, problem, source, columns, label, chosen, attacked)
+
+    @property
+    def labels(self) -> list[str] | None:
+        """The classes; None where answers are numbers."""
+        return list(self.problem.labels) or None
+
+    @property
+    def tolerance(self) -> float | None:
+        """How far from the answer a number still is right; None for classes."""
+        return None if self.problem.categorical else self.problem.tolerance
+
+    def described(self) -> dict[str, Any]:
+        """What a report says of them."""
+        return {
+            "source": self.source,
+            "examples": len(self.examples),
+            "kind": _KINDS.get(self.problem.name, self.problem.name),
+            "labels": self.labels,
+            "tolerance": self.tolerance,
+        }
+
+
+def _columns(options: argparse.Namespace, predictor: Predictor) -> tuple[list[str], str]:
+    """The columns of the texts and of the label: those given, else those of the training data."""
+    columns, label = options.columns, options.label
+    if columns and label:
+        return columns, label
+    record = predictor.checkpoint.record
+    if record is None:
+        raise UsageError(f"give --columns and --label, the columns of {options.input}")
+    return columns or record.columns, label or record.label_column
 
 
 def from_table(
@@ -30,7 +114,7 @@ def from_table(
     predictor.check_inputs(len(columns))
     examples = []
     for row in read_rows(path, table, columns, label):
-        check_answer(row.label, predictor.labels, f"{path}:{row.line}")
+        predictor.problem.check_answer(row.label, f"{path}:{row.line}")
         examples.append(Example(len(examples), row.texts, row.label))
     if not examples:
         raise UsageError(f"{path} has no examples")
@@ -50,10 +134,10 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
     if not folders:
         raise UsageError(f"{data} has no input0: it is no folder of a prepared data set")
     predictor.check_inputs(len(folders))
-    bpe = Vocabulary.load(predictor.vocabulary.folder).encoder()
+    bpe = Vocabulary.load(predictor.checkpoint.vocabulary.folder).encoder()
     columns = []
     for folder in folders:
-        dictionary = predictor.dictionary
+        dictionary = predictor.checkpoint.dictionary
         columns.append(
             [
                 bpe.decode(" ".join(dictionary[i] for i in tokens if i != dictionary.eos()))
@@ -71,28 +155,25 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
 
 def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
     """The labels as they stood in the table."""
-    numbers = folder / f"{subset}.label"
-    if predictor.labels is not None and not predictor.layout.choices:
+    problem = predictor.problem
+    if problem.binarized_labels:
         if not (folder / f"{subset}.idx").is_file():
             raise UsageError(f"{folder} has no labels of {subset}")
         dictionary = load_dictionary(folder)
         for place, tokens in enumerate(_sequences(folder / subset, dictionary), 1):
             number = tokens[0] - dictionary.nspecial if tokens else None
-            if number not in range(len(predictor.labels)):
+            if number not in range(len(problem.labels)):
                 found = dictionary[tokens[0]] if tokens else None
                 raise UsageError(
                     f"{folder / subset}: the label of example {place} is {found!r}, which the "
                     "model does not have"
                 )
-            yield predictor.labels[number]
+            yield problem.labels[number]
         return
-    for place, line in read_label_lines(numbers):
+    for place, line in read_label_lines(folder / f"{subset}.label"):
         try:
-            if predictor.labels is None:
-                yield repr(float(line) * predictor.scale)
-            else:
-                yield predictor.labels[int(line)]
-        except (ValueError, IndexError):
+            yield problem.from_label_line(line)
+        except ValueError:
             raise UsageError(f"{place}: {line!r} is no label") from None
 
 

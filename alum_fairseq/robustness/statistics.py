@@ -31,6 +31,11 @@ def mean(column: Array) -> Array:
     return column.mean(-1)
 
 
+def means(*columns: Array) -> Array:
+    """The means of several columns; columns come first."""
+    return np.stack([mean(column) for column in columns])
+
+
 def median_above_zero(column: Array) -> Array:
     """The median of the values above zero, infinite where half of them are; NaN where none is."""
     with warnings.catch_warnings():

@@ -11,8 +11,7 @@ from typing import Any
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
-
-Record = dict[str, Any]
+from alum_fairseq.robustness.types import Record
 
 
 class Store:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from alum_fairseq.adversarial.divergences import Divergence, get_divergence
 from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.predict import Predictor
-from alum_fairseq.robustness.noise import seeded
-from alum_fairseq.robustness.pgd import DIVERGENCE, LOSS, Target
+from alum_fairseq.robustness.attacks.noise import seeded
+from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, Target
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 # Of the longest example in a batch, the least that another may have of its length.
@@ -35,7 +34,9 @@ class Subject:
         self, predictor: Predictor, tolerance: float | None, max_tokens: int, seed: int
     ) -> None:
         self.predictor = predictor
-        self.tolerance = tolerance
+        self.problem = predictor.problem
+        if tolerance is not None:
+            self.problem = self.problem.within(tolerance, ())
         self._max_tokens = max_tokens
         self._seed = seed
         predictor.model.requires_grad_(False)
@@ -43,7 +44,7 @@ class Subject:
     @property
     def divergence(self) -> Divergence:
         """Between what the model puts out."""
-        return get_divergence("squared_error" if self.predictor.labels is None else "kl")
+        return get_divergence(self.problem.divergence)
 
     def verdicts(self, asked: Sequence[tuple[Example, Texts]]) -> list[Verdict]:
         """What the model says of texts, each of which stand for those of an example."""
@@ -58,16 +59,7 @@ class Subject:
             example: that they are about; its answers are labels of the model.
             outputs: of the head.
         """
-        labels = self.predictor.labels
-        if labels is None:
-            value = self.predictor.scale * float(outputs[0])
-            error = abs(value - float(example.answer))
-            return Verdict(value, error <= self.tolerance, error**2)
-        scores = outputs.double().log_softmax(0)
-        best = int(outputs.argmax())
-        accepted = [labels.index(answer) for answer in example.accepted or (example.answer,)]
-        loss = -float(scores[accepted].logsumexp(0))
-        return Verdict(labels[best], best in accepted, loss, math.exp(float(scores[best])))
+        return self.problem.verdict(outputs, self._right([example])[0])
 
     def probabilities(self, examples: Sequence[Texts]) -> list[list[float]]:
         """Of every class, for each of some texts."""
@@ -100,13 +92,13 @@ class Subject:
         predictor = self.predictor
         inputs = [predictor.inputs_of(example.texts) for example in examples]
         each = len(inputs[0])  # model inputs an example
-        tokens = collate_tokens(list(chain(*inputs)), predictor.dictionary.pad())
+        tokens = collate_tokens(list(chain(*inputs)), predictor.checkpoint.dictionary.pad())
         tap = EncoderTap(predictor.model, dropout="independent")  # there is none: nothing to share
         with torch.no_grad(), tap.recording():
             predictor.model(
                 tokens.to(predictor.device),
                 features_only=True,
-                classification_head_name=predictor.head,
+                classification_head_name=predictor.checkpoint.head,
             )
         width = tap.embeddings.shape[-1]
 
@@ -119,21 +111,10 @@ class Subject:
         right = self._right(examples).to(clean.device)
 
         def margins(outputs: Tensor, rows: Tensor) -> Tensor:
-            if self.tolerance is not None:  # too large, or too small
-                error = predictor.scale * outputs[:, 0].double() - right[rows]
-                return torch.stack([self.tolerance - error, self.tolerance + error], 1).to(outputs)
-            accepted = right[rows]
-            best = outputs.masked_fill(~accepted, -math.inf).amax(1, keepdim=True)
-            return best - outputs.masked_fill(accepted, -math.inf)
+            return self.problem.margins(outputs, right[rows])
 
         def loss(outputs: Tensor, rows: Tensor) -> Tensor:
-            if self.tolerance is not None:
-                return (predictor.scale * outputs[:, 0] - right[rows]).square()
-            # The logarithm of the odds against the right answer: it rises where the negative
-            # log-likelihood does, and its gradient does not vanish where the model is sure.
-            accepted = right[rows]
-            others = outputs.masked_fill(accepted, -math.inf).logsumexp(1)
-            return others - outputs.masked_fill(~accepted, -math.inf).logsumexp(1)
+            return self.problem.attack_loss(outputs, right[rows])
 
         def divergence(outputs: Tensor, rows: Tensor) -> Tensor:
             return (
@@ -151,10 +132,5 @@ class Subject:
         )
 
     def _right(self, examples: Sequence[Example]) -> Tensor:
-        """The right answers: whether each class is one (``B x C``); for regression, numbers."""
-        labels = self.predictor.labels
-        if labels is None:
-            return torch.tensor([float(e.answer) for e in examples], dtype=torch.float64)
-        return torch.tensor(
-            [[label in (e.accepted or (e.answer,)) for label in labels] for e in examples]
-        )
+        """The right answers, as the problem has them."""
+        return self.problem.targets([e.accepted or (e.answer,) for e in examples])

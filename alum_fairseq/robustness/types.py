@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from alum_fairseq.problems import Verdict as Verdict
 
 Texts = tuple[str, ...]
 
 # From a word to what may stand in its place, the best first.
 Candidates = Callable[[str], list[str]]
+
+# What a part notes about an example, fit for JSON.
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,20 +33,3 @@ class Example:
     texts: Texts
     answer: str
     accepted: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a model says of the texts of an example, in the light of the right answer.
-
-    Attributes:
-        prediction: the most probable label; for regression the number.
-        correct: whether it is right; for regression: near enough.
-        loss: of the right answer, in nats; for regression the squared error. What attacks raise.
-        confidence: the largest probability; None for regression.
-    """
-
-    prediction: str | float
-    correct: bool
-    loss: float
-    confidence: float | None = None

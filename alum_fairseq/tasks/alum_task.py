@@ -15,7 +15,8 @@ from fairseq.file_io import PathManager
 from omegaconf import II
 from torch import distributed
 
-from alum_fairseq.checkpoints.reading import check_fits, check_resumable, load_state
+from alum_fairseq.checkpoints.fit import check_fits, check_resumable
+from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import labels_optional, read_label_lines
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary

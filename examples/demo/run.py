@@ -26,7 +26,7 @@ from jobs import DemoError, Job, Ledger, Runner, Screen, clock, logged, shown
 from options import ROOT, SCALES, parse
 from perplexity_attack import PERPLEXITY_ATTACK
 
-from alum_fairseq.robustness import wording
+from alum_fairseq.robustness.report import wording
 
 HEAD = "which_package"
 SEED = 1

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from summary import Difference, Estimate, Results
 
 from alum_fairseq.files import whole_file
-from alum_fairseq.robustness.plots import COLORS, GRID, INK, PAPER
+from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER
 
 _STYLE = {
     "axes.axisbelow": True,

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
@@ -35,20 +34,17 @@ from alum_fairseq.data.record import DataRecord
 from alum_fairseq.files import whole_file
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.predictor import MAX_TOKENS
+from alum_fairseq.robustness.attacks.greedy import Limits
+from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
 from alum_fairseq.robustness.examples import from_binarized, sample
-from alum_fairseq.robustness.greedy import Limits
-from alum_fairseq.robustness.parts import (
-    YARDSTICK,
-    Clean,
-    Embeddings,
-    Noise,
-    Part,
-    Smoothness,
-    Words,
-)
-from alum_fairseq.robustness.pgd import ProjectedGradient
+from alum_fairseq.robustness.parts import PARTS, Part
+from alum_fairseq.robustness.parts.clean import Clean
+from alum_fairseq.robustness.parts.greedy import Misspellings
+from alum_fairseq.robustness.parts.noise import Noise
+from alum_fairseq.robustness.parts.part import Records
+from alum_fairseq.robustness.parts.smoothness import YARDSTICK, Smoothness
+from alum_fairseq.robustness.report.summary import build_report
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.summary import build_report
 from alum_fairseq.robustness.types import Example
 
 # The same examples for every model, whatever its seed.
@@ -403,27 +399,27 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
     """
     predictor = Predictor.load(path, data=data)
     examples = from_binarized(data, "test", predictor)
-    regression = predictor.labels is None
-    tolerance = pstdev(float(example.answer) for example in examples) / 2 if regression else None
+    problem = predictor.problem.within(None, [example.answer for example in examples])
+    tolerance = None if problem.categorical else problem.tolerance
     subject = Subject(predictor, tolerance, MAX_TOKENS, _MEASURING_SEED)
-    chosen: dict[str, Sequence[Example]] = {}
-    records: dict[str, list[list[Any]]] = {}
+    parts = _parts(effort)
+    records: dict[str, Records] = {}
     seconds: dict[str, float] = {}
-    for part, count in _parts(effort):
-        chosen[part.name] = sample(examples, count, _MEASURING_SEED)
+    for part, count in parts:
+        chosen = sample(examples, count, _MEASURING_SEED)
         began = time.monotonic()
-        records[part.name] = [_measured(part, subject, chosen[part.name])]
+        records[part.name] = Records(problem, chosen, [_measured(part, subject, chosen)])
         seconds[part.name] = round(time.monotonic() - began, 1)
     report = build_report(
         data={
             "source": str(data),
             "examples": len(examples),
-            "kind": "regression" if regression else "classification",
-            "labels": predictor.labels,
+            "kind": problem.name,
+            "labels": list(problem.labels) or None,
             "tolerance": tolerance,
         },
         models=[{"name": _NAME, "checkpoints": [{"path": str(path)}]}],
-        examples=chosen,
+        parts=[part for part, _ in parts],
         records=records,
         settings={},
         versions={},
@@ -435,7 +431,7 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
         "test": {one["key"]: one["values"][_NAME]["value"] for one in report["measures"]},
         "radii": {
             norm: sorted(
-                (_short(record["epsilon"]) for record in records[norm][0]),
+                (_short(record["epsilon"]) for record in records[norm].every()),
                 key=lambda radius: math.inf if radius is None else radius,
             )
             for norm in _NORMS
@@ -451,11 +447,11 @@ def _parts(effort: Effort) -> list[tuple[Part, int]]:
     wanted: list[tuple[Part, int]] = [
         (Noise(effort.noise_rates, _MEASURING_SEED, None), effort.noise),
         (
-            Words("greedy", Limits(max_queries=effort.queries), _MEASURING_SEED, None),
+            Misspellings(_MEASURING_SEED, None, Limits(max_queries=effort.queries)),
             effort.greedy,
         ),
         *(
-            (Embeddings(ProjectedGradient(norm, *attack), _MEASURING_SEED), effort.embeddings)
+            (PARTS[norm](ProjectedGradient(norm, *attack), _MEASURING_SEED), effort.embeddings)
             for norm in _NORMS
         ),
         (Smoothness(YARDSTICK.epsilon, _MEASURING_SEED), effort.smoothness),
@@ -467,7 +463,7 @@ def _measured(part: Part, subject: Subject, examples: Sequence[Example]) -> list
     """The records of a part, measured with the longest examples first: little padding."""
     order = sorted(range(len(examples)), key=lambda i: -sum(map(len, examples[i].texts)))
     found: list[Any] = [None] * len(examples)
-    for i, record in zip(order, part.measure(subject, [examples[i] for i in order]), strict=True):
+    for i, record in zip(order, part.run(subject, [examples[i] for i in order]), strict=True):
         found[i] = record
     return found
 

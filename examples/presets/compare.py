@@ -29,13 +29,12 @@ from torch import nn
 from alum_fairseq import DIVERGENCES, PRESETS, Adversary, cli
 from alum_fairseq.adversarial.gain import random_like
 from alum_fairseq.adversarial.objectives import DivergenceFromClean
-from alum_fairseq.checkpoints.reading import load_model, load_state
+from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file, existing_folder, whole_file
+from alum_fairseq.files import existing_folder, whole_file
 
 CALIBRATED = PRESETS["calibrated"].adversary
-HEAD = "sentence_classification_head"  # of a task that does not say how it calls it
 
 # Divergences below this are the rounding of float32, and so is their ratio.
 ROUNDING = 1e-7
@@ -107,17 +106,16 @@ class Subject:
         Raises:
             UsageError: one of them cannot be read, or the head has one output.
         """
-        path, data = existing_file(checkpoint), existing_folder(data)
-        model, task, cfg = load_model(load_state(path), path, data=str(data))
-        task.load_dataset("valid")
-        dataset = task.dataset("valid")
+        loaded = Checkpoint(checkpoint, existing_folder(data))
+        model, head = loaded.model, loaded.head
+        loaded.task.load_dataset("valid")
+        dataset = loaded.task.dataset("valid")
         chosen = dataset.ordered_indices()[-examples:]
         batch = dataset.collater([dataset[int(i)] for i in chosen])
-        head = getattr(cfg.task, "classification_head_name", HEAD)
-        if head in getattr(model, "classification_heads", ()):
-            if model.classification_heads[head].out_proj.out_features < 2:
+        if head is not None:
+            if loaded.heads[head] < 2:
                 raise UsageError(
-                    f"{path} has a head with one output (regression, multiple choice): "
+                    f"{checkpoint} has a head with one output (regression, multiple choice): "
                     "there is no KL of it to compare by"
                 )
             told = {"features_only": True, "classification_head_name": head}

@@ -42,7 +42,8 @@ from support.hostile import (
 from support.in_process import everything_in, fairseq_train, run_command
 
 from alum_fairseq import UsageError, compat
-from alum_fairseq.checkpoints.reading import load_model, load_state
+from alum_fairseq.checkpoints.model import load_model
+from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.convert.command import main as convert
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.predict import Predictor

@@ -34,6 +34,7 @@ from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
+from alum_fairseq.problems import Classification
 
 transformers = pytest.importorskip("transformers")
 
@@ -738,14 +739,13 @@ def test_heads_and_labels(
     vocabulary = ("--vocabulary", checkpoint.parent)
     out = tmp_path / "out"
     said = fails(capsys, "to-hf", checkpoint, out, *vocabulary)
-    assert "several classification heads: choose one with --head. It has large, small" in said
+    assert "has several heads: give --head, one of large, small" in said
     said = fails(capsys, "to-hf", checkpoint, out, *vocabulary, "--head", "x")
-    assert "no head 'x'" in said
+    assert "has no head x: give --head, one of large, small" in said
 
     record = DataRecord(
-        kind="classification",
+        problem=Classification(("not at all", "very much")),
         inputs=1,
-        labels=["not at all", "very much"],
         columns=["text"],
         label_column="label",
         format="tsv",

@@ -36,6 +36,7 @@ from alum_fairseq.adversarial.precision import NOISE_STD
 from alum_fairseq.criterions.options import AlumConfig, resolve
 from alum_fairseq.data.record import DataRecord, SplitRecord
 from alum_fairseq.errors import UsageError
+from alum_fairseq.problems import Classification, Regression
 
 sys.path.append(str(ROOT / "examples" / "evidence"))
 
@@ -75,13 +76,12 @@ ROWS = 1000
 
 def record_of(task: str) -> DataRecord:
     """What is known of the data set of a task, with a thousand examples to train on."""
-    kind, labels = "classification", ["a", "b"]
-    if cells.TASKS[task].scale is not None:
-        kind, labels = "regression", None
+    regression = cells.TASKS[task].scale is not None
+    problem = Regression() if regression else Classification(("a", "b"))
     columns = [f"text{number}" for number in range(len(cells.TASKS[task].columns))]
     train = SplitRecord([], ROWS, 0, 0, 0, True)
     return DataRecord(
-        kind, len(columns), labels, columns, "label", "jsonl", True, 40, "characters",
+        problem, len(columns), columns, "label", "jsonl", True, 40, "characters",
         splits={"train": train},
     )  # fmt: skip
 

@@ -220,7 +220,7 @@ def test_data_of_fairseqs_own_pipeline(cases: dict[str, Any], tmp_path: Path) ->
     full = Predictor.load(case.path)
     assert torch.equal(bare.logits(texts(case)), full.logits(texts(case)))
     renamed = Predictor.load(case.path, tmp_path, vocabulary, labels=["A", "B", "C"])
-    assert renamed.labels == ["A", "B", "C"]
+    assert renamed.problem.labels == ("A", "B", "C")
 
 
 def test_a_head_on_a_pretrained_model(cases: dict[str, Any], tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_head_on_a_pretrained_model(cases: dict[str, Any], tmp_path: Path) -> 
     (tmp_path / "dict.txt").write_text((case.data / "input0/dict.txt").read_text())
     command = (tmp_path / "model.pt", tmp_path, case.data / "vocabulary")
     found = Predictor.load(*command)
-    assert (found.head, found.labels) == ("mnli", ["0", "1", "2"])
+    assert (found.checkpoint.head, found.problem.labels) == ("mnli", ("0", "1", "2"))
     expected = Predictor.load(case.path).logits(texts(case))
     assert torch.equal(found.logits(texts(case)), expected)
 
@@ -254,7 +254,7 @@ def test_a_head_on_a_pretrained_model(cases: dict[str, Any], tmp_path: Path) -> 
         ({"max-tokens": 0}, "--max-tokens is 0: it must be 1 or more"),
         ({"input": "nowhere.tsv"}, "nowhere.tsv does not exist"),
         ({"columns": "b"}, ":1: there is no b: there are a, label"),
-        ({"label": "a"}, r":1: the model has no label '.*': it has no, well, maybe, yes"),
+        ({"label": "a"}, r":1: the label '.*' is none of the classes \(no, well, maybe, yes\)"),
         ({"output": "DATA"}, "is a folder, not a file"),
         ({"output": "DATA/dict.txt/out"}, "dict.txt/out cannot be written"),
     ],

@@ -24,6 +24,7 @@ from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.prepare.command import main
 from alum_fairseq.prepare.datasets import KNOWN_TASKS
 from alum_fairseq.prepare.labels import in_order
+from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
 
 SHARED = ROOT.parent / "shared" / "data"
 WORDS = [*"abcdefghij", "good", "bad", "the", "film", "was", "is"]
@@ -75,12 +76,12 @@ def task_of(folder: Path) -> SentencePredictionTask:
     return SentencePredictionTask.setup_task(
         SentencePredictionConfig(
             data=str(folder),
-            num_classes=record.num_classes,
+            num_classes=record.problem.num_classes,
             init_token=0,
             separator_token=2,
             no_shuffle=True,
             max_positions=record.max_positions,
-            regression_target=record.kind == "regression",
+            regression_target=record.problem.name == "regression",
             seed=1,
         )
     )
@@ -101,8 +102,8 @@ def examples_of(folder: Path, split: str) -> Iterator[tuple[list[str], str | flo
         texts = [bpe.decode(part.removeprefix("<s>").strip()) for part in inputs]
         assert len(texts) == record.inputs
         label = example.get("target")
-        if label is not None and record.kind == "classification":
-            label = record.labels[int(label)]
+        if label is not None and record.problem.name == "classification":
+            label = record.problem.labels[int(label)]
         yield texts, label if label is None or isinstance(label, str) else float(label[0])
 
 
@@ -401,7 +402,7 @@ def check(folder: Path, expected: dict[str, list[Any]]) -> None:
         counted = record.splits[split]
         assert counted.rows == len(examples)
         assert counted.labelled is (labels[0] is not None)
-        classes = record.labels if counted.labelled and record.labels else []
+        classes = record.problem.labels if counted.labelled else []
         assert counted.label_counts == {name: labels.count(name) for name in classes}
 
 
@@ -488,7 +489,7 @@ def test_several_files_of_all_kinds(run: Any, tmp_path: Path) -> None:
     # 'the best' cannot be a symbol of fairseq's dictionary: symbols are the numbers of the classes.
     lines = (tmp_path / "data/label/dict.txt").read_text().splitlines()
     assert lines == ["0 1", "1 1"]
-    assert record.labels == ["the best", "worst"]
+    assert record.problem == Classification(("the best", "worst"))
     assert (record.columns, record.label_column, record.header) == (["film"], "verdict", True)
     assert record.train_options() == [
         *("--num-classes", "2", "--init-token", "0", "--max-positions", "512")
@@ -512,7 +513,7 @@ def test_order_of_classes(
     rows = labels * 2
     write(tmp_path, {"train.tsv": "".join(f"a\t{label}\n" for label in rows)})
     record = run(*own(tmp_path, *(["--labels", *given] if given else [])))
-    assert record.labels == order
+    assert record.problem.labels == tuple(order)
     check(tmp_path / "data", {"train": [(["a"], label) for label in rows]})
     symbols = [x.split()[0] for x in (tmp_path / "data/label/dict.txt").read_text().splitlines()]
     assert symbols == order
@@ -527,16 +528,16 @@ def test_regression(run: Any, refused: Any, tmp_path: Path) -> None:
     write(tmp_path, {"train.tsv": "a\t1.5\nb\t-2e1\n", "test.tsv": "a\n"})
     arguments = own(tmp_path, "--regression", "--test", tmp_path / "test.tsv")
     record = run(*arguments)
-    assert (record.labels, record.scale, record.num_classes) == (None, 1.0, 1)
+    assert (record.problem, record.problem.num_classes) == (Regression(), 1)
     assert "--regression-target" in record.train_options()
     check(tmp_path / "data", {"train": [(["a"], 1.5), (["b"], -20.0)], "test": [(["a"], None)]})
     (tmp_path / "data").rename(tmp_path / "first")
-    assert run(*arguments, "--scale", "10").scale == 10
+    assert run(*arguments, "--scale", "10").problem == Regression(10)
     check(tmp_path / "data", {"train": [(["a"], 0.15), (["b"], -2.0)], "test": [(["a"], None)]})
     (tmp_path / "data").rename(tmp_path / "second")
     for bad in ("high", "nan", "inf"):
         write(tmp_path, {"train.tsv": f"a\t1.5\nb\t{bad}\n"})
-        message = f"train.tsv:2: the label is '{bad}': --regression needs a number"
+        message = f"train.tsv:2: the label '{bad}' is no number"
         assert message in refused(*arguments)
 
 
@@ -547,12 +548,12 @@ def test_multiple_choice(run: Any, refused: Any, tmp_path: Path) -> None:
     arguments = own(tmp_path, "--choices", "one", "two", "three", columns=("context",))
     arguments[arguments.index("2")] = "right"
     record = run(*arguments)
-    assert (record.kind, record.inputs, record.labels) == ("choices", 4, ["A", "B", "C"])
+    assert (record.problem, record.inputs) == (MultipleChoice(("A", "B", "C")), 4)
     task = SentenceRankingTask.setup_task(
         Namespace(
             data=str(tmp_path / "data"),
             criterion="sentence_ranking",
-            num_classes=record.num_classes,
+            num_classes=record.problem.num_classes,
             init_token=0,
             separator_token=2,
             no_shuffle=True,
@@ -574,7 +575,7 @@ def test_multiple_choice(run: Any, refused: Any, tmp_path: Path) -> None:
     (tmp_path / "data").rename(tmp_path / "first")
     message = "there are 3 choices, but 2 labels (A, C): give --labels"
     assert message in refused(*arguments)
-    assert run(*arguments, "--labels", "A", "B", "C").labels == ["A", "B", "C"]
+    assert run(*arguments, "--labels", "A", "B", "C").problem == MultipleChoice(("A", "B", "C"))
 
 
 BAD_OPTIONS = [
@@ -615,7 +616,7 @@ def test_bad_tables(table: str, message: str, refused: Any, tmp_path: Path) -> N
 
 def test_a_rare_class_may_come_first(run: Any, tmp_path: Path) -> None:
     write(tmp_path, {"train.tsv": "a\trare\nb\tx\nc\tx\n"})
-    assert run(*own(tmp_path, "--no-header")).labels == ["rare", "x"]
+    assert run(*own(tmp_path, "--no-header")).problem.labels == ("rare", "x")
 
 
 def test_other_splits_must_fit(refused: Any, tmp_path: Path) -> None:
@@ -662,7 +663,7 @@ def test_long_examples_lose_their_ends(run: Any, tmp_path: Path) -> None:
 
 
 def test_a_context_is_cut_once_for_all_its_candidates(words: Path) -> None:
-    encoder = ExampleEncoder(Vocabulary.load(words), 10, choices=True)
+    encoder = ExampleEncoder(Vocabulary.load(words), 10, MultipleChoice())
     encoded = encoder(["a b c d e f", "g", "g h i j"])
     assert encoded.texts == ("a b c", "g", "g h i")
     assert encoded.truncated
@@ -764,9 +765,43 @@ def test_records_are_checked(run: Any, tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UsageError, match=message):
             DataRecord.load(tmp_path / "data")
+    for wrong in ("masked_lm", "parsing", ["x"], None):
+        path.write_text(json.dumps(good | {"problem": wrong}))
+        with pytest.raises(UsageError, match="is no record of alum-prepare: problem is "):
+            DataRecord.load(tmp_path / "data")
     path.unlink()
     with pytest.raises(UsageError, match="name a folder that alum-prepare made"):
         DataRecord.load(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "scale", "problem"),
+    [
+        ("classification", ["x", "y"], 1.0, Classification(("x", "y"))),
+        ("regression", None, 5.0, Regression(scale=5.0)),
+        ("choices", ["A", "B"], 1.0, MultipleChoice(("A", "B"))),
+    ],
+)
+def test_records_of_earlier_versions_are_read(
+    run: Any,
+    tmp_path: Path,
+    kind: str,
+    labels: list[str] | None,
+    scale: float,
+    problem: SupervisedProblem,
+) -> None:
+    write(tmp_path, {"train.tsv": "a\tx\nb\ty\n"})
+    run(*own(tmp_path))
+    path = tmp_path / "data" / "alum-prepare.json"
+    entries = json.loads(path.read_text())
+    assert entries["problem"] == "classification"
+    del entries["problem"]
+    entries |= {"kind": kind, "labels": labels, "scale": scale}
+    path.write_text(json.dumps(entries))
+    record = DataRecord.load(path.parent)
+    assert record.problem == problem
+    record.save(path.parent)
+    assert DataRecord.load(path.parent) == record
 
 
 # Real data, with the vocabulary of the released models
@@ -807,7 +842,7 @@ def test_real_data(name: str, run: Any, tmp_path: Path) -> None:
             tokens = task.dictionary.encode_line(text, append_eos=False, add_if_not_exist=False)
             example = dataset[i]
             assert torch.equal(example["net_input.src_tokens"], tokens.long())
-            assert record.labels[int(example["target"])] == rows[i][label]
+            assert record.problem.labels[int(example["target"])] == rows[i][label]
     batch = dataset.collater([dataset[i] for i in range(4)])
     assert batch["net_input"]["src_tokens"].shape[0] == 4
     assert record.bpe == "gpt2"

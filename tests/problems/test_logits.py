@@ -21,7 +21,9 @@ from alum_fairseq.problems import (
 PADDING = 1
 
 
-@pytest.mark.parametrize("problem", [Classification(), Regression(), MaskedLM()], ids=str)
+@pytest.mark.parametrize(
+    "problem", [Classification(), Regression(), MaskedLM()], ids=lambda p: p.name
+)
 def test_the_logits_are_those_of_the_only_call(problem: Problem) -> None:
     logits = torch.randn(4, 3)
     assert problem.logits([logits]) is logits
@@ -41,7 +43,9 @@ def test_the_divergence_suits_the_logits(name: str) -> None:
     assert get_divergence(problem.divergence).categorical == problem.categorical
 
 
-@pytest.mark.parametrize("problem", [Classification(), Regression(), MultipleChoice()], ids=str)
+@pytest.mark.parametrize(
+    "problem", [Classification(), Regression(), MultipleChoice()], ids=lambda p: p.name
+)
 def test_every_answer_counts_one(problem: Problem) -> None:
     assert problem.weights(torch.tensor([0, 1]), torch.randn(2, 1), PADDING) is None
 

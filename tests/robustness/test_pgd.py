@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from alum_fairseq import UsageError
+from alum_fairseq.data.layout import Layout
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.predict import Predictor
-from alum_fairseq.predict.predictor import Layout
-from alum_fairseq.robustness.pgd import DIVERGENCE, LOSS, Found, ProjectedGradient, Target
+from alum_fairseq.problems import Classification, MultipleChoice, Regression
+from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, Found, ProjectedGradient, Target
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example
 
@@ -464,17 +466,20 @@ def predictor_of(kind: str, folder: Path) -> Predictor:
     """A model that reads the words w0 to w39."""
     make_dictionary().save(str(folder / "dict.txt"))
     vocabulary = Vocabulary.load(folder)
-    choices = kind == "choices"
-    return Predictor(
-        roberta(outputs=3 if kind in ("single", "pair") else 1),
-        "head",
-        vocabulary.dictionary,
-        vocabulary,
-        Layout(init_token=0, separator_token=2, choices=choices, max_positions=62),
-        inputs=TEXTS[kind],
-        labels=None if kind == "regression" else ["0", "1", "2"] if choices else LABELS,
-        scale=5.0 if kind == "regression" else 1.0,
+    others = {"regression": Regression(scale=5.0), "choices": MultipleChoice(("0", "1", "2"))}
+    problem = others.get(kind, Classification(tuple(LABELS)))
+    outputs = 1 if kind in others else 3
+    checkpoint = SimpleNamespace(
+        model=roberta(outputs),
+        head="head",
+        heads={"head": outputs},
+        problem=problem,
+        dictionary=vocabulary.dictionary,
+        vocabulary=vocabulary,
+        layout=Layout(problem, max_positions=62),
+        record=SimpleNamespace(inputs=TEXTS[kind]),
     )
+    return Predictor(checkpoint)
 
 
 def sentence(length: int) -> str:
@@ -487,11 +492,12 @@ def examples_for(predictor: Predictor, kind: str, count: int = 14) -> list[Examp
     for number in range(count):
         texts = tuple(sentence(3 + (5 * number + 3 * k) % 13) for k in range(TEXTS[kind]))
         [said] = predictor.predict([texts])
-        if predictor.labels is None:
+        labels = predictor.problem.labels
+        if not labels:
             answer = f"{said.value + 0.1 * number - 0.8:.2f}"
         else:
             shift = number % 4 == 0
-            answer = predictor.labels[(predictor.labels.index(said.label) + shift) % 3]
+            answer = labels[(labels.index(said.label) + shift) % 3]
         made.append(Example(number, texts, answer))
     return made
 
@@ -502,7 +508,7 @@ def tested(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Subject, lis
     predictor = predictor_of(request.param, tmp_path)
     examples = examples_for(predictor, request.param)
     predictor.model.double()
-    tolerance = 0.4 if predictor.labels is None else None
+    tolerance = None if predictor.problem.labels else 0.4
     return Subject(predictor, tolerance, max_tokens=300, seed=1), examples
 
 
@@ -569,7 +575,7 @@ def test_losses_are_those_of_the_verdicts_up_to_a_rising_function(
     loss = target.objectives[LOSS](outputs, torch.arange(len(examples)))
     for example, row, found in zip(examples, outputs, loss.tolist(), strict=True):
         expected = subject.verdict(example, row).loss
-        if subject.predictor.labels is not None:  # the odds against an answer of this likelihood
+        if subject.problem.categorical:  # the odds against an answer of this likelihood
             expected = math.log(math.expm1(expected))
         assert found == pytest.approx(expected)
 
@@ -650,7 +656,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Target:
     """Of a RoBERTa that has learnt which third of the words a sentence has most of."""
     torch.manual_seed(1)
     predictor = predictor_of("single", tmp_path_factory.mktemp("taught"))
-    model, dictionary = predictor.model, predictor.dictionary
+    model, dictionary = predictor.model, predictor.checkpoint.dictionary
     groups = torch.tensor([int(symbol[1:]) * 3 // 40 for symbol in dictionary.symbols[4:44]])
 
     def drawn(count: int) -> tuple[Tensor, Tensor]:

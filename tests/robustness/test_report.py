@@ -16,12 +16,33 @@ import pytest
 from markdown_it import MarkdownIt
 
 from alum_fairseq import UsageError
-from alum_fairseq.robustness.markdown import escaped
-from alum_fairseq.robustness.publish import write_report
-from alum_fairseq.robustness.summary import build_report
+from alum_fairseq.problems import Classification, MultipleChoice, Regression
+from alum_fairseq.robustness.attacks.greedy import Limits
+from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
+from alum_fairseq.robustness.parts.adversarial_set import AdversarialSetPart
+from alum_fairseq.robustness.parts.clean import Clean
+from alum_fairseq.robustness.parts.embeddings import L2Attack, LInfAttack
+from alum_fairseq.robustness.parts.greedy import Misspellings
+from alum_fairseq.robustness.parts.noise import Noise
+from alum_fairseq.robustness.parts.part import Records
+from alum_fairseq.robustness.parts.smoothness import Smoothness
+from alum_fairseq.robustness.parts.textattack import TextAttack
+from alum_fairseq.robustness.report.markdown import escaped
+from alum_fairseq.robustness.report.publish import write_report
+from alum_fairseq.robustness.report.summary import build_report
+from alum_fairseq.robustness.report.wording import table, visible
 from alum_fairseq.robustness.types import Example
-from alum_fairseq.robustness.wording import table, visible
 
+PARTS = [
+    Clean(),
+    Noise((0.1, 0.2, 0.4), 1, None),
+    LInfAttack(ProjectedGradient("linf"), 1),
+    L2Attack(ProjectedGradient("l2"), 1),
+    Smoothness(0.1, 1),
+    AdversarialSetPart([], variant="anli"),
+    Misspellings(1, None, Limits()),
+    TextAttack(1, None, 200, variant="DeepWordBugGao2018"),
+]
 WORDS = ["the", "film", "was", "a", "quiet", "slow", "and", "rather", "moving", "story", "about"]
 HOSTILE = (
     "<script>alert(1)</script> a|b `c` *d* _e_ [f](g) $h$ &amp; \u202eabc\u202c "
@@ -69,6 +90,7 @@ def synthetic(
             }
             for name, n in models.items()
         ],
+        "parts": list(PARTS),
         "examples": measured,
         "records": records,
         "settings": {"radii": [0.01, 0.03, 0.1], "restarts": 2, "rates": [0.1, 0.2, 0.4]},
@@ -77,6 +99,22 @@ def synthetic(
         "created": "2026-01-01T00:00:00",
         "resamples": 200,
     }
+
+
+def report_of(**given: Any) -> dict[str, Any]:
+    """The report of a run, of which ``examples`` and ``records`` are mappings by part."""
+    examples = given.pop("examples")
+    kind, labels = given["data"]["kind"], tuple(given["data"]["labels"] or ())
+    problem = {
+        "classification": Classification(labels),
+        "regression": Regression(tolerance=0.5),
+        "choices": MultipleChoice(("0", "1")),
+    }[kind]
+    records = {
+        part: Records(problem, examples[part], found) for part, found in given["records"].items()
+    }
+    parts = [part for part in given.pop("parts") if part.name in records]
+    return build_report(**{**given, "parts": parts, "records": records})
 
 
 def one_example(
@@ -169,6 +207,7 @@ def checkpoint(
             for rate in (0.1, 0.2, 0.4):
                 after = {**verdict(one, margin - 5 * rate / strength), "texts": list(one.texts)}
                 outcomes[f"{noise} {rate}"] = {**after, "edits": 3, "queries": 1}
+        outcomes |= {f"drop {rate}": outcomes[f"swap {rate}"] for rate in (0.1, 0.2, 0.4)}
         found["noise"].append(outcomes)
     return found
 
@@ -187,7 +226,7 @@ INPUTS = {
 
 @pytest.fixture(scope="module")
 def reports() -> dict[str, dict[str, Any]]:
-    return {name: build_report(**synthetic(**given)) for name, given in INPUTS.items()}
+    return {name: report_of(**synthetic(**given)) for name, given in INPUTS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +247,7 @@ def measure_of(report: dict[str, Any], key: str) -> dict[str, Any]:
 
 def test_numbers_are_those_of_the_records() -> None:
     given = synthetic()
-    report = build_report(**given)
+    report = report_of(**given)
     clean, linf = given["records"]["clean"], given["records"]["linf"]
 
     accuracies = [100 * np.mean([one["correct"] for one in records]) for records in clean]
@@ -235,7 +274,7 @@ def test_numbers_are_those_of_the_records() -> None:
     assert found["plain"]["seeds"] == pytest.approx(rates[:2], rel=1e-5)
 
     found = measure_of(report, "noise.0.2")["values"]["alum"]["value"]
-    keys = ("swap 0.2", "keyboard 0.2")
+    keys = ("swap 0.2", "drop 0.2", "keyboard 0.2")
     noise = [
         [one[key]["correct"] for one in rs for key in keys] for rs in given["records"]["noise"]
     ]
@@ -251,7 +290,7 @@ def test_numbers_are_those_of_the_records() -> None:
 
 def test_curves_are_those_of_the_records() -> None:
     given = synthetic()
-    report = build_report(**given)
+    report = report_of(**given)
     curve = report["curves"]["l2"]
     epsilons = [np.array([one["epsilon"] for one in rs]) for rs in given["records"]["l2"]]
     assert curve["x"][0] == 0
@@ -308,7 +347,7 @@ def test_measures_by_kind_of_task(reports: dict[str, dict[str, Any]]) -> None:
 def test_only_what_was_measured() -> None:
     given = synthetic(models={"alum": 1})
     given["records"] = {"clean": given["records"]["clean"]}
-    report = build_report(**given)
+    report = report_of(**given)
     assert {measure["group"] for measure in report["measures"]} == {"Clean"}
     assert (report["curves"], report["examples"], report["warnings"]) == ({}, [], [])
 
@@ -318,8 +357,9 @@ def test_what_was_never_broken(tmp_path: Path) -> None:
     for records in given["records"]["linf"]:
         for one in records:
             one.update(epsilon=None, lower=CEILING)
-    given["settings"]["radii"] = {"linf": [0.5, 2.0], "l2": [0.01]}
-    report = build_report(**given)
+    given["parts"][2] = LInfAttack(ProjectedGradient("linf"), 1, [0.5, 2.0])
+    given["parts"][3] = L2Attack(ProjectedGradient("l2"), 1, [0.01])
+    report = report_of(**given)
     median = measure_of(report, "linf.median")
     assert median["values"]["alum"] == {
         "value": None,
@@ -348,7 +388,7 @@ def test_what_was_wrong_already(tmp_path: Path) -> None:
     for records in given["records"]["greedy"]:
         for one in records:
             one.update(correct=False, edits=0, queries=0)
-    report = build_report(**given)
+    report = report_of(**given)
     assert "linf" not in report["curves"]
     assert measure_of(report, "greedy.success")["values"]["alum"]["value"] is None
     assert measure_of(report, "linf.median")["values"]["alum"]["value"] is None
@@ -371,10 +411,10 @@ def test_json_is_strict_rounded_and_the_same_again(
         assert json.loads(text, parse_constant=pytest.fail) == report
         assert all(number == float(f"{number:.6g}") for number in every_number(report))
     later = synthetic() | {"created": "2027-02-02T00:00:00", "seconds": {}}
-    again = build_report(**later)
+    again = report_of(**later)
     first = reports["two models, two seeds"]
     assert {**again, "time": None} == {**first, "time": None}
-    assert build_report(**later, seed=2) != again
+    assert report_of(**later, seed=2) != again
 
 
 def test_same_report_same_bytes(
@@ -384,7 +424,8 @@ def test_same_report_same_bytes(
     write_report(json.loads(json.dumps(reports[name])), tmp_path / "new" / "folder")
     files = sorted(path.name for path in folders[name].iterdir())
     assert files == sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
-    pictures = ["overview", "linf", "l2", "noise-keyboard", "noise-swap", "reliability"]
+    noises = [f"noise-{kind}" for kind in ("drop", "keyboard", "swap")]
+    pictures = ["overview", "linf", "l2", *noises, "reliability"]
     wanted = ["report.html", "report.json", "report.md"]
     assert files == sorted([*wanted, *(f"{p}.{kind}" for p in pictures for kind in ("png", "svg"))])
     for file in files:
@@ -428,16 +469,16 @@ def quiet(report: dict[str, Any]) -> list[str]:
 def test_warnings(
     part: str, too_many: float, few: float, values: dict[str, Any], said: str
 ) -> None:
-    [warning] = quiet(build_report(**spoilt(part, too_many, **values)))
+    [warning] = quiet(report_of(**spoilt(part, too_many, **values)))
     assert said in warning
     assert warning.startswith("alum, ") or warning.startswith("alum: ")
-    assert quiet(build_report(**spoilt(part, few, **values))) == []
+    assert quiet(report_of(**spoilt(part, few, **values))) == []
 
 
 def test_warnings_of_little_evidence(reports: dict[str, dict[str, Any]]) -> None:
     assert reports["two models, two seeds"]["warnings"] == []
     assert any("single checkpoint" in one for one in reports["choices"]["warnings"])
-    warnings = build_report(**synthetic(examples=198))["warnings"]
+    warnings = report_of(**synthetic(examples=198))["warnings"]
     assert len(warnings) == 1
     assert warnings[0].endswith(": misspellings (99), DeepWordBugGao2018 (99).")
 
@@ -447,7 +488,7 @@ def test_warnings_of_little_evidence(reports: dict[str, dict[str, Any]]) -> None
 
 def test_worst_examples() -> None:
     given = synthetic()
-    report = build_report(**given)
+    report = report_of(**given)
     found = [
         one for one in report["examples"] if (one["attack"], one["model"]) == ("greedy", "plain")
     ]
@@ -604,10 +645,11 @@ def test_hostile_texts(tmp_path: Path) -> None:
             one["texts"] = [f"{one['texts'][0]} {HOSTILE}", HOSTILE[1:]]
     given["records"][f"set:{HOSTILE}"] = given["records"].pop("set:anli")
     given["examples"][f"set:{HOSTILE}"] = given["examples"].pop("set:anli")
+    given["parts"].append(AdversarialSetPart([], variant=HOSTILE))
     given["data"]["source"] = given["settings"][HOSTILE] = HOSTILE
     given["models"][0]["checkpoints"][0]["path"] = HOSTILE
     del given["records"]["textattack:DeepWordBugGao2018"]
-    report = build_report(**given)
+    report = report_of(**given)
     write_report(report, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report
 

@@ -24,7 +24,7 @@ from support.untrained import KINDS, LABELS, texts
 from alum_fairseq import UsageError
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.command import main as predict
-from alum_fairseq.robustness import command
+from alum_fairseq.robustness import command, runner
 from alum_fairseq.robustness.store import Store
 
 FEW = {
@@ -65,7 +65,7 @@ def without_wordnet(patch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise UsageError("substitution by synonyms needs NLTK")
 
-    patch.setattr("alum_fairseq.robustness.parts.WordNetSubstitutions", missing)
+    patch.setattr("alum_fairseq.robustness.parts.wordnet.WordNetSubstitutions", missing)
 
 
 def note_reports(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
@@ -75,7 +75,10 @@ def note_reports(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
 
     def build_report(**given: Any) -> dict[str, Any]:
         report = build(**given)
-        noted.append(SimpleNamespace(**given, report=report))
+        found = given.pop("records")
+        records = {part: each.checkpoints for part, each in found.items()}
+        examples = {part: each.examples for part, each in found.items()}
+        noted.append(SimpleNamespace(**given, records=records, examples=examples, report=report))
         return report
 
     patch.setattr(command, "build_report", build_report)
@@ -139,7 +142,7 @@ def measured(solved: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
             without_wordnet(patch)
             noted = note_reports(patch)
             if kind not in DRAWN:  # it takes seconds
-                patch.setattr("alum_fairseq.robustness.publish.figures", lambda report: {})
+                patch.setattr("alum_fairseq.robustness.report.publish.figures", lambda report: {})
             run = robustness(path=case.path, input=case.table, output=folder, **FEW)
         assert run.status == 0, run.err
         done[kind] = SimpleNamespace(case=case, folder=folder, **vars(run), **vars(noted[0]))
@@ -350,7 +353,7 @@ def report_files(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The part of every chunk that is measured; a chunk is of 4 examples."""
-    monkeypatch.setattr(command, "_CHUNK", 4)
+    monkeypatch.setattr(runner, "CHUNK", 4)
     noted: list[str] = []
     add = Store.add
 
@@ -748,7 +751,10 @@ def places(solved: dict[str, Any], cases: dict[str, Any], folder: Path) -> dict[
         ({"columns": ["a", "label"]}, "an example has 2 texts, of those trained on 1"),
         ({"columns": "b"}, ":1: there is no b: there are a, label"),
         ({"label": "b"}, ":1: there is no b: there are a, label"),
-        ({"input": "IN/label.jsonl"}, "label.jsonl:2: the model has no label 'so': it has no, w"),
+        (
+            {"input": "IN/label.jsonl"},
+            "label.jsonl:2: the label 'so' is none of the classes .no",
+        ),
         ({"input": "IN/empty.jsonl"}, "empty.jsonl has no examples"),
         ({"input": "IN/none.tsv"}, "none.tsv does not exist"),
         ({"tolerance": 1}, "--tolerance is for regression, but the model has classes"),
@@ -810,7 +816,8 @@ def test_wrong_usage(
 ) -> None:
     without_wordnet(monkeypatch)
     monkeypatch.setattr(
-        "alum_fairseq.robustness.textattack_recipes._library", lambda: library_with_recipe("X")
+        "alum_fairseq.robustness.attacks.textattack_recipes._library",
+        lambda: library_with_recipe("X"),
     )
     names = places(solved, cases, tmp_path)
     names["TABLE"] = solved["single"].table

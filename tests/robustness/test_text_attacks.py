@@ -16,18 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alum_fairseq import UsageError
-from alum_fairseq.robustness.greedy import (
+from alum_fairseq.robustness.attacks.greedy import (
     Attempt,
     CharacterEdits,
     Limits,
     greedy_attack,
     run_side_by_side,
 )
-from alum_fairseq.robustness.noise import NOISES, add_noise
-from alum_fairseq.robustness.textattack_recipes import run_recipe
+from alum_fairseq.robustness.attacks.noise import NOISES, add_noise
+from alum_fairseq.robustness.attacks.textattack_recipes import run_recipe
+from alum_fairseq.robustness.attacks.wordnet import WordNetSubstitutions
+from alum_fairseq.robustness.attacks.words import (
+    Edit,
+    Editor,
+    SplitText,
+    edits_between,
+    may_stand_in,
+)
 from alum_fairseq.robustness.types import Candidates, Example, Texts, Verdict
-from alum_fairseq.robustness.wordnet import WordNetSubstitutions
-from alum_fairseq.robustness.words import Edit, Editor, Split, edits_between, may_stand_in
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>", "<mask>", "<|endoftext|>", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -53,7 +59,7 @@ def special_tokens(text: str) -> list[str]:
 
 @given(TEXT)
 def test_a_split_text_joins_to_itself(text: str) -> None:
-    split = Split.of(text)
+    split = SplitText.of(text)
     assert split.join() == text
     assert len(split.gaps) == len(split.words) + 1
     for word in split.words:
@@ -64,7 +70,7 @@ def test_a_split_text_joins_to_itself(text: str) -> None:
 
 
 def test_words_lose_the_punctuation_around_them() -> None:
-    split = Split.of("  It's (almost) a «classic», <s>really</s> 1984's état-of-the-art!")
+    split = SplitText.of("  It's (almost) a «classic», <s>really</s> 1984's état-of-the-art!")
     words = ["It's", "almost", "a", "classic", "s>really</s", "1984's", "état-of-the-art"]
     assert list(split.words) == words
     assert split.gaps[:3] == ("  ", " (", ") ")
@@ -84,12 +90,12 @@ def test_words_lose_the_punctuation_around_them() -> None:
     ],
 )
 def test_letters_alone_may_be_edited_and_no_special_token(text: str, words: list[str]) -> None:
-    split = Split.of(text)
+    split = SplitText.of(text)
     assert [split.words[number] for number in split.editable()] == words
 
 
 def test_short_words_stay() -> None:
-    split = Split.of("an odd film again")
+    split = SplitText.of("an odd film again")
     assert [[split.words[i] for i in split.editable(n)] for n in (3, 4, 5)] == [
         ["odd", "film", "again"],
         ["film", "again"],
@@ -99,12 +105,12 @@ def test_short_words_stay() -> None:
 
 @given(TEXT)
 def test_leaving_a_word_out_leaves_the_others_and_all_special_tokens(text: str) -> None:
-    split = Split.of(text)
+    split = SplitText.of(text)
     before = [token for _, token in special_tokens(text)]
     for number in split.editable(1):
         left = split.without(number)
         words = (*split.words[:number], *split.words[number + 1 :])
-        assert "".join(Split.of(left).words) == "".join(words)
+        assert "".join(SplitText.of(left).words) == "".join(words)
         assert [token for _, token in special_tokens(left)] == before
 
 
@@ -121,7 +127,7 @@ def test_leaving_a_word_out_leaves_the_others_and_all_special_tokens(text: str) 
     ],
 )
 def test_leaving_a_word_out_leaves_no_blank_too_many(text: str, left: str) -> None:
-    split = Split.of(text)
+    split = SplitText.of(text)
     assert split.without(split.words.index("great") if "great" in split.words else 1) == left
 
 
@@ -187,12 +193,12 @@ def test_noise_is_nested_and_within_its_rate(
     texts: Texts, kind: str, rates: list[float], seed: int
 ) -> None:
     less, more = (add_noise(texts, kind, rate, seed) for rate in rates)
-    split = [Split.of(text) for text in texts]
+    split = [SplitText.of(text) for text in texts]
     # Mistakes are in letters alone, so that the words and gaps can be laid side by side.
-    noised = [Split.of(text) for text in more.texts]
+    noised = [SplitText.of(text) for text in more.texts]
     assert [each.gaps for each in noised] == [each.gaps for each in split]
     words = [word for each in split for word in each.words]
-    words_less = [word for text in less.texts for word in Split.of(text).words]
+    words_less = [word for text in less.texts for word in SplitText.of(text).words]
     words_more = [word for each in noised for word in each.words]
     able = sum(
         bool(NOISES[kind](each.words[number])) for each in split for number in each.editable()
@@ -222,7 +228,7 @@ def test_noise_depends_on_seed_and_kind_and_nothing_else() -> None:
     assert len(changed) > 1  # other words, too
     # The same in another process, where Python's own hash of a text is another.
     code = (
-        "from alum_fairseq.robustness.noise import add_noise;"
+        "from alum_fairseq.robustness.attacks.noise import add_noise;"
         f"print(add_noise({texts!r}, 'drop', 0.5, 7).texts[0])"
     )
     done = subprocess.run(
@@ -269,7 +275,7 @@ class BagOfWords:
         self.asked: list[Texts] = []
 
     def verdict(self, texts: Texts) -> Verdict:
-        words = [word for text in texts for word in Split.of(text).words]
+        words = [word for text in texts for word in SplitText.of(text).words]
         score = self.bias + sum(self.weights.get(word, 0.0) for word in words)
         probability = 1 / (1 + math.exp(-score))
         correct = score > 0

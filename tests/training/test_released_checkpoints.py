@@ -22,7 +22,8 @@ from fairseq.models.roberta import RobertaModel
 from torch import Tensor
 
 from alum_fairseq import UsageError
-from alum_fairseq.checkpoints.reading import load_model, load_state
+from alum_fairseq.checkpoints.model import load_model
+from alum_fairseq.checkpoints.reading import load_state
 
 GPT2_BPE = ROOT.parent / "shared/data/gpt2_bpe"
 SHAPES = {
@@ -183,7 +184,7 @@ def test_from_pretrained(arch: str, half: bool, tmp_path: Path) -> None:
         tokens = roberta.encode("Hello world")
         assert tokens.tolist() == [0, 31414, 232, 2]  # fairseq's documentation
         assert roberta.decode(tokens) == "Hello world"
-    ours, _, _ = load_model(
+    ours, _ = load_model(
         load_state(tmp_path / "model.pt"), tmp_path / "model.pt", data=str(tmp_path)
     )
     assert_loaded(ours, weights)
@@ -330,7 +331,7 @@ def test_a_released_head_is_left_behind(data: Path, tmp_path: Path) -> None:
         state["model"][f"classification_heads.mnli.{name}.bias"] = torch.zeros(size[0])
     torch.save(state, path)
     begin(data, restore_file=path, reset_optimizer=True)
-    model, _, _ = load_model(
+    model, _ = load_model(
         load_state(path), path, data=str(data / "input0"), load_checkpoint_heads=True
     )
     assert model.classification_heads["mnli"].out_proj.out_features == 3

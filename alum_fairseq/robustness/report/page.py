@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from alum_fairseq.robustness import wording
-from alum_fairseq.robustness.plots import COLORS, GRID, INK, PAPER, captions
+from alum_fairseq.robustness.report import wording
+from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER, captions
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -19,7 +19,7 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The report as HTML.
 
     Args:
-        report: as :func:`alum_fairseq.robustness.summary.build_report` makes it.
+        report: as :func:`alum_fairseq.robustness.report.summary.build_report` makes it.
         pictures: SVG by name, drawn into the page.
     """
     sentences = captions(report)

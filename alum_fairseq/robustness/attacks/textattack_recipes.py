@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from alum_fairseq.errors import UsageError, one_line
-from alum_fairseq.robustness.greedy import Attempt
-from alum_fairseq.robustness.noise import seeded
+from alum_fairseq.robustness.attacks.greedy import Attempt
+from alum_fairseq.robustness.attacks.noise import seeded
+from alum_fairseq.robustness.attacks.words import edits_between
 from alum_fairseq.robustness.types import Example, Texts, Verdict
-from alum_fairseq.robustness.words import edits_between
 
 PredictProbabilities = Callable[[list[Texts]], list[list[float]]]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from alum_fairseq.files import whole_file
-from alum_fairseq.robustness.markdown import markdown
-from alum_fairseq.robustness.page import page
-from alum_fairseq.robustness.plots import figures
+from alum_fairseq.robustness.report.markdown import markdown
+from alum_fairseq.robustness.report.page import page
+from alum_fairseq.robustness.report.plots import figures
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
@@ -19,7 +19,7 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     Each file is written whole or not at all; the same report gives the same bytes.
 
     Args:
-        report: as :func:`alum_fairseq.robustness.summary.build_report` makes it.
+        report: as :func:`alum_fairseq.robustness.report.summary.build_report` makes it.
         folder: made if need be; other files in it are left alone.
 
     Raises:

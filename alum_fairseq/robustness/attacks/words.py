@@ -42,7 +42,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitText:
     """A text as ``gaps[0] + words[0] + gaps[1] + ... + words[-1] + gaps[-1]``.
 
     Attributes:
@@ -56,8 +56,8 @@ class Split:
     gaps: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str) -> Split:
-        """Split a text; :meth:`join` gives it back to the last character."""
+    def of(cls, text: str) -> SplitText:
+        """SplitText a text; :meth:`join` gives it back to the last character."""
         words, gaps, end = [], [], 0
         for token in re.finditer(r"\S+", text):
             core = [i for i, char in enumerate(token.group(), token.start()) if char.isalnum()]
@@ -74,8 +74,8 @@ class Split:
 
     def without(self, number: int) -> str:
         """The text without a word; of the blanks on both sides of it, one goes, too."""
-        before = Split(self.words[:number], self.gaps[: number + 1]).join()
-        after = Split(self.words[number + 1 :], self.gaps[number + 1 :]).join()
+        before = SplitText(self.words[:number], self.gaps[: number + 1]).join()
+        after = SplitText(self.words[number + 1 :], self.gaps[number + 1 :]).join()
         if (not before or before[-1].isspace()) and (not after or after[0].isspace()):
             return before + after[1:] if after else before[:-1]
         return before + after
@@ -110,7 +110,7 @@ class Editor:
             raise UsageError(
                 f"text {wrong[0]} is to be edited: an example has {len(texts)}, counted from 0"
             )
-        self._splits = [Split.of(text) for text in texts]
+        self._splits = [SplitText.of(text) for text in texts]
         self._chosen = [i for i in range(len(texts)) if editable is None or i in editable]
 
     @property
@@ -119,7 +119,7 @@ class Editor:
         return sum(len(self._splits[text].words) for text in self._chosen)
 
     def places(self, min_letters: int = MIN_LETTERS) -> list[Place]:
-        """The words that may be edited, in reading order; see :meth:`Split.editable`."""
+        """The words that may be edited, in reading order; see :meth:`SplitText.editable`."""
         return [
             (text, word)
             for text in self._chosen
@@ -156,7 +156,7 @@ def edits_between(before: Texts, after: Texts) -> tuple[Edit, ...]:
     """The words in which texts differ from what they were made of, by a shortest alignment."""
     edits = []
     for text, (old, new) in enumerate(zip(before, after, strict=True)):
-        words, others = Split.of(old).words, Split.of(new).words
+        words, others = SplitText.of(old).words, SplitText.of(new).words
         matcher = SequenceMatcher(None, words, others, autojunk=False)
         for kind, start, end, other_start, other_end in matcher.get_opcodes():
             if kind != "equal":

@@ -22,10 +22,10 @@ import math
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 
-from alum_fairseq.errors import UsageError
-from alum_fairseq.robustness.noise import NOISES, seeded
+from alum_fairseq.errors import is_number, require
+from alum_fairseq.robustness.attacks.noise import NOISES, seeded
+from alum_fairseq.robustness.attacks.words import MIN_LETTERS, Edit, Editor, Place, may_stand_in
 from alum_fairseq.robustness.types import Candidates, Texts, Verdict
-from alum_fairseq.robustness.words import MIN_LETTERS, Edit, Editor, Place, may_stand_in
 
 Attack = Generator[list[Texts], list[Verdict], "Attempt"]
 
@@ -49,11 +49,9 @@ class Limits:
     min_letters: int = MIN_LETTERS
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.max_edits) and 0 < self.max_edits <= 1):
-            raise UsageError(
-                f"max_edits is {self.max_edits!r}: it must be a share of the words, above 0 and at "
-                "most 1"
-            )
+        right = "a share of the words, above 0 and at most 1"
+        share = is_number(self.max_edits) and 0 < self.max_edits <= 1
+        require("max_edits", self.max_edits, right, share)
         _require_count("max_queries", self.max_queries)
         _require_count("min_letters", self.min_letters)
 
@@ -62,13 +60,9 @@ class Limits:
         return max(1, math.floor(self.max_edits * words + 1e-9))  # 0.29 * 100 is 28.999...
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _require_count(name: str, value: object) -> None:
-    if not (_is_number(value) and isinstance(value, int) and value >= 1):
-        raise UsageError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    count = is_number(value) and isinstance(value, int) and value >= 1
+    require(name, value, "a whole number of at least 1", count)
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class Attempt:
 
 
 class CharacterEdits:
-    """Candidates that are typing mistakes: those of :data:`alum_fairseq.robustness.noise.NOISES`.
+    """Typing mistakes as candidates: :data:`alum_fairseq.robustness.attacks.noise.NOISES`.
 
     Args:
         seed: another seed, another choice among them.

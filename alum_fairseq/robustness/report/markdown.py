@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alum_fairseq.robustness import wording
-from alum_fairseq.robustness.plots import captions
+from alum_fairseq.robustness.report import wording
+from alum_fairseq.robustness.report.plots import captions
 
 
 def markdown(report: Mapping[str, Any], pictures: Sequence[str]) -> str:
     """The report in GitHub's Markdown.
 
     Args:
-        report: as :func:`alum_fairseq.robustness.summary.build_report` makes it.
+        report: as :func:`alum_fairseq.robustness.report.summary.build_report` makes it.
         pictures: the names of those that lie beside it, as PNG.
     """
     return "\n".join(

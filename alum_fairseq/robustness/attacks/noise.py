@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from alum_fairseq.errors import UsageError
+from alum_fairseq.robustness.attacks.words import Editor
 from alum_fairseq.robustness.types import Texts
-from alum_fairseq.robustness.words import Editor
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 
@@ -97,7 +97,7 @@ def add_noise(
         texts: the texts of an example.
         kind: a key of :data:`NOISES`.
         rate: the share of the words to change, from 0 to 1; fewer change where too few can (see
-            :meth:`alum_fairseq.robustness.words.Split.editable`).
+            :meth:`alum_fairseq.robustness.attacks.words.SplitText.editable`).
         seed: another seed, other mistakes.
         editable: the numbers of the texts that may change, from 0; None: all. Only their words
             count.

@@ -192,7 +192,7 @@ class ProjectedGradient:
         found = Found.nothing(target)
         left = torch.arange(len(radius), device=radius.device) if rows is None else rows
         if rivals is None and LOSS in self.objectives:
-            rivals = self._nearest(target, left)[1]
+            rivals = _nearest(self, target, left)[1]
         for restart in range(self.restarts):
             left = left[~found.broken[left]]
             if not len(left):
@@ -228,7 +228,7 @@ class ProjectedGradient:
         found.outputs[wrong] = target.clean[wrong]
         lower = torch.zeros_like(wrong, dtype=torch.float64)
         upper = torch.where(wrong, 0.0, math.inf).to(lower)
-        linear, rivals = self._nearest(target, everything[~wrong])
+        linear, rivals = _nearest(self, target, everything[~wrong])
         radius = (_CURVED * linear.to(lower)).clamp(floor, ceiling)
         tries = 0
         while len(rows := everything[_undecided(lower, upper, precision, floor, ceiling)]):
@@ -240,34 +240,7 @@ class ProjectedGradient:
             lower[failed] = radius[failed]
             tries += 1
             radius = _next(lower, upper, _STRIDE**tries).clamp(floor, ceiling)
-        return Smallest(upper, lower, found, self._random(target, upper))
-
-    def _nearest(self, target: Target, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest radius if the model were linear, and which way of being wrong that leads to.
-
-        Returns:
-            Two numbers for each example (``B``); 1 and 0 for those that are not in ``rows``.
-        """
-        radius = torch.ones_like(target.clean[:, 0])
-        rivals = torch.zeros_like(radius, dtype=torch.long)
-        if not len(rows):
-            return radius, rivals
-        mask, unit = target.mask[rows].unsqueeze(-1), self.unit(target)[rows, 0, 0]
-        with torch.enable_grad():
-            delta = torch.zeros_like(target.embeddings[rows]).requires_grad_()
-            margins = target.margins(target.predict(target.embeddings[rows] + delta, rows), rows)
-            nearest = torch.full_like(margins[:, 0], math.inf).detach()
-            closest, places = margins.topk(min(_RIVALS, margins.shape[1]), largest=False)
-            for margin, place in zip(closest.unbind(1), places.unbind(1), strict=True):
-                (gradient,) = torch.autograd.grad(margin.sum(), delta, retain_graph=True)
-                gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * mask
-                rise = (gradient * self.ball.steepest(gradient)).sum((1, 2)) * unit
-                distance = margin.detach() / rise
-                nearer = distance < nearest
-                rivals[rows[nearer]] = place[nearer]
-                nearest = distance.where(nearer, nearest)
-        radius[rows] = nearest.nan_to_num(1.0, 1.0, 1.0).to(radius)
-        return radius, rivals
+        return Smallest(upper, lower, found, _random(self, target, upper))
 
     def unit(self, target: Target) -> Tensor:
         """What the radius 1 is in the units of the embeddings, ``B x 1 x 1``."""
@@ -288,7 +261,7 @@ class ProjectedGradient:
         name = self.objectives[restart % len(self.objectives)]
         delta = torch.zeros_like(target.embeddings[rows])
         if restart or name == DIVERGENCE:  # which has its minimum, hence no gradient, at zero
-            delta = self._start(target, rows, restart) * radius[rows]
+            delta = self.start(target, rows, restart) * radius[rows]
         closest = torch.full_like(target.clean[rows, 0], math.inf)
         since = torch.zeros_like(rows)  # it was reached, in steps
 
@@ -320,7 +293,7 @@ class ProjectedGradient:
             length = radius[rows] / math.sqrt(step + 1)
             delta = self.ball.clip(delta + length * self.ball.steepest(gradient), radius[rows])
 
-    def _start(self, target: Target, rows: Tensor, draw: int) -> Tensor:
+    def start(self, target: Target, rows: Tensor, draw: int) -> Tensor:
         """A random point of the unit ball for each example, ``b x T x D``, zero on padding.
 
         Uniform in the ball of the infinity norm. In that of L2, of so many dimensions, practically
@@ -339,19 +312,48 @@ class ProjectedGradient:
             points[place, tokens] = drawn.to(points)
         return points if self.norm == "linf" else self.ball.normalize(points)
 
-    @torch.no_grad()
-    def _random(self, target: Target, upper: Tensor) -> Tensor:
-        """Whether one of several random perturbations, as large as the attack's, breaks it."""
-        rows = torch.nonzero((upper > 0) & upper.isfinite()).flatten()
-        broken = torch.zeros_like(upper, dtype=torch.bool)
-        size = upper.to(target.embeddings).view(-1, 1, 1) * self.unit(target)
-        for draw in range(_RANDOM_TRIES):
-            rows = rows[~broken[rows]]
-            if len(rows):
-                direction = self.ball.steepest(self._start(target, rows, -1 - draw))
-                outputs = target.predict(target.embeddings[rows] + size[rows] * direction, rows)
-                broken[rows] = target.margin(outputs, rows) < 0
-        return broken
+
+def _nearest(attack: ProjectedGradient, target: Target, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest radius if the model were linear, and which way of being wrong that leads to.
+
+    Returns:
+        Two numbers for each example (``B``); 1 and 0 for those that are not in ``rows``.
+    """
+    radius = torch.ones_like(target.clean[:, 0])
+    rivals = torch.zeros_like(radius, dtype=torch.long)
+    if not len(rows):
+        return radius, rivals
+    mask, unit = target.mask[rows].unsqueeze(-1), attack.unit(target)[rows, 0, 0]
+    with torch.enable_grad():
+        delta = torch.zeros_like(target.embeddings[rows]).requires_grad_()
+        margins = target.margins(target.predict(target.embeddings[rows] + delta, rows), rows)
+        nearest = torch.full_like(margins[:, 0], math.inf).detach()
+        closest, places = margins.topk(min(_RIVALS, margins.shape[1]), largest=False)
+        for margin, place in zip(closest.unbind(1), places.unbind(1), strict=True):
+            (gradient,) = torch.autograd.grad(margin.sum(), delta, retain_graph=True)
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * mask
+            rise = (gradient * attack.ball.steepest(gradient)).sum((1, 2)) * unit
+            distance = margin.detach() / rise
+            nearer = distance < nearest
+            rivals[rows[nearer]] = place[nearer]
+            nearest = distance.where(nearer, nearest)
+    radius[rows] = nearest.nan_to_num(1.0, 1.0, 1.0).to(radius)
+    return radius, rivals
+
+
+@torch.no_grad()
+def _random(attack: ProjectedGradient, target: Target, upper: Tensor) -> Tensor:
+    """Whether one of several random perturbations, as large as the attack's, breaks it."""
+    rows = torch.nonzero((upper > 0) & upper.isfinite()).flatten()
+    broken = torch.zeros_like(upper, dtype=torch.bool)
+    size = upper.to(target.embeddings).view(-1, 1, 1) * attack.unit(target)
+    for draw in range(_RANDOM_TRIES):
+        rows = rows[~broken[rows]]
+        if len(rows):
+            direction = attack.ball.steepest(attack.start(target, rows, -1 - draw))
+            outputs = target.predict(target.embeddings[rows] + size[rows] * direction, rows)
+            broken[rows] = target.margin(outputs, rows) < 0
+    return broken
 
 
 def _gradient(

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any
 
-from alum_fairseq.robustness.summary import NORMS, part_name
+from alum_fairseq.robustness.parts.part import title_of
 
 SIGNIFICANT = 0.05
 
@@ -159,7 +159,7 @@ def cases(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]
     """The attacked examples of each attack and model, under a heading."""
     found = groupby(report["examples"], key=lambda one: (one["attack"], one["model"]))
     return [
-        (f"{capitalized(visible(part_name(part)))}, {visible(model)}", list(examples))
+        (f"{capitalized(visible(title_of(part)))}, {visible(model)}", list(examples))
         for (part, model), examples in found
     ]
 
@@ -171,13 +171,6 @@ def case(one: Mapping[str, Any]) -> str:
         f"{_counted(one['edits'], 'word')} changed, "
         f"{one['queries']} {'query' if one['queries'] == 1 else 'queries'}"
     )
-
-
-def curve_title(name: str) -> str:
-    """The heading of a curve."""
-    if name in NORMS:
-        return f"Attack on the embeddings, {NORMS[name]}"
-    return f"Character noise: {name.removeprefix('noise ')}"
 
 
 def capitalized(text: str) -> str:

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alum_fairseq.robustness.wording import capitalized, curve_title, shortened
+from alum_fairseq.robustness.parts.part import curve_look
+from alum_fairseq.robustness.report.wording import capitalized, shortened
 
 # Okabe and Ito's colours, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/),
 # each with its own mark and line, for those who see or print none.
@@ -73,20 +74,9 @@ def figures(report: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:
 
 def captions(report: Mapping[str, Any]) -> dict[str, str]:
     """What each picture shows, in a sentence, for those who read it and those who cannot see it."""
-    embeddings = (
-        "The share of right answers that is left (up) when an attack may move the embeddings that "
-        "far (right, logarithmic); dots at the left edge: without attack. Bands: 95% intervals."
-    )
-    noise = (
-        "The share of right answers (up) when more and more words are misspelt (right). "
-        "Bands: 95% intervals."
-    )
     return {
         "overview": "The main measures with 95% intervals; further right is better.",
-        **{
-            name.replace(" ", "-"): noise if name.startswith("noise") else embeddings
-            for name in report["curves"]
-        },
+        **{name.replace(" ", "-"): curve_look(name)[1].caption for name in report["curves"]},
         "reliability": (
             "How often the model is right (up) when it is that sure (right); larger dots: more "
             "examples. On the dotted line confidence is accuracy."
@@ -160,33 +150,34 @@ def _row(measure: Mapping[str, Any]) -> str:
 
 
 def _curve(name: str) -> _Draw:
-    noise = name.startswith("noise")
+    title, axis = curve_look(name)
+    first = int(axis.logarithmic)  # which has no place for the 0 in front
 
     def draw(axes: Any, report: Mapping[str, Any]) -> None:
         curve = report["curves"][name]
-        x = [100 * rate for rate in curve["x"]] if noise else curve["x"][1:]
+        x = [axis.scale * place for place in curve["x"][first:]]
         for number, model in enumerate(_names(report)):
             found, look = curve["models"][model], _look(number)
-            y, low, high = (found[key] if noise else found[key][1:] for key in ("y", "low", "high"))
-            marker = look.pop("marker") if not noise else None
+            y, low, high = (found[key][first:] for key in ("y", "low", "high"))
+            dot = {**look, "linestyle": "none"}
+            if axis.logarithmic:
+                del look["marker"]
             axes.fill_between(x, low, high, color=look["color"], alpha=0.18, lw=0)
             axes.plot(x, y, label=_label(model), **look)
-            if not noise:
-                edge = {**look, "marker": marker, "linestyle": "none"}
-                axes.plot(x[:1], found["y"][:1], clip_on=False, zorder=3, **edge)
-        if noise:
-            axes.set_xlim(left=0)
-            axes.set_xticks(x)
-            axes.set_xlabel("misspelt words (%)")
-        else:
+            if axis.logarithmic:
+                axes.plot(x[:1], found["y"][:1], clip_on=False, zorder=3, **dot)
+        if axis.logarithmic:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
             axes.set_xlim(x[0], x[-1])
-            axes.set_xlabel("radius, in root mean squares of the embeddings")
+        else:
+            axes.set_xlim(left=0)
+            axes.set_xticks(x)
+        axes.set_xlabel(axis.label)
         axes.set_ylim(0, 100)
         axes.set_ylabel("right answers (%)")
-        axes.set_title(curve_title(name))
+        axes.set_title(title)
         axes.legend(loc="best")
 
     return draw

@@ -1,0 +1,88 @@
+"""From a checkpoint that was read to its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fairseq import tasks
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models.roberta import RobertaModel
+from fairseq.tasks import TASK_REGISTRY, FairseqTask
+from fairseq.tasks.masked_lm import MaskedLMTask
+from fairseq.tasks.multilingual_masked_lm import MultiLingualMaskedLMTask
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.sentence_ranking import SentenceRankingTask
+from torch import nn
+
+from alum_fairseq.checkpoints.fit import check_fits, check_size
+from alum_fairseq.checkpoints.reading import config_of
+from alum_fairseq.errors import UsageError, one_line
+
+# What a stranger's checkpoint may choose from. fairseq has tasks and models that read, write and
+# run whatever their options name.
+_TASKS = (MaskedLMTask, MultiLingualMaskedLMTask, SentencePredictionTask, SentenceRankingTask)
+
+
+def load_model(
+    state: dict[str, Any], path: Path, **overrides: Any
+) -> tuple[nn.Module, FairseqTask]:
+    """Build the model of a checkpoint, by the checkpoint's own options, and load its weights.
+
+    What fairseq's ``load_model_ensemble_and_task`` does, with everything checked on the way.
+
+    Args:
+        state: what :func:`load_state` read.
+        path: where it came from, for messages.
+        overrides: options that differ from the checkpoint's, such as ``data``.
+
+    Returns:
+        The model, in evaluation mode on the CPU, and the task.
+
+    Raises:
+        UsageError: it is no RoBERTa, it cannot be built, or the weights do not fit it.
+    """
+    cfg = config_of(state, path, **overrides)
+    require_task(_name_of(cfg.task), path)
+    require_roberta(_name_of(cfg.model), path)
+    check_size(cfg, state["model"], path)
+    try:
+        task = tasks.setup_task(cfg.task, from_checkpoint=True)
+        model = task.build_model(cfg.model, from_checkpoint=True)
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used: {error}") from None
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} needs {error.filename}, which does not exist") from None
+    except Exception as error:  # strangers' values again
+        raise UsageError(f"{path}: its model cannot be built: {one_line(error)}") from None
+    check_fits(state, model, path)
+    model.load_state_dict(state["model"], strict=True, model_cfg=cfg.model)
+    return model.eval(), task
+
+
+def _name_of(options: Any) -> Any:
+    """What fairseq calls the task or the model that options are for."""
+    return getattr(options, "_name", None) or getattr(options, "arch", None)
+
+
+def require_task(name: Any, path: Path) -> None:
+    """Make sure that a checkpoint's task is one of those that RoBERTa is trained by.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not issubclass(TASK_REGISTRY.get(str(name), object), _TASKS):
+        raise UsageError(
+            f"{path} was trained by the task {name}: known are masked_lm, sentence_prediction, "
+            "sentence_ranking and what extends them"
+        )
+
+
+def require_roberta(name: Any, path: Path) -> None:
+    """Make sure that a checkpoint's architecture is one of RoBERTa's.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not issubclass(ARCH_MODEL_REGISTRY.get(str(name), object), RobertaModel):
+        raise UsageError(f"{path} is a model of the architecture {name}, not a RoBERTa")

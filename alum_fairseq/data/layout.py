@@ -1,0 +1,49 @@
+"""How the texts of an example become the inputs of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from alum_fairseq.problems import SupervisedProblem
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How fairseq's task lays the texts of an example out.
+
+    Attributes:
+        problem: which texts the model reads together.
+        max_positions: the most tokens of an input.
+        init_token: put before the first text, or None.
+        separator_token: put before the second, or None.
+        max_option_length: the most tokens of the first text, the rest of which is cut off; or None.
+    """
+
+    problem: SupervisedProblem
+    max_positions: int
+    init_token: int | None = 0
+    separator_token: int | None = 2
+    max_option_length: int | None = None
+
+    def inputs(self, symbols: Sequence[str], dictionary: Dictionary) -> list[Tensor]:
+        """The model's inputs for one example: one, or one for every candidate."""
+        texts = [
+            dictionary.encode_line(text, add_if_not_exist=False, append_eos=True).long()
+            for text in symbols
+        ]
+        return [self._joined(*together) for together in self.problem.inputs(texts)]
+
+    def _joined(self, first: Tensor, second: Tensor | None = None) -> Tensor:
+        parts = [torch.cat([*_as_token(self.init_token), first])[: self.max_option_length]]
+        if second is not None:
+            parts += [*_as_token(self.separator_token), second]
+        return torch.cat(parts)
+
+
+def _as_token(index: int | None) -> list[Tensor]:
+    return [] if index is None else [torch.tensor([index])]

@@ -1,0 +1,1 @@
+"""Attacks on texts and on embeddings: none of them knows what is reported."""

@@ -1,0 +1,19 @@
+"""What is measured, one file for each part. A new one is imported here, or by whoever uses it.
+
+The order is that of their options; see :class:`alum_fairseq.robustness.parts.part.Chosen` for that
+of a plan.
+"""
+
+from alum_fairseq.robustness.parts import (  # noqa: F401, I001
+    clean,
+    noise,
+    greedy,
+    wordnet,
+    textattack,
+    embeddings,
+    smoothness,
+    adversarial_set,
+)
+from alum_fairseq.robustness.parts.part import PARTS, Part, register_part
+
+__all__ = ["PARTS", "Part", "register_part"]

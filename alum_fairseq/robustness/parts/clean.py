@@ -1,0 +1,120 @@
+"""The examples as they are: what every other part is compared with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+from typing_extensions import override
+
+from alum_fairseq.robustness import statistics
+from alum_fairseq.robustness.examples import Data
+from alum_fairseq.robustness.parts.part import (
+    Chosen,
+    Measure,
+    Part,
+    Records,
+    register_part,
+)
+from alum_fairseq.robustness.statistics import Columns
+from alum_fairseq.robustness.subject import Subject
+from alum_fairseq.robustness.types import Example, Record
+
+
+@register_part("clean")
+class Clean(Part):
+    """What the model says of the examples, and how good that is."""
+
+    chosen = Chosen.ALWAYS
+    rank = 0
+    cost = 1.0
+
+    @classmethod
+    @override
+    def from_options(cls, options: argparse.Namespace, data: Data) -> list[Part]:
+        return [cls()]
+
+    @override
+    def examples(self, data: Data) -> Sequence[Example]:
+        return data.examples
+
+    @override
+    def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
+        verdicts = subject.verdicts([(example, example.texts) for example in examples])
+        return [asdict(verdict) for verdict in verdicts]
+
+    @override
+    def measures(self, records: Records) -> Iterator[Measure]:
+        problem = records.problem
+        regression = not problem.categorical
+        right = "Predictions near enough to the answer" if regression else "Right answers"
+        meaning = f"{right}, on {len(records.examples)} unchanged examples."
+        yield self.accuracy(records, records.accuracy, meaning)
+        if regression:
+            yield from self._correlations(records)
+        if problem.name == "classification":
+            yield from self._of_classes(records, problem.labels)
+        unit, meaning = ("nats", "Minus the logarithm of the right answer's probability.")
+        if regression:
+            unit, meaning = ("", "The squared error.")
+        yield self.measure(
+            "loss", "Loss", meaning,
+            statistics.mean, records.columns("loss"), unit=unit, better="lower",
+        )  # fmt: skip
+        if not regression:
+            yield self.measure(
+                "ece", "Calibration error",
+                "How far the model's confidence is from its accuracy, over "
+                f"{statistics.BINS} bins of confidence (expected calibration error; it comes out "
+                "too large on few examples, and so does its interval).",
+                statistics.calibration_error, self.confidence(records), better="lower",
+            )  # fmt: skip
+
+    def _correlations(self, records: Records) -> Iterator[Measure]:
+        wanted = np.array([float(example.answer) for example in records.examples])
+        found = records.columns(lambda record: float(record["prediction"]))
+        columns = [(column, wanted) for (column,) in found]
+        yield self.measure(
+            "pearson", "Pearson",
+            "Linear correlation of predictions and answers.", statistics.pearson, columns,
+        )  # fmt: skip
+        yield self.measure(
+            "spearman", "Spearman",
+            "Correlation of the ranks of predictions and answers.", statistics.spearman, columns,
+        )  # fmt: skip
+
+    def _of_classes(self, records: Records, labels: Sequence[str]) -> Iterator[Measure]:
+        numbers = {label: number for number, label in enumerate(labels)}
+        wanted = np.array([numbers[example.answer] for example in records.examples])
+        found = records.columns(lambda record: numbers[record["prediction"]])
+        columns = [(column, wanted) for (column,) in found]
+        yield self.measure(
+            "mcc", "Matthews correlation",
+            "Correlation of predictions and answers; 0 is what blind guessing gives.",
+            statistics.matthews(len(labels)), columns,
+        )  # fmt: skip
+        of = f"of {labels[1]}" if len(labels) == 2 else "mean over the classes"
+        yield self.measure(
+            "f1", f"F1, {of}",
+            "Harmonic mean of precision and recall.", statistics.f1(len(labels)), columns,
+        )  # fmt: skip
+
+    @override
+    def confidence(self, records: Records) -> list[Columns]:
+        if not records.problem.categorical:
+            return []
+        return records.columns("confidence", lambda record: float(record["correct"]))
+
+    @override
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
+        if records.problem.name != "classification":
+            return
+        for number, found in enumerate(records.checkpoints, start=1):
+            predictions = {record["prediction"] for record in found}
+            if len(predictions) == 1 and len(found) > 1:
+                yield (
+                    f"{model}, checkpoint {number}: predicts {predictions.pop()} for every "
+                    "example. What never changes its answer looks robust, but knows nothing."
+                )

@@ -1,0 +1,93 @@
+"""Words replaced, the most important ones first, until the model errs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from typing_extensions import override
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.robustness.attacks.greedy import (
+    CharacterEdits,
+    Limits,
+    greedy_attack,
+    run_side_by_side,
+)
+from alum_fairseq.robustness.examples import Data
+from alum_fairseq.robustness.parts.part import Part, register_part
+from alum_fairseq.robustness.parts.word_attack import (
+    WordAttack,
+    attempted,
+    editable_texts,
+)
+from alum_fairseq.robustness.subject import Subject
+from alum_fairseq.robustness.types import Candidates, Example, Record, Texts, Verdict
+
+# Most attacks under way at a time; their questions make up the batches.
+_AT_MOST = 64
+
+
+@dataclass
+class GreedyAttack(WordAttack):
+    """The greedy search; subclasses say what may stand in the place of a word.
+
+    Attributes:
+        limits: what the attack may do.
+    """
+
+    limits: Limits
+
+    @classmethod
+    @override
+    def from_options(cls, options: Namespace, data: Data) -> list[Part]:
+        share = options.max_edits
+        if not 0 < share <= 1:
+            raise UsageError(
+                f"--max-edits is {share:g}: a share of the words is above 0 and at most 1"
+            )
+        limits = Limits(max_edits=share, max_queries=options.max_queries)
+        return [cls(options.seed, editable_texts(options, data), limits)]
+
+    @abstractmethod
+    def candidates(self) -> Candidates:
+        """What may stand in the place of a word.
+
+        Raises:
+            UsageError: what it needs is not installed.
+        """
+
+    @property
+    @override
+    def cost(self) -> float:
+        return 0.35 * self.limits.max_queries
+
+    @override
+    def check(self) -> None:
+        self.candidates()
+
+    @override
+    def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
+        candidates = self.candidates()
+
+        def ask(asked: list[tuple[int, Texts]]) -> list[Verdict]:
+            return subject.verdicts([(examples[number], texts) for number, texts in asked])
+
+        attacks = (
+            greedy_attack(example.texts, candidates, self.limits, self.editable)
+            for example in examples
+        )
+        return list(map(attempted, run_side_by_side(attacks, ask, _AT_MOST)))
+
+
+@register_part("greedy")
+class Misspellings(GreedyAttack):
+    """Typing mistakes."""
+
+    @override
+    def candidates(self) -> Candidates:
+        return CharacterEdits(self.seed)
+
+    label = "misspellings"

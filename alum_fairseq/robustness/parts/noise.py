@@ -1,0 +1,136 @@
+"""Typing mistakes of every kind, at several rates."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.robustness import statistics
+from alum_fairseq.robustness.attacks.noise import NOISES, add_noise
+from alum_fairseq.robustness.examples import Data
+from alum_fairseq.robustness.parts.options import add_effort
+from alum_fairseq.robustness.parts.part import (
+    Axis,
+    Curve,
+    Measure,
+    Part,
+    Records,
+    register_part,
+)
+from alum_fairseq.robustness.parts.word_attack import editable_texts, outcome
+from alum_fairseq.robustness.subject import Subject
+from alum_fairseq.robustness.types import Example, Record
+
+
+@register_part("noise")
+@dataclass
+class Noise(Part):
+    """What is left of accuracy when words are misspelt at random.
+
+    Attributes:
+        rates: the shares of the words with a typing mistake.
+        seed: of the mistakes.
+        editable: the numbers of the texts that may change, from 0; None: all.
+    """
+
+    rates: Sequence[float]
+    seed: int
+    editable: Collection[int] | None
+    rank = 20
+    group = "Character noise"
+    axis = Axis(
+        "misspelt words (%)",
+        "The share of right answers (up) when more and more words are misspelt (right). "
+        "Bands: 95% intervals.",
+        scale=100,
+    )
+
+    @classmethod
+    @override
+    def add_options(cls, group: Any) -> None:
+        text = "shares of the words with a typing mistake"
+        add_effort(group, "--noise-rates", [0.1, 0.2, 0.4], [0.2], text, type=float, metavar="RATE")
+
+    @classmethod
+    @override
+    def from_options(cls, options: Namespace, data: Data) -> list[Part]:
+        wrong = [rate for rate in options.noise_rates if not 0 < rate <= 1]
+        if wrong:
+            raise UsageError(
+                f"--noise-rates has {wrong[0]:g}: a share of the words is above 0 and at most 1"
+            )
+        return [cls(options.noise_rates, options.seed, editable_texts(options, data))]
+
+    @override
+    def examples(self, data: Data) -> Sequence[Example]:
+        return data.examples
+
+    @property
+    @override
+    def cost(self) -> float:
+        return len(NOISES) * len(self.rates)
+
+    @override
+    def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
+        records: list[Record] = [{} for _ in examples]
+        for kind in NOISES:
+            for rate in self.rates:
+                noised = [
+                    add_noise(example.texts, kind, rate, self.seed, self.editable)
+                    for example in examples
+                ]
+                verdicts = subject.verdicts(
+                    [(e, each.texts) for e, each in zip(examples, noised, strict=True)]
+                )
+                for record, each, verdict in zip(records, noised, verdicts, strict=True):
+                    record[_key(kind, rate)] = outcome(each.texts, verdict, each.edits, 1)
+        return records
+
+    @override
+    def measures(self, records: Records) -> Iterator[Measure]:
+        kinds, rates, share = sorted(NOISES), sorted(set(self.rates)), records.accuracy
+        middle = rates[len(rates) // 2]
+
+        def left(kinds: list[str], rate: float, key: str, what: str, of: str) -> Measure:
+            reads = [_correct(kind, rate) for kind in kinds]
+            return self.measure(
+                key, f"{share}, {what}",
+                f"What is left when {100 * rate:g}% of the words are misspelt{of}.",
+                statistics.mean,
+                records.columns(lambda record: np.mean([read(record) for read in reads])),
+                main=rate == middle and len(kinds) > 1,
+            )  # fmt: skip
+
+        for rate in rates:
+            of = f", mean over {', '.join(kinds)}"
+            yield left(kinds, rate, f"{rate:g}", f"{100 * rate:g}% of words", of)
+        for kind in kinds:
+            key, what = f"{kind}.{middle:g}", f"{kind}, {100 * middle:g}%"
+            yield left([kind], middle, key, what, " by this kind alone")
+
+    @override
+    def curves(self, records: Records, clean: Records) -> Iterator[Curve]:
+        rates = sorted(set(self.rates))
+        without = [
+            np.array([known[example.number]["correct"] for example in records.examples])
+            for known in clean.by_number()
+        ]
+        for kind in sorted(NOISES):
+            misspelt = records.columns(*(_correct(kind, rate) for rate in rates))
+            columns = [(first, *rest) for first, rest in zip(without, misspelt, strict=True)]
+            yield Curve([0.0, *rates], statistics.means, columns, kind)
+
+
+def _key(kind: str, rate: float) -> str:
+    """Of the outcome in a record."""
+    return f"{kind} {rate:g}"
+
+
+def _correct(kind: str, rate: float) -> Callable[[Record], bool]:
+    return lambda record: record[_key(kind, rate)]["correct"]

@@ -1,0 +1,324 @@
+"""What a part of a measurement is: its records, and all that a report says of them.
+
+A part is one class in one file. It is registered under a name, and from then on the command plans
+it, runs it and resumes it, and the report shows its measures, curves, warnings and worst examples.
+Nothing else in the package knows a part by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from enum import IntEnum
+from itertools import chain
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from alum_fairseq.errors import UsageError
+from alum_fairseq.problems import SupervisedProblem
+from alum_fairseq.robustness import statistics
+from alum_fairseq.robustness.examples import Data
+from alum_fairseq.robustness.statistics import Columns, Statistic
+from alum_fairseq.robustness.subject import Subject
+from alum_fairseq.robustness.types import Example, Record
+
+
+class Chosen(IntEnum):
+    """What puts a part into the plan; the plan is in this order."""
+
+    ALWAYS = 0
+    BY_NAME = 1  # --parts; without it, all that are installed
+    BY_OPTION = 2  # one of the part's own
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one part.
+
+    Attributes:
+        problem: what the models answer.
+        examples: that it was measured on.
+        checkpoints: for each checkpoint a record of each example.
+    """
+
+    problem: SupervisedProblem
+    examples: Sequence[Example]
+    checkpoints: Sequence[Sequence[Record]]
+
+    def __getitem__(self, checkpoints: slice) -> Records:
+        """Those of some of the checkpoints."""
+        return replace(self, checkpoints=self.checkpoints[checkpoints])
+
+    @property
+    def accuracy(self) -> str:
+        """What the share of right answers is called."""
+        return "Accuracy" if self.problem.categorical else "Within tolerance"
+
+    def columns(self, *reads: str | Callable[[Record], Any]) -> list[Columns]:
+        """For each checkpoint its columns, one entry an example.
+
+        Args:
+            reads: for each column the key of the records that it holds, or a function of a record.
+        """
+        functions = [read if callable(read) else _get(read) for read in reads]
+        return [
+            tuple(np.array([read(record) for record in records]) for read in functions)
+            for records in self.checkpoints
+        ]
+
+    def every(self) -> list[Record]:
+        """The records of all checkpoints, one after the other."""
+        return list(chain.from_iterable(self.checkpoints))
+
+    def by_number(self) -> list[dict[int, Record]]:
+        """For each checkpoint the record of each example's number."""
+        numbers = [example.number for example in self.examples]
+        return [dict(zip(numbers, records, strict=True)) for records in self.checkpoints]
+
+
+def _get(key: str) -> Callable[[Record], Any]:
+    return lambda record: record[key]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of every model.
+
+    Attributes:
+        key: its name for programs.
+        title: its name for readers.
+        group: the heading that it stands under.
+        meaning: what it says, in a sentence.
+        statistic: what is computed.
+        checkpoints: of which columns, for each checkpoint; the values of an example stand at the
+            same place for all, so that models are compared example by example.
+        unit: ``%`` multiplies it by 100.
+        better: ``higher``, ``lower``, or None.
+        main: whether it belongs in the overview.
+        undefined: what is shown in place of a value that is infinite or undefined.
+    """
+
+    key: str
+    title: str
+    group: str
+    meaning: str
+    statistic: Statistic
+    checkpoints: Sequence[Columns]
+    unit: str = "%"
+    better: str | None = "higher"
+    main: bool = False
+    undefined: str = "-"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A share of the examples, as a function of something.
+
+    Attributes:
+        x: where it is computed.
+        statistic: gives one share for each place, these first.
+        checkpoints: of which columns, for each checkpoint.
+        detail: what tells it from other curves of its part.
+    """
+
+    x: Sequence[float]
+    statistic: Statistic
+    checkpoints: Sequence[Columns]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How the curves of a part are drawn.
+
+    Attributes:
+        label: of the horizontal axis.
+        caption: what a curve shows, in a sentence or more.
+        scale: of the numbers on a linear axis.
+        logarithmic: whether the axis is; then the first place is 0, and is drawn as a dot.
+    """
+
+    label: str
+    caption: str
+    scale: float = 1.0
+    logarithmic: bool = False
+
+
+@dataclass
+class Part(ABC):
+    """A measurement; a dataclass whose fields are its settings.
+
+    Its ``kind`` is given by :func:`register_part`. Several parts of one kind differ in ``variant``.
+
+    Attributes:
+        chosen: what puts it into the plan.
+        optional: whether it needs what may not be installed.
+        rank: its place in a report, the smallest first.
+        label: its name for readers, where that is neither variant nor kind.
+        group: the heading of its measures and curves; ``{}`` stands for its name for readers.
+        axis: of its curves, if it has any.
+    """
+
+    kind: ClassVar[str]
+    chosen: ClassVar[Chosen] = Chosen.BY_NAME
+    optional: ClassVar[bool] = False
+    rank: ClassVar[int] = 50
+    label: ClassVar[str] = ""
+    group: ClassVar[str] = ""
+    axis: ClassVar[Axis] = Axis("", "")
+    variant = ""
+
+    @property
+    def name(self) -> str:
+        """Its key among the records, on disk, and in ``report.json``."""
+        return f"{self.kind}:{self.variant}" if self.variant else self.kind
+
+    # What is planned.
+
+    @classmethod  # noqa: B027 (most have none)
+    def add_options(cls, group: Any) -> None:
+        """Give a group of options its own; those of a base class are added once."""
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, options: argparse.Namespace, data: Data) -> list[Part]:
+        """The parts of this kind that the options ask for, should the kind be chosen.
+
+        Raises:
+            UsageError: an option is out of its range.
+        """
+
+    def check(self) -> None:  # noqa: B027 (most need nothing)
+        """Make sure that what it needs is installed.
+
+        Raises:
+            UsageError: it is not.
+        """
+
+    def examples(self, data: Data) -> Sequence[Example]:
+        """The examples that it looks at."""
+        return data.attacked
+
+    # How it is run.
+
+    @property
+    @abstractmethod
+    def cost(self) -> float:
+        """What an example costs, roughly, in forward passes: for the time that is left."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its records depend on, besides model and examples: all fields that are compared."""
+        found: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.compare:
+                found |= asdict(value) if is_dataclass(value) else {each.name: value}
+        return found
+
+    @abstractmethod
+    def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
+        """A record of each example, fit for JSON."""
+
+    # What a report says of it.
+
+    @abstractmethod
+    def measures(self, records: Records) -> Iterator[Measure]:
+        """Its numbers, in the order of reading."""
+
+    def curves(self, records: Records, clean: Records) -> Iterator[Curve]:
+        """Its curves; ``clean`` are the records of the unchanged examples."""
+        return iter(())
+
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
+        """Why the numbers of a model, of which these are the records, may mislead."""
+        return iter(())
+
+    def worst(self, model: str, records: Records, clean: Records) -> list[dict[str, Any]]:
+        """The examples on which a model, of which these are the records, fails worst."""
+        return []
+
+    def confidence(self, records: Records) -> list[Columns]:
+        """For each checkpoint how sure it is, and whether it is right; empty: not to be drawn."""
+        return []
+
+    # What subclasses make measures with.
+
+    def measure(
+        self,
+        key: str,
+        title: str,
+        meaning: str,
+        statistic: Statistic,
+        checkpoints: Sequence[Columns],
+        **more: Any,
+    ) -> Measure:
+        """A measure under the heading of the part."""
+        key, group = f"{self.name}.{key}", heading_of(self.name)
+        return Measure(key, title, group, meaning, statistic, checkpoints, **more)
+
+    def accuracy(self, records: Records, title: str, meaning: str) -> Measure:
+        """The share of the examples that are right; records have ``correct``."""
+        columns = records.columns("correct")
+        return self.measure("accuracy", title, meaning, statistics.mean, columns, main=True)
+
+
+_PartType = TypeVar("_PartType", bound=type[Part])
+
+PARTS: dict[str, type[Part]] = {}
+
+
+def register_part(kind: str) -> Callable[[_PartType], _PartType]:
+    """Add a class to :data:`PARTS`; a decorator, for users' own as well.
+
+    Args:
+        kind: its name, without blanks and colons.
+
+    Raises:
+        UsageError: the name is taken, or has a blank or a colon.
+    """
+    if kind in PARTS or not kind or set(kind) & set(": "):
+        raise UsageError(f"a part cannot be called {kind!r}: the name is taken, or not one word")
+
+    def register(part: _PartType) -> _PartType:
+        part.kind = kind
+        PARTS[kind] = part
+        return part
+
+    return register
+
+
+# A report that is read from disk knows parts by name alone.
+
+
+def _kind_and_variant(name: str) -> tuple[type[Part], str, str]:
+    kind, _, variant = name.partition(":")
+    return PARTS.get(kind, Part), kind, variant
+
+
+def title_of(name: str) -> str:
+    """A part's name for readers."""
+    part, kind, variant = _kind_and_variant(name)
+    return variant or part.label or kind
+
+
+def heading_of(name: str) -> str:
+    """The heading of a part's measures and curves."""
+    title = title_of(name)
+    group = _kind_and_variant(name)[0].group
+    return group.format(title) if group else title[:1].upper() + title[1:]
+
+
+def curve_name(part: Part, curve: Curve) -> str:
+    """The key of a curve in a report."""
+    return f"{part.name} {curve.detail}" if curve.detail else part.name
+
+
+def curve_look(name: str) -> tuple[str, Axis]:
+    """The title of a curve, and how it is drawn, from its key in a report."""
+    part, _, detail = name.partition(" ")
+    heading, axis = heading_of(part), _kind_and_variant(part)[0].axis
+    return f"{heading}: {detail}" if detail else heading, axis

@@ -1,0 +1,148 @@
+"""Runs parts on checkpoints; what was finished before is read from disk."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import alum_fairseq
+from alum_fairseq import cli
+from alum_fairseq.predict import Predictor
+from alum_fairseq.robustness.examples import Data
+from alum_fairseq.robustness.parts import Part
+from alum_fairseq.robustness.parts.part import Records
+from alum_fairseq.robustness.store import Store
+from alum_fairseq.robustness.subject import Subject
+from alum_fairseq.robustness.types import Example, Record
+
+CHUNK = 64  # examples; what is lost when a run is stopped
+_WORK = "work"
+
+
+def run_parts(
+    parts: Sequence[Part],
+    data: Data,
+    paths: Sequence[Path],
+    load: Callable[[Path], Predictor],
+    options: argparse.Namespace,
+) -> tuple[dict[str, Records], list[dict[str, float]]]:
+    """Run every part on every checkpoint.
+
+    Args:
+        parts: what is measured.
+        data: on which examples.
+        paths: the checkpoints.
+        load: reads one.
+        options: of the command.
+
+    Returns:
+        The records by the names of the parts, and for each checkpoint the seconds of each part.
+    """
+    examples = {part.name: part.examples(data) for part in parts}
+    records: dict[str, list[list[Record]]] = {part.name: [] for part in parts}
+    seconds: list[dict[str, float]] = []
+    total = len(paths) * sum(part.cost * len(examples[part.name]) for part in parts)
+    with cli.counter("measuring", "passes", round(total)) as counter:
+        for path in paths:
+            predictor = load(path)
+            subject = Subject(predictor, data.tolerance, options.max_tokens, options.seed)
+            model = _identity(path, predictor, data, options)
+            seconds.append({})
+            for part in parts:
+                chosen = examples[part.name]
+                key = {**model, "part": part.name, "settings": part.settings}
+                key["examples"] = _text_digest([asdict(example) for example in chosen])
+                store = Store(options.output / _WORK, key)
+                counter.set_description(f"{path.parent.name}: {part.name}")
+                records[part.name].append(_run(part, subject, chosen, store, counter))
+                seconds[-1][part.name] = round(sum(took for _, took in store.chunks.values()), 3)
+    measured = {
+        name: Records(data.problem, examples[name], found) for name, found in records.items()
+    }
+    return measured, seconds
+
+
+def _run(
+    part: Part, subject: Subject, examples: Sequence[Example], store: Store, counter: tqdm
+) -> list[Record]:
+    """The records of a part, those in the store and the others."""
+    found: list[Record] = [{}] * len(examples)
+    for number, chunk in enumerate(_chunks(examples)):
+        if number not in store.chunks:
+            began = time.monotonic()
+            made = part.run(subject, [examples[i] for i in chunk])
+            store.add(number, made, time.monotonic() - began)
+        for i, record in zip(chunk, store.chunks[number][0], strict=True):
+            found[i] = record
+        counter.update(round(part.cost * len(chunk)))
+    return found
+
+
+def _chunks(examples: Sequence[Example]) -> Iterator[list[int]]:
+    """The places of the examples, the longest first, so that a batch has little padding."""
+    order = sorted(range(len(examples)), key=lambda i: -sum(map(len, examples[i].texts)))
+    for begin in range(0, len(order), CHUNK):
+        yield order[begin : begin + CHUNK]
+
+
+def _identity(
+    path: Path, predictor: Predictor, data: Data, options: argparse.Namespace
+) -> dict[str, Any]:
+    """All that the records of a checkpoint depend on, besides part and examples."""
+    return {
+        "checkpoint": digest(path),
+        "vocabulary": [digest(file) for file in predictor.checkpoint.vocabulary.files],
+        "head": predictor.checkpoint.head,
+        "labels": list(predictor.problem.labels) or None,
+        "scale": predictor.problem.scale,
+        "tolerance": data.tolerance,
+        "max_tokens": options.max_tokens,
+        "device": str(predictor.device),
+        "code": _code(),
+        "versions": versions(),
+    }
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return _digest_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text_digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Another version of what measures is another measurement."""
+    files = sorted(Path(alum_fairseq.__file__).parent.rglob("*.py"))
+    return _text_digest([digest(file) for file in files])
+
+
+def versions() -> dict[str, str]:
+    """Of the software that numbers depend on."""
+    found = {"alum_fairseq": alum_fairseq.__version__, "python": platform.python_version()}
+    for name in ("fairseq", "torch", "numpy", "scipy", "nltk", "textattack"):
+        for package in (name, f"{name}-fixed"):
+            try:
+                found[name] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found
