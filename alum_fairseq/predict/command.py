@@ -107,7 +107,7 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
     path, table = arguments.input, table_format(arguments)
     columns = arguments.columns or _usual_columns(arguments, predictor)
     predictor.check_inputs(len(columns))
-    if path == STDIN and table.kind is None:
+    if path == STDIN and table.format is None:
         table = TableFormat("tsv", table.header)
     for row in read_rows(path, table, columns, arguments.label):
         if row.label is not None:
