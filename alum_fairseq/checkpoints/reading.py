@@ -152,9 +152,11 @@ def settings_of(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], d
         The options of the model; and those of task and criterion, the task's name under ``task``.
 
     Raises:
-        UsageError: it says nothing.
+        UsageError: it says nothing, or one of its options would read this machine's environment.
     """
     args, cfg = state.get("args"), state.get("cfg")
+    _refuse_interpolations(args, path)
+    _refuse_interpolations(cfg, path)
     if isinstance(args, Namespace):
         return vars(args), {"task": None, **vars(args)}
     if not isinstance(cfg, dict):
