@@ -25,10 +25,11 @@ class Accumulator:
         self._scale = update.scale
         self._below, self._entries = clean.below, clean.entries
         self._total = clean.loss.detach().new_zeros(())
+        self._sound = torch.full_like(self._total, torch.nan)  # 1 once a loss was finite
         self._sums: list[Tensor | None] = [None] * (len(self._entries) + len(self._parameters))
 
     def add(self, loss: Tensor, weight: float = 1.0) -> Tensor:
-        """Add ``weight * loss``; one that is not finite counts as zero.
+        """Add ``weight * loss``; one that is not finite counts as zero, beside one that is.
 
         Args:
             loss: a scalar; its graph is freed.
@@ -42,6 +43,7 @@ class Accumulator:
         found = torch.autograd.grad(loss, inputs, upstream, allow_unused=True)
         finite = torch.isfinite(loss.detach())
         self._total += torch.where(finite, weight * loss.detach(), 0.0)
+        self._sound = torch.where(finite, 1.0, self._sound)
         for i, gradient in enumerate(found):
             if gradient is not None:
                 added = torch.where(finite, weight * gradient, 0.0)
@@ -53,7 +55,8 @@ class Accumulator:
         """The sum, a scalar in the graph of the parameters: its backward pass gives what is known.
 
         They accumulate as the gradients of any other graph do, hooks and all, which is what data
-        parallel wrappers wait for.
+        parallel wrappers wait for. NaN, gradients and all, where no loss was finite: the model is
+        not, and who trains it must see that.
         """
         parts = len(self._entries)
         upstream, sums = self._sums[:parts], self._sums[parts:]
@@ -63,7 +66,8 @@ class Accumulator:
         pairs = [(p, s) for p, s in zip(self._parameters, sums, strict=True) if s is not None]
         self._sums = []
         parameters, known = zip(*pairs, strict=True) if pairs else ((), ())
-        return _Known.apply(self._total, self._scale, list(known), *parameters)
+        value, scale = self._total * self._sound, self._scale * self._sound
+        return _Known.apply(value, scale, list(known), *parameters)
 
 
 def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -78,7 +82,7 @@ class _Known(torch.autograd.Function):
     @staticmethod
     @override
     def forward(
-        ctx: Any, value: Tensor, scale: float, gradients: list[Tensor], *parameters: Tensor
+        ctx: Any, value: Tensor, scale: Tensor, gradients: list[Tensor], *parameters: Tensor
     ) -> Tensor:
         ctx.scale, ctx.gradients = scale, gradients
         return value.clone()

@@ -6,7 +6,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from alum_fairseq.adversarial.accumulate import Accumulator
-from alum_fairseq.adversarial.method import Clean, Method, Result, Update, perturbed
+from alum_fairseq.adversarial.method import (
+    Clean,
+    Method,
+    Result,
+    Update,
+    all_finite,
+    perturbed,
+)
 
 
 class AdversarialLoss(Method):
@@ -31,7 +38,10 @@ class AdversarialLoss(Method):
         delta = self.perturb(update, clean, first if known else None)
         adversarial = update.task_loss(perturbed(clean.embeddings, delta))
         total.add(adversarial, alpha)
-        return Result(total.value(), clean, delta, adversarial_loss=adversarial)
+        loss = total.value()
+        if not all_finite(delta, adversarial):  # the sum has done without it
+            return Result(loss, clean)
+        return Result(loss, clean, delta, adversarial_loss=adversarial)
 
     @override
     def added(self, update: Update, clean: Clean, delta: Tensor, logits: Tensor) -> Tensor:

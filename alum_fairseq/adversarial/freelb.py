@@ -7,7 +7,14 @@ from typing_extensions import override
 
 from alum_fairseq.adversarial.accumulate import Accumulator
 from alum_fairseq.adversarial.adversary import Ascent
-from alum_fairseq.adversarial.method import Clean, Method, Result, Update, perturbed
+from alum_fairseq.adversarial.method import (
+    Clean,
+    Method,
+    Result,
+    Update,
+    all_finite,
+    perturbed,
+)
 from alum_fairseq.adversarial.presets import Preset
 from alum_fairseq.errors import FieldError
 
@@ -43,6 +50,8 @@ class FreeLB(Method):
             if step < steps:
                 delta = ascent.step(delta, gradient)
         loss = total.value()
+        if not all_finite(delta):  # the sum has done without such points
+            return Result(loss, clean)
         return Result(loss, clean, delta, adversarial_loss=loss)
 
     @override
