@@ -200,7 +200,7 @@ class _FullAtFirst(io.FileIO):
 def test_a_second_try_to_write_a_checkpoint_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compat, "_PAUSE", 0)
+    monkeypatch.setattr(compat.writing, "_PAUSE", 0)
     with _FullAtFirst(tmp_path / "checkpoint.pt", "w") as file:
         checkpoint_utils._torch_persistent_save({"model": torch.arange(5000)}, file)
     assert not file.full
@@ -212,7 +212,7 @@ def test_a_second_try_to_write_a_checkpoint_begins_anew(
 def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_one(
     way: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compat, "_PAUSE", 0)
+    monkeypatch.setattr(compat.writing, "_PAUSE", 0)
     last = tmp_path / "run/checkpoint_last.pt"
     last.parent.mkdir()
     last.write_text("the one before")
