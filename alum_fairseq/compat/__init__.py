@@ -1,6 +1,15 @@
 """What fairseq needs on today's Python and torch. Each fix says which version needs it."""
 
-from alum_fairseq.compat import chatter, libraries, loaders, reading, writing
+from alum_fairseq.compat import (
+    bf16,
+    chatter,
+    epochs,
+    libraries,
+    loaders,
+    reading,
+    resume,
+    writing,
+)
 from alum_fairseq.compat.reading import evaluate_literal
 from alum_fairseq.compat.requirements import require_fairseq
 
@@ -21,4 +30,7 @@ def apply() -> None:
     libraries.find_nan_in_dictionaries()
     loaders.stop_abandoned_loaders()
     loaders.stop_loaders_at_exit()
+    bf16.use_bf16_without_a_tpu()
+    epochs.tell_all_parts_the_epoch()
+    resume.resume_as_never_stopped()
     chatter.silence_chatter()
