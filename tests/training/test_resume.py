@@ -5,13 +5,18 @@ Over the options that keep state of their own. What is killed amid a write: test
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import run_tool
-from support.quick_train import mlm_options, start
+import torch
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from support.quick_train import Before, mlm_options, start
 from support.resuming import assert_equal, comparable, last_state
+
+from alum_fairseq.compat import resume
 
 SHARED = {
     **{"max_update": None, "max_epoch": 3, "tokens_per_sample": 32, "dropout": 0.1},
@@ -22,56 +27,152 @@ FP16 = {"fp16": True, "fp16_no_flatten_grads": True, "fp16_init_scale": 4}
 PLATEAU = {"lr_scheduler": "reduce_lr_on_plateau", "lr_shrink": 0.5, "lr_threshold": 1e9}
 IDLE = {"lr": 1e-30, "patience": 2, "max_epoch": 9}
 
-# A row: the epoch after which the run is stopped, and its options.
+# A row: the epoch after which the run is stopped, and its options. Those that go together have
+# nothing to do with each other.
 ROWS: dict[str, tuple[int, dict[str, Any]]] = {
-    "no workers": (2, {}),
-    "a worker": (1, {"num_workers": 1}),
-    "two workers": (2, {"num_workers": 2}),
-    "bf16": (1, {"bf16": True}),
-    "memory-efficient bf16": (1, {"memory_efficient_bf16": True}),
-    "amp": (1, {"amp": True}),
-    "fp16, whose scale grows": (2, {**FP16, "fp16_scale_window": 4}),
-    "memory-efficient fp16": (1, {**FP16, "memory_efficient_fp16": True}),
-    "moving average": (1, {"store_ema": True, "bf16": True}),
+    "no workers, schedule": (2, {"alum_start_update": 2, "alum_warmup_updates": 7}),
+    "a worker, curriculum": (1, {"num_workers": 1, "curriculum": 2}),
+    "two workers, bf16, average": (1, {"num_workers": 2, "bf16": True, "store_ema": True}),
+    "fp16 whose scale grows": (2, {**FP16, "fp16_scale_window": 4, "update_freq": "1,2,2"}),
+    "memory-efficient fp16": (
+        1,
+        {**FP16, "memory_efficient_fp16": True, "lr_scheduler": "inverse_sqrt"},
+    ),
+    "memory-efficient bf16, annealed": (
+        2,
+        {"memory_efficient_bf16": True, "lr_scheduler": "fixed", "force_anneal": 2},
+    ),
+    "amp, cosine": (
+        1,
+        {"amp": True, "lr_scheduler": "cosine", "max_update": 9, "lr_period_updates": 4},
+    ),
+    "adafactor": (1, {"optimizer": "adafactor"}),
+    "nag": (1, {"optimizer": "nag"}),
     "plateau": (2, {**PLATEAU, "lr_patience": 1, "max_epoch": 5}),
     "plateau, after the rate fell": (3, {**PLATEAU, "lr_patience": 0, "max_epoch": 5}),
     "plateau, warm-up": (1, {**PLATEAU, "warmup_updates": 5}),
     "patience": (2, IDLE),
-    "cosine": (1, {"lr_scheduler": "cosine", "max_update": 9, "lr_period_updates": 4}),
-    "inverse square root": (1, {"lr_scheduler": "inverse_sqrt", "warmup_updates": 4}),
-    "annealed by epoch": (2, {"lr_scheduler": "fixed", "force_anneal": 2, "lr_shrink": 0.5}),
-    "several batches an update": (2, {"update_freq": "1,2,3"}),
-    "curriculum": (1, {"curriculum": 2}),
-    "adafactor": (1, {"optimizer": "adafactor"}),
-    "nag": (1, {"optimizer": "nag"}),
-    "schedule": (1, {"alum_start_update": 2, "alum_warmup_updates": 4}),
 }
 
 
-@pytest.fixture(scope="module")
-def data(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of three batches."""
-    folder = tmp_path_factory.mktemp("few")
-    lines = (mlm_data.parent / "valid").read_text().splitlines()
-    (folder / "text").write_text("\n".join(lines[:12]) + "\n")
-    run_tool(
-        *("fairseq-preprocess", "--only-source", "--srcdict", mlm_data / "dict.txt"),
-        *("--trainpref", folder / "text", "--validpref", folder / "text"),
-        *("--destdir", folder / "bin"),
-    )
-    return folder / "bin"
-
-
-def train(data: Path, save: Path, options: dict[str, Any], **more: Any) -> str:
+def train(
+    data: Path, save: Path, options: dict[str, Any], before: Before | None = None, **more: Any
+) -> str:
+    """What one life of a run prints."""
     command = mlm_options(data, save, **{**SHARED, **options, **more})
-    return start(command, save.with_suffix(".log")).wait()
+    log = save.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    return start(command, log, before).wait()
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_stopped_and_resumed_it_ends_as_never_stopped(row: str, data: Path, tmp_path: Path) -> None:
+def test_stopped_and_resumed_it_ends_as_never_stopped(
+    row: str, few_data: Path, tmp_path: Path
+) -> None:
     stopped_after, options = ROWS[row]
-    train(data, tmp_path / "unbroken", options)
-    train(data, tmp_path / "stopped", options, max_epoch=stopped_after)
-    train(data, tmp_path / "stopped", options)
+    train(few_data, tmp_path / "unbroken", options)
+    train(few_data, tmp_path / "stopped", options, max_epoch=stopped_after)
+    train(few_data, tmp_path / "stopped", options)
     expected, found = last_state(tmp_path / "unbroken"), last_state(tmp_path / "stopped")
     assert_equal(comparable(found), comparable(expected))
+
+
+OVER = {
+    "with 4 updates (--max-update 4)": {"max_update": 4},
+    "with 1 epochs (--max-epoch 1)": {"max_epoch": 1},
+    "with 0.0 hours (--stop-time-hours 1e-06)": {"stop_time_hours": 1e-6},
+    "with no better validation in the last 2 (--patience 2)": IDLE,
+}
+
+
+@pytest.mark.parametrize("why", OVER)
+def test_a_run_that_is_over_is_left_alone(why: str, few_data: Path, tmp_path: Path) -> None:
+    save = tmp_path / "save"
+    train(few_data, save, OVER[why])
+    left = {path: path.read_bytes() for path in save.iterdir()}
+    output = train(few_data, save, OVER[why])
+    [line] = [line for line in output.splitlines() if "nothing to do" in line]
+    assert line.endswith(f"nothing to do: the run in {save} is over, {why}")
+    assert {path: path.read_bytes() for path in save.iterdir()} == left
+
+
+def test_it_goes_on_where_a_limit_is_lifted(few_data: Path, tmp_path: Path) -> None:
+    save = tmp_path / "save"
+    train(few_data, save, {"max_update": 2})
+    assert "nothing to do" not in train(few_data, save, {"max_update": 5})
+    assert last_state(save)["optimizer_history"][-1]["num_updates"] == 5
+
+
+def train_elsewhere_first() -> None:
+    """As ``--multirun`` of hydra: another run in the same process, before."""
+    from fairseq_cli.train import cli_main
+
+    place = sys.argv.index("--save-dir") + 1
+    save, rate = sys.argv[place], sys.argv[sys.argv.index("--lr") + 1]
+    sys.argv[place] = f"{save}-first"
+    sys.argv += ["--lr", "1e-3"]  # the last one counts
+    cli_main()
+    sys.argv[place], sys.argv[-1] = save, rate
+
+
+def test_a_run_knows_nothing_of_another_in_its_process(few_data: Path, tmp_path: Path) -> None:
+    train(few_data, tmp_path / "alone", IDLE)
+    train(few_data, tmp_path / "second", IDLE, train_elsewhere_first)
+    alone, second = last_state(tmp_path / "alone"), last_state(tmp_path / "second")
+    assert (tmp_path / "second/checkpoint_best.pt").is_file()
+    assert_equal(comparable(second), comparable(alone))
+
+
+def test_weights_that_were_changed_between_two_lives_are_taken(
+    few_data: Path, tmp_path: Path
+) -> None:
+    """Averages of checkpoints, for instance: the float32 weights in the checkpoint are others."""
+    save, idle = tmp_path / "save", {"bf16": True, "lr": 1e-30}
+    train(few_data, save, idle, max_epoch=1)
+    state = torch.load(save / "checkpoint_last.pt")
+    doubled = {name: 2 * weight for name, weight in state["model"].items()}
+    torch.save({**state, "model": doubled}, save / "checkpoint_last.pt")
+    train(few_data, save, idle)
+    for name, weight in last_state(save)["model"].items():
+        assert torch.equal(weight, doubled[name]), name
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3),
+        lambda: DynamicLossScaler(init_scale=8.0, scale_window=3),
+    ],
+    ids=["amp", "fp16"],
+)
+def test_the_scale_of_the_loss_grows_when_it_would_have_grown(make: Any) -> None:
+    def updates(scaler: Any, number: int) -> list[float]:
+        weight = torch.nn.Parameter(torch.ones(1))
+        sgd = torch.optim.SGD([weight], lr=0.1)
+        scales = []
+        for _ in range(number):
+            weight.grad = torch.ones(1)
+            if isinstance(scaler, DynamicLossScaler):
+                scaler.update()
+                scales.append(scaler.loss_scale)
+            else:
+                scaler.scale(torch.ones(1))
+                scaler.step(sgd)
+                scaler.update()
+                scales.append(scaler.get_scale())
+        return scales
+
+    unbroken, stopped, resumed = make(), make(), make()
+    expected = updates(unbroken, 8)
+    first = updates(stopped, 4)
+    if isinstance(resumed, DynamicLossScaler):
+        resumed.loss_scale = stopped.loss_scale  # which fairseq saves
+    resume._restore_scaler(resumed, resume._scaler_state(stopped))
+    assert first + updates(resumed, 4) == expected
+    assert len(set(expected)) > 2
+
+
+def test_stock_fairseq_is_left_as_it_is() -> None:
+    """Neither of them ours: nothing is added to its checkpoints."""
+    stock = SimpleNamespace(task=SimpleNamespace(), get_criterion=SimpleNamespace)
+    assert not resume.trains_ours(stock)
