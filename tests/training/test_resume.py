@@ -176,3 +176,14 @@ def test_stock_fairseq_is_left_as_it_is() -> None:
     """Neither of them ours: nothing is added to its checkpoints."""
     stock = SimpleNamespace(task=SimpleNamespace(), get_criterion=SimpleNamespace)
     assert not resume.trains_ours(stock)
+
+
+def test_other_data_in_the_same_folder_is_said(few_data: Path, tmp_path: Path) -> None:
+    save, other = tmp_path / "save", tmp_path / "other"
+    other.mkdir()
+    for path in few_data.iterdir():
+        (other / path.name).symlink_to(path)
+    train(few_data, save, {"max_update": 2})
+    said = f"was trained on {few_data}, and this run goes on from it with {other}"
+    assert said not in train(few_data, save, {"max_update": 2})
+    assert said in train(other, save, {"max_update": 2})
