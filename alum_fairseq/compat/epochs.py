@@ -22,38 +22,29 @@ def tell_all_parts_the_epoch() -> None:
       is emptied when an epoch begins.
     - A ``TokenBlockDataset`` does not hand the epoch on to a random crop inside it. Here each part
       is told.
-    - Without workers a thread loads ahead, and what it draws with numpy's global generator mixes
-      with what others draw. Here nothing is loaded ahead without workers (``--num-workers 0``).
 
     Can go when ``masked_lm`` of stock fairseq masks no block alike in two epochs, with workers and
     without.
     """
     from fairseq.trainer import Trainer
 
-    begin_epoch = Trainer.begin_epoch
+    get_iterator, begin_epoch = Trainer.get_train_iterator, Trainer.begin_epoch
     if begin_epoch.__module__ == __name__:
         return
-    for name in ("get_train_iterator", "get_valid_iterator"):
-        setattr(Trainer, name, _loading_anew(getattr(Trainer, name)))
+
+    def get_train_iterator(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        batches = get_iterator(self, *args, **kwargs)
+        if trains_ours(self):
+            batches.persistent_workers = False
+        return batches
 
     def begin_and_tell(self: Trainer, epoch: int) -> None:
         if trains_ours(self):
             _tell(self.task.dataset(self.cfg.dataset.train_subset), epoch)
         begin_epoch(self, epoch)
 
+    Trainer.get_train_iterator = get_train_iterator
     Trainer.begin_epoch = begin_and_tell
-
-
-def _loading_anew(get_iterator: Any) -> Any:
-    def get(self: Any, *args: Any, **kwargs: Any) -> Any:
-        batches = get_iterator(self, *args, **kwargs)
-        if trains_ours(self):
-            batches.persistent_workers = False
-            if batches.num_workers == 0:
-                batches.buffer_size = 0
-        return batches
-
-    return get
 
 
 def _tell(dataset: Dataset, epoch: int) -> None:

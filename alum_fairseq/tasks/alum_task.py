@@ -15,7 +15,7 @@ from fairseq.file_io import PathManager
 from omegaconf import II
 from torch import distributed
 
-from alum_fairseq.checkpoints.fit import check_fits, check_resumable
+from alum_fairseq.checkpoints.fit import check_fits, check_resumable, is_as_deep
 from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import labels_optional, read_label_lines
@@ -146,19 +146,24 @@ class AlumTask:
             self._ddp_backend = str(self.cfg.alum_ddp_backend)
             self._broadcasts_buffers = bool(self.cfg.alum_broadcast_buffers)
             with reporting_access_errors():
-                self._check_starting_point(model)
+                self._check_starting_point(model, cfg)
         return model
 
-    def _check_starting_point(self, model: Any) -> None:
+    def _check_starting_point(self, model: Any, cfg: Any) -> None:
         self._refuse_contradictions()
         path = starting_point(
             self.cfg.alum_save_dir, self.cfg.alum_restore_file, self.cfg.alum_finetune_from_model
         )
-        if path is None or not _reads_checkpoints():
+        # Each process leaves out layers by itself.
+        layers_to_keep = getattr(cfg, "encoder_layers_to_keep", None)
+        if path is None or not (_reads_checkpoints() or layers_to_keep):
             return
         state = _load_starting_point(path)
         check_resumable(state, path)
-        check_fits(state, model, path)
+        if layers_to_keep and is_as_deep(state, model):
+            # This run's own checkpoint, whose layers are the kept ones.
+            layers_to_keep = cfg.encoder_layers_to_keep = None
+        check_fits(state, model, path, layers_to_keep)
         fresh = self.cfg.alum_finetune_from_model is not None and path == Path(
             self.cfg.alum_finetune_from_model
         )

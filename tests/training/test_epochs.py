@@ -28,15 +28,19 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def epochs_of(data: Path, number: int, start: int = 1, **more: Any) -> list[dict[int, list[int]]]:
-    """The tokens of every example, in some epochs, as fairseq-train loads them."""
-    chosen = {"disable_validation": True, **more}
+def trainer_of(data: Path, **options_: Any) -> Trainer:
+    chosen = {"disable_validation": True, **options_}
     args = options.parse_args_and_arch(
         options.get_training_parser(), mlm_options(data, Path("unused"), **chosen)
     )
     cfg = convert_namespace_to_omegaconf(args)
     task = tasks.setup_task(cfg.task)
-    trainer = Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+    return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+
+
+def epochs_of(data: Path, number: int, start: int = 1, **more: Any) -> list[dict[int, list[int]]]:
+    """The tokens of every example, in some epochs, as fairseq-train loads them."""
+    trainer = trainer_of(data, **more)
     batches, found = trainer.get_train_iterator(start), []
     for epoch in range(start, start + number):
         each = batches.next_epoch_itr(shuffle=False)

@@ -187,3 +187,26 @@ def test_other_data_in_the_same_folder_is_said(few_data: Path, tmp_path: Path) -
     said = f"was trained on {few_data}, and this run goes on from it with {other}"
     assert said not in train(few_data, save, {"max_update": 2})
     assert said in train(other, save, {"max_update": 2})
+
+
+def test_fewer_layers_of_a_checkpoint_are_kept_and_trained_on(
+    few_data: Path, tmp_path: Path
+) -> None:
+    train(few_data, tmp_path / "deep", {"encoder_layers": 4, "max_update": 1})
+    kept = {
+        **{"encoder_layers": 4, "encoder_layers_to_keep": "0,2"},
+        **{"finetune_from_model": tmp_path / "deep/checkpoint_last.pt"},
+    }
+    idle = {**kept, "lr": 1e-30, "max_update": 1}
+    train(few_data, tmp_path / "idle", idle)
+    deep, idle = (last_state(tmp_path / name)["model"] for name in ("deep", "idle"))
+    layer = "encoder.sentence_encoder.layers.{}.fc1.weight"
+    assert torch.equal(idle[layer.format(0)], deep[layer.format(0)])
+    assert torch.equal(idle[layer.format(1)], deep[layer.format(2)])
+    assert layer.format(2) not in idle
+
+    train(few_data, tmp_path / "unbroken", kept)
+    train(few_data, tmp_path / "stopped", kept, max_epoch=1)
+    train(few_data, tmp_path / "stopped", kept)
+    found, expected = (last_state(tmp_path / name) for name in ("stopped", "unbroken"))
+    assert_equal(comparable(found), comparable(expected))
