@@ -8,6 +8,7 @@ from alum_fairseq.compat import (
     loaders,
     reading,
     resume,
+    validating,
     writing,
 )
 from alum_fairseq.compat.reading import evaluate_literal
@@ -33,4 +34,5 @@ def apply() -> None:
     bf16.use_bf16_without_a_tpu()
     epochs.tell_all_parts_the_epoch()
     resume.resume_as_never_stopped()
+    validating.say_which_criterion_validates()
     chatter.silence_chatter()

@@ -25,7 +25,7 @@ def use_bf16_without_a_tpu() -> None:
         parsed = parse(parser, input_args, *rest, **kwargs)
         args = parsed[0] if isinstance(parsed, tuple) else parsed
         asked = "--tpu" in (sys.argv if input_args is None else input_args)
-        if args.bf16 and not asked and _trains_ours(args):
+        if getattr(args, "bf16", False) and not asked and _trains_ours(args):
             args.tpu = False
         return parsed
 

@@ -27,6 +27,12 @@ FP16 = {"fp16": True, "fp16_no_flatten_grads": True, "fp16_init_scale": 4}
 PLATEAU = {"lr_scheduler": "reduce_lr_on_plateau", "lr_shrink": 0.5, "lr_threshold": 1e9}
 IDLE = {"lr": 1e-30, "patience": 2, "max_epoch": 9}
 
+# Some rows are left to scripts/test.sh --all.
+SLOW = {
+    *("memory-efficient fp16", "memory-efficient bf16, annealed", "amp, cosine"),
+    *("adafactor", "nag", "plateau, warm-up"),
+}
+
 # A row: the epoch after which the run is stopped, and its options. Those that go together have
 # nothing to do with each other.
 ROWS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -65,7 +71,9 @@ def train(
     return start(command, log, before).wait()
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[pytest.mark.slow] * (row in SLOW)) for row in ROWS]
+)
 def test_stopped_and_resumed_it_ends_as_never_stopped(
     row: str, few_data: Path, tmp_path: Path
 ) -> None:
