@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from unittest import mock
@@ -14,7 +13,11 @@ from support.quick_train import mlm_options, start
 
 @pytest.mark.parametrize("trained", ["masked_lm", "alum_mlm"])
 def test_an_attack_that_is_not_made_is_said(
-    trained: str, few_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    trained: str,
+    few_data: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     chosen = {"criterion": trained, "max_update": 1, "tokens_per_sample": 32}
     start(mlm_options(few_data, tmp_path, **chosen), tmp_path / "log").wait()
@@ -22,9 +25,9 @@ def test_an_attack_that_is_not_made_is_said(
     command = [str(few_data), "--path", str(path), "--task", "masked_lm", "--cpu"]
     command += ["--criterion", "alum_mlm", "--alum-validate", "--batch-size", "8"]
     command += ["--log-format", "json"]
-    caplog.set_level(logging.INFO)
     with mock.patch.object(sys, "argv", ["fairseq-validate", *command]):
         cli_main()
     said = f"--criterion alum_mlm is not used: {path} was trained with masked_lm"
-    assert (said in caplog.text) == (trained == "masked_lm")
-    assert ("adv_ppl" in caplog.text) == (trained == "alum_mlm")
+    output = caplog.text + "".join(capfd.readouterr())
+    assert (said in output) == (trained == "masked_lm")
+    assert ("adv_ppl" in output) == (trained == "alum_mlm")
