@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
-from support.quick_train import Before, mlm_options, start
+from support.quick_train import Before, free_port, mlm_options, rank_options, start
 from support.resuming import assert_equal, comparable, last_state
 
 from alum_fairseq.compat import resume
@@ -30,7 +30,7 @@ IDLE = {"lr": 1e-30, "patience": 2, "max_epoch": 9}
 # Some rows are left to scripts/test.sh --all.
 SLOW = {
     *("memory-efficient fp16", "memory-efficient bf16, annealed", "amp, cosine"),
-    *("adafactor", "nag", "plateau, warm-up"),
+    *("adafactor", "nag", "plateau, warm-up", "SMART"),
 }
 
 # A row: the epoch after which the run is stopped, and its options. Those that go together have
@@ -58,6 +58,7 @@ ROWS: dict[str, tuple[int, dict[str, Any]]] = {
     "plateau, after the rate fell": (3, {**PLATEAU, "lr_patience": 0, "max_epoch": 5}),
     "plateau, warm-up": (1, {**PLATEAU, "warmup_updates": 5}),
     "patience": (2, IDLE),
+    "SMART": (1, {"alum_preset": "smart", "store_ema": True}),
 }
 
 
@@ -82,6 +83,29 @@ def test_stopped_and_resumed_it_ends_as_never_stopped(
     train(few_data, tmp_path / "stopped", options, max_epoch=stopped_after)
     train(few_data, tmp_path / "stopped", options)
     expected, found = last_state(tmp_path / "unbroken"), last_state(tmp_path / "stopped")
+    assert_equal(comparable(found), comparable(expected))
+
+
+@pytest.mark.slow
+def test_several_processes_go_on_as_never_stopped(few_data: Path, tmp_path: Path) -> None:
+    """The first reads the checkpoint, and hands the others what they need of it."""
+
+    def train_two(save: Path, **more: Any) -> None:
+        port, options = free_port(), {**SHARED, "bf16": True, "num_workers": 1, **more}
+        ranks = [
+            start(
+                mlm_options(few_data, save, **options, **rank_options(rank, port)),
+                save.with_name(f"{save.name}-{rank}.log"),
+            )
+            for rank in range(2)
+        ]
+        for run in ranks:
+            run.wait()
+
+    train_two(tmp_path / "unbroken")
+    train_two(tmp_path / "stopped", max_epoch=1)
+    train_two(tmp_path / "stopped")
+    found, expected = (last_state(tmp_path / name) for name in ("stopped", "unbroken"))
     assert_equal(comparable(found), comparable(expected))
 
 
