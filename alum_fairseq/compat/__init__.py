@@ -22,7 +22,6 @@ def apply() -> None:
     reading.load_checkpoints_with_namespace()
     reading.load_checkpoints_with_numpy_numbers()
     reading.hand_checkpoints_to_all_ranks()
-    reading.evaluate_literals_alone()
     reading.extract_archives_into_their_folder()
     writing.name_the_folder_of_checkpoints()
     writing.write_checkpoints_whole()
@@ -36,3 +35,4 @@ def apply() -> None:
     resume.resume_as_never_stopped()
     validating.say_which_criterion_validates()
     chatter.silence_chatter()
+    reading.evaluate_literals_alone()  # in all that the others have imported
