@@ -99,10 +99,12 @@ def test_without_fairseq_the_adversary_works(no_fairseq: Path) -> None:
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "import torch\n"
-        "from alum_fairseq import Adversary\n"
+        "from alum_fairseq import DIVERGENCES, Adversary\n"
+        "from alum_fairseq.adversarial.objectives import DivergenceFromClean\n"
         "e = torch.randn(2, 3, 4); w = torch.randn(4, 5)\n"
         "predict = lambda x: torch.tanh(x @ w).mean(1)\n"
-        "print(Adversary().perturb(predict, e, predict(e)).shape)\n"
+        "objective = DivergenceFromClean(predict, predict(e), DIVERGENCES['kl'])\n"
+        "print(Adversary().perturb(objective, e).shape)\n"
     )
     done = run_python(code, no_fairseq)
     assert done.stdout == "torch.Size([2, 3, 4])\n", done.stderr
