@@ -239,6 +239,20 @@ def mlm_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "mlm", make) / "bin"
 
 
+@pytest.fixture(scope="session")
+def few_data(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of three batches."""
+    folder = tmp_path_factory.mktemp("few")
+    lines = (mlm_data.parent / "valid").read_text().splitlines()
+    (folder / "text").write_text("\n".join(lines[:12]) + "\n")
+    run_tool(
+        *("fairseq-preprocess", "--only-source", "--srcdict", mlm_data / "dict.txt"),
+        *("--trainpref", folder / "text", "--validpref", folder / "text"),
+        *("--destdir", folder / "bin"),
+    )
+    return folder / "bin"
+
+
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
 

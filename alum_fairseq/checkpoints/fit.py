@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fairseq.checkpoint_utils import prune_state_dict
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -47,19 +49,22 @@ def _numbers_of_layers(names: Iterable[str]) -> Iterator[int]:
             yield int(match[1])
 
 
-def check_fits(state: dict[str, Any], model: nn.Module, path: Path) -> None:
+def check_fits(
+    state: dict[str, Any], model: nn.Module, path: Path, layers_to_keep: str | None = None
+) -> None:
     """Make sure that the weights of a checkpoint are those of a model.
 
     Args:
         state: what :func:`load_state` read.
         model: a model of fairseq, built for the data and the options at hand.
         path: where the state came from, for the message.
+        layers_to_keep: ``--encoder-layers-to-keep``, by which fairseq leaves out the others.
 
     Raises:
         UsageError: they are not; the message names what differs, and the remedy.
     """
     try:
-        found = upgraded_shapes(state, model)
+        found = upgraded_shapes(state, model, layers_to_keep)
     except Exception as error:  # strangers' names and values, anywhere inside fairseq
         raise UsageError(f"{path} does not fit the model: {one_line(error)}") from None
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
@@ -99,12 +104,16 @@ def check_resumable(state: dict[str, Any], path: Path) -> None:
         )
 
 
-def upgraded_shapes(state: dict[str, Any], model: nn.Module) -> dict[str, tuple[int, ...]]:
+def upgraded_shapes(
+    state: dict[str, Any], model: nn.Module, layers_to_keep: str | None = None
+) -> dict[str, tuple[int, ...]]:
     """Shapes of a checkpoint's weights, under the names that the model has for them today."""
     weights = dict(state["model"])
     # fairseq says it all once more when it loads the checkpoint.
-    with silent("fairseq.models.roberta.model"):
+    with silent("fairseq.models.roberta.model"), silent("fairseq.checkpoint_utils"):
         model.upgrade_state_dict_named(weights, "")
+        keeping = Namespace(arch="roberta", encoder_layers_to_keep=layers_to_keep)
+        weights = prune_state_dict(weights, keeping)
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
@@ -135,13 +144,18 @@ def _check_vocabulary(found: Shapes, expected: Shapes, path: Path) -> None:
     )
 
 
-def _check_depth(found: Shapes, expected: Shapes, path: Path) -> None:
+def _depth(names: Iterable[str]) -> int:
     layer = re.compile(re.escape(_ENCODER) + r"layers\.(\d+)\.")
+    return len({match[1] for match in map(layer.match, names) if match})
 
-    def depth(names: Iterable[str]) -> int:
-        return len({match[1] for match in map(layer.match, names) if match})
 
-    has, wanted = depth(found), depth(expected)
+def is_as_deep(state: dict[str, Any], model: nn.Module) -> bool:
+    """Whether a checkpoint, of today's names, has as many layers as a model."""
+    return _depth(state["model"]) == _depth(model.state_dict())
+
+
+def _check_depth(found: Shapes, expected: Shapes, path: Path) -> None:
+    has, wanted = _depth(found), _depth(expected)
     if has != wanted:
         raise UsageError(
             f"{path} has {has} layers, the model {wanted}: choose its --arch, or --encoder-layers "

@@ -15,15 +15,17 @@ from fairseq.file_io import PathManager
 from omegaconf import II
 from torch import distributed
 
-from alum_fairseq.checkpoints.fit import check_fits, check_resumable
+from alum_fairseq.checkpoints.fit import check_fits, check_resumable, is_as_deep
 from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import labels_optional, read_label_lines
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, reporting_access_errors
+from alum_fairseq.tasks.best_metric import check_best_metric
 from alum_fairseq.tasks.loss_scale import loss_scale_of
 from alum_fairseq.tasks.momentum import MomentumSchedule
+from alum_fairseq.tasks.other_data import warn_of_other_data
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 
@@ -43,6 +45,8 @@ class AlumTaskConfig(FairseqDataclass):
     alum_reset_dataloader: Any = II("checkpoint.reset_dataloader")  # noqa: RUF009
     alum_reset_meters: Any = II("checkpoint.reset_meters")  # noqa: RUF009
     alum_best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    alum_maximize_metric: Any = II("checkpoint.maximize_best_checkpoint_metric")  # noqa: RUF009
+    alum_disable_validation: Any = II("dataset.disable_validation")  # noqa: RUF009
     alum_train_subset: str = II("dataset.train_subset")
     alum_store_ema: Any = II("ema.store_ema")  # noqa: RUF009
     alum_skip_long: Any = II("dataset.skip_invalid_size_inputs_valid_test")  # noqa: RUF009
@@ -142,25 +146,31 @@ class AlumTask:
             self._ddp_backend = str(self.cfg.alum_ddp_backend)
             self._broadcasts_buffers = bool(self.cfg.alum_broadcast_buffers)
             with reporting_access_errors():
-                self._check_starting_point(model)
+                self._check_starting_point(model, cfg)
         return model
 
-    def _check_starting_point(self, model: Any) -> None:
+    def _check_starting_point(self, model: Any, cfg: Any) -> None:
         self._refuse_contradictions()
         path = starting_point(
             self.cfg.alum_save_dir, self.cfg.alum_restore_file, self.cfg.alum_finetune_from_model
         )
-        if path is None or not _reads_checkpoints():
+        # Each process leaves out layers by itself.
+        layers_to_keep = getattr(cfg, "encoder_layers_to_keep", None)
+        if path is None or not (_reads_checkpoints() or layers_to_keep):
             return
         state = _load_starting_point(path)
         check_resumable(state, path)
-        check_fits(state, model, path)
+        if layers_to_keep and is_as_deep(state, model):
+            # This run's own checkpoint, whose layers are the kept ones.
+            layers_to_keep = cfg.encoder_layers_to_keep = None
+        check_fits(state, model, path, layers_to_keep)
         fresh = self.cfg.alum_finetune_from_model is not None and path == Path(
             self.cfg.alum_finetune_from_model
         )
         if state.get("last_optimizer_state") is not None and not (
             fresh or self.cfg.alum_reset_optimizer
         ):
+            warn_of_other_data(state, self.cfg.data, path)
             self._trained_by = path, state["optimizer_history"][-1].get("criterion_name")
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
@@ -187,7 +197,12 @@ class AlumTask:
                     "different numbers of passes, but --broadcast-buffers makes each wait for the "
                     "others in every one: leave one of the two away"
                 )
-            self._check_metric(criterion)
+            if self._ddp_backend is not None and not self.cfg.alum_disable_validation:  # it trains
+                check_best_metric(
+                    str(self.cfg.alum_best_checkpoint_metric),
+                    bool(self.cfg.alum_maximize_metric),
+                    criterion,
+                )
         if getattr(self, "_trained_by", None) is not None:
             path, name = self._trained_by
             if name != type(criterion).__name__:
@@ -215,13 +230,6 @@ class AlumTask:
                 raise UsageError(
                     f"--finetune-from-model resets everything by itself: leave out {option}"
                 )
-
-    def _check_metric(self, criterion: Any) -> None:
-        metric = str(self.cfg.alum_best_checkpoint_metric)
-        if metric.startswith("adv_") and not criterion.options.alum_validate:
-            raise UsageError(
-                f"--best-checkpoint-metric {metric} is there with --alum-validate alone: add it"
-            )
 
     def train_step(
         self,

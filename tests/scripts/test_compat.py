@@ -99,10 +99,12 @@ def test_without_fairseq_the_adversary_works(no_fairseq: Path) -> None:
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "import torch\n"
-        "from alum_fairseq import Adversary\n"
+        "from alum_fairseq import DIVERGENCES, Adversary\n"
+        "from alum_fairseq.adversarial.objectives import DivergenceFromClean\n"
         "e = torch.randn(2, 3, 4); w = torch.randn(4, 5)\n"
         "predict = lambda x: torch.tanh(x @ w).mean(1)\n"
-        "print(Adversary().perturb(predict, e, predict(e)).shape)\n"
+        "objective = DivergenceFromClean(predict, predict(e), DIVERGENCES['kl'])\n"
+        "print(Adversary().perturb(objective, e).shape)\n"
     )
     done = run_python(code, no_fairseq)
     assert done.stdout == "torch.Size([2, 3, 4])\n", done.stderr
@@ -200,7 +202,7 @@ class _FullAtFirst(io.FileIO):
 def test_a_second_try_to_write_a_checkpoint_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compat, "_PAUSE", 0)
+    monkeypatch.setattr(compat.writing, "_PAUSE", 0)
     with _FullAtFirst(tmp_path / "checkpoint.pt", "w") as file:
         checkpoint_utils._torch_persistent_save({"model": torch.arange(5000)}, file)
     assert not file.full
@@ -212,7 +214,7 @@ def test_a_second_try_to_write_a_checkpoint_begins_anew(
 def test_a_full_disk_leaves_the_checkpoint_before_and_no_half_one(
     way: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compat, "_PAUSE", 0)
+    monkeypatch.setattr(compat.writing, "_PAUSE", 0)
     last = tmp_path / "run/checkpoint_last.pt"
     last.parent.mkdir()
     last.write_text("the one before")

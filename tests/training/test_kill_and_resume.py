@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import json_log
-from fairseq import checkpoint_utils
 from fairseq.data import data_utils, indexed_dataset
 from support.quick_train import Run, mlm_options, start, wait_until
+from support.resuming import TIMES, assert_equal, comparable, last_state
 from support.untrained import make_case
 
 KILLS = int(os.environ.get("ALUM_KILLS", 20))
@@ -99,10 +98,6 @@ class Training:
     def end(self, run: Run) -> None:
         self.lives.append(run.output())
 
-    def state(self) -> dict[str, Any]:
-        path = str(self.save_dir / "checkpoint_last.pt")
-        return checkpoint_utils.load_checkpoint_to_cpu(path)
-
 
 def unfinished(folder: Path, pattern: str, whole: int) -> set[Path]:
     """Files of this name that hold some of a checkpoint, but not all of it."""
@@ -168,9 +163,6 @@ def kill_again_and_again(training: Training, kills: int, whole: int, seed: int) 
     return done
 
 
-TIMES = {"wps", "ups", "wall", "train_wall"}
-
-
 def logged(outputs: list[str]) -> dict[tuple[str, int], list[dict[str, Any]]]:
     """What was logged for each update, once for every time that it was made."""
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -182,37 +174,6 @@ def logged(outputs: list[str]) -> dict[tuple[str, int], list[dict[str, Any]]]:
                 kept.pop("adv_gain", None)
                 found.setdefault((kind, int(line[prefix + "num_updates"])), []).append(kept)
     return found
-
-
-def assert_equal(one: Any, other: Any, place: str = "") -> None:
-    """Nested containers, equal to the bit; times aside."""
-    assert type(one) is type(other), place
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_equal(one[key], other[key], f"{place}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_equal(a, b, f"{place}/{index}")
-    else:
-        assert one == other or one != one, place
-
-
-def comparable(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint less the times in it."""
-    kept = {key: state[key] for key in ("model", "last_optimizer_state")}
-    kept["history"] = dict(state["optimizer_history"][-1])  # before it, one for each other life
-    # Resumed from the end of an epoch, fairseq does not tell the scheduler of that epoch's
-    # validation loss. Only the schedule "reduce_lr_on_plateau" makes use of it.
-    kept["history"]["lr_scheduler_state"] = None
-    extra = dict(state["extra_state"])
-    del extra["previous_training_time"], extra["metrics"]
-    meters = state["extra_state"]["metrics"]
-    train = [meter for meter in meters["train"] if meter[1] not in TIMES]
-    return {**kept, **extra, "train": train}
 
 
 def check(name: str, kills: int, mlm_data: Path, folder: Path, seed: int) -> None:
@@ -232,7 +193,7 @@ def check(name: str, kills: int, mlm_data: Path, folder: Path, seed: int) -> Non
     run.wait()
     killed.end(run)
 
-    assert_equal(comparable(killed.state()), comparable(unbroken.state()))
+    assert_equal(*(comparable(last_state(run.save_dir)) for run in (killed, unbroken)))
     expected, got = logged(unbroken.lives), logged(killed.lives)
     assert [n for kind, n in expected if kind == "train_inner"] == list(range(1, updates + 1))
     assert got.keys() == expected.keys()

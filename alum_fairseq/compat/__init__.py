@@ -1,0 +1,38 @@
+"""What fairseq needs on today's Python and torch. Each fix says which version needs it."""
+
+from alum_fairseq.compat import (
+    bf16,
+    chatter,
+    epochs,
+    libraries,
+    loaders,
+    reading,
+    resume,
+    validating,
+    writing,
+)
+from alum_fairseq.compat.reading import evaluate_literal
+from alum_fairseq.compat.requirements import require_fairseq
+
+__all__ = ["apply", "evaluate_literal", "require_fairseq"]
+
+
+def apply() -> None:
+    """Apply every fix. Safe to call more than once."""
+    reading.load_checkpoints_with_namespace()
+    reading.load_checkpoints_with_numpy_numbers()
+    reading.hand_checkpoints_to_all_ranks()
+    reading.extract_archives_into_their_folder()
+    writing.name_the_folder_of_checkpoints()
+    writing.write_checkpoints_whole()
+    writing.survive_a_full_disk()
+    libraries.restore_numpy_long()
+    libraries.find_nan_in_dictionaries()
+    loaders.stop_abandoned_loaders()
+    loaders.stop_loaders_at_exit()
+    bf16.use_bf16_without_a_tpu()
+    epochs.tell_all_parts_the_epoch()
+    resume.resume_as_never_stopped()
+    validating.say_which_criterion_validates()
+    chatter.silence_chatter()
+    reading.evaluate_literals_alone()  # in all that the others have imported

@@ -1,0 +1,55 @@
+"""``--best-checkpoint-metric`` must be there in validation, and have its better direction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alum_fairseq.errors import UsageError
+
+# Of classification and regression: what has to be asked for, and the attribute that says it was.
+_REPORTED = {
+    **dict.fromkeys(("acc_and_f1", "f1"), "report_acc_and_f1"),
+    **dict.fromkeys(("pearson_and_spearman", "pearson", "spearman"), "report_pearson_and_spearman"),
+    "mcc": "report_mcc",
+}
+_HIGHER_IS_BETTER = {"accuracy", *_REPORTED}
+_LOWER_IS_BETTER = {"loss", "nll_loss", "ppl", "task_loss"}
+
+
+def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
+    """Make sure that the best checkpoint can be told, before an epoch is spent.
+
+    Args:
+        metric: ``--best-checkpoint-metric``.
+        maximize: ``--maximize-best-checkpoint-metric``.
+        criterion: one of ours.
+
+    Raises:
+        UsageError: validation will not have the metric, or its worst value would count as its best.
+    """
+    clean = metric.removeprefix("adv_")
+    if clean != metric and not criterion.options.alum_validate:
+        raise UsageError(
+            f"--best-checkpoint-metric {metric} is there with --alum-validate alone: add it"
+        )
+    reported = _REPORTED.get(clean)
+    if reported is not None and not getattr(criterion, reported, False):
+        raise UsageError(
+            f"--best-checkpoint-metric {metric} is there with --{reported.replace('_', '-')} "
+            "alone: add it"
+        )
+    if clean == "accuracy" and getattr(criterion, "regression_target", False):
+        raise UsageError(
+            f"--best-checkpoint-metric {metric} is not there with --regression-target: take loss, "
+            "or add --report-pearson-and-spearman and take pearson_and_spearman"
+        )
+    if clean in _HIGHER_IS_BETTER and not maximize:
+        raise UsageError(
+            f"--best-checkpoint-metric {metric} is better when it is higher: add "
+            "--maximize-best-checkpoint-metric"
+        )
+    if clean in _LOWER_IS_BETTER and maximize:
+        raise UsageError(
+            f"--best-checkpoint-metric {metric} is better when it is lower: leave out "
+            "--maximize-best-checkpoint-metric"
+        )
