@@ -21,10 +21,11 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from conftest import ROOT, make_dictionary, make_model, make_task
 from safetensors.torch import load_file
 from support.fuzzing import CHECKPOINTS, DATA
 from support.in_process import run_command
+from support.places import ROOT
+from support.small_models import make_dictionary, make_model, make_task
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from alum_fairseq.convert.command import main as convert

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 import sentencepiece
-from conftest import run_tool
 from support.in_process import run_command
+from support.tools import run_tool
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from alum_fairseq import UsageError, cli

@@ -21,7 +21,6 @@ import fairseq
 import numpy as np
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, SMALL_MODEL, command_line
 from fairseq import checkpoint_utils, file_utils, options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.roberta import RobertaModel
@@ -40,6 +39,8 @@ from support.hostile import (
     script,
 )
 from support.in_process import everything_in, fairseq_train, run_command
+from support.options import SMALL_MODEL, command_line
+from support.places import PLUGIN, ROOT
 
 from alum_fairseq import UsageError, compat
 from alum_fairseq.checkpoints.model import load_model

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PLUGIN, SMALL_MODEL, command_line
 from fairseq.data.indexed_dataset import make_builder
 from support.in_process import everything_in, fairseq_train, run_command
+from support.options import SMALL_MODEL, command_line
+from support.places import PLUGIN
 
 from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.convert.command import main as convert

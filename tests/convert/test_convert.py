@@ -21,11 +21,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, make_dictionary, make_model, make_task
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq.models.roberta import RobertaModel
 from fairseq.models.roberta.hub_interface import RobertaHubInterface
 from safetensors.torch import load_file, save_file
+from support.places import PLUGIN, ROOT
+from support.small_models import make_dictionary, make_model, make_task
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from alum_fairseq.checkpoints.reading import load_state

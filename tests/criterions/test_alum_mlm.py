@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_sample, make_task
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.logging import metrics
+from support.small_models import make_model, make_sample, make_task
 from torch import Tensor, nn
 
 from alum_fairseq import PRESETS, Adversary, UsageError

@@ -7,22 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import (
-    PLUGIN,
-    SMALL_MODEL,
-    Train,
-    in_two_processes,
-    json_log,
-    make_model,
-    make_sample,
-    make_task,
-    run_tool,
-)
 from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
     SentencePredictionCriterion,
 )
 from fairseq.logging import metrics
+from support.options import SMALL_MODEL
+from support.places import PLUGIN
+from support.quick_train import in_two_processes
+from support.small_models import make_model, make_sample, make_task
+from support.tools import Train, json_log, run_tool
 from torch import Tensor, nn
 
 from alum_fairseq import UsageError

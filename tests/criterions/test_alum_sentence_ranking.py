@@ -8,17 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import (
-    PLUGIN,
-    Train,
-    json_log,
-    make_model,
-    make_sample,
-    make_task,
-    run_tool,
-)
 from fairseq.criterions.sentence_ranking import SentenceRankingCriterion
 from fairseq.logging import metrics
+from support.places import PLUGIN
+from support.small_models import make_model, make_sample, make_task
+from support.tools import Train, json_log, run_tool
 from torch import Tensor, nn
 
 from alum_fairseq.adversarial.divergences import get_divergence

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_task
 from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
     SentencePredictionCriterion,
 )
 from support.one_batch import HEAD, LARGE, TASKS, make_case, step
+from support.small_models import make_task
 from torch import Tensor
 
 from alum_fairseq.criterions.batches import merge_logs, split_rows

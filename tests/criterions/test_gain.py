@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, run_tool
+from support.places import ROOT
+from support.tools import run_tool
 
 from alum_fairseq import cli
 

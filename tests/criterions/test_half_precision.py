@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_sample, make_task
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.optim.fp16_optimizer import FP16Optimizer, MemoryEfficientFP16Optimizer
 from support.quick_train import mlm_options
+from support.small_models import make_model, make_sample, make_task
 from torch import Tensor, nn
 
 from alum_fairseq.adversarial.adversary import Adversary

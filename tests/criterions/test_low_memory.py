@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from fairseq.distributed import ModuleProxyWrapper
 from support.one_batch import HEAD, LARGE, TASKS, assert_same, make_case, step
+from support.places import ROOT
 from torch import nn
 
 from alum_fairseq import Adversary, UsageError

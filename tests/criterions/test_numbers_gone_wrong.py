@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import json_log
 from fairseq import checkpoint_utils
 from fairseq.tasks import FairseqTask
 from support.criteria_cases import Case, make_case
 from support.quick_train import mlm_options, start
+from support.tools import json_log
 from torch import Tensor, nn
 
 from alum_fairseq.adversarial.adversary import Adversary

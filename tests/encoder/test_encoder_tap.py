@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_sample, make_task
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
+from support.small_models import make_model, make_sample, make_task
 from torch import Tensor, nn
 
 from alum_fairseq import Adversary, UsageError

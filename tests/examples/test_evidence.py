@@ -25,11 +25,12 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from conftest import PLUGIN, ROOT, Train
 from fairseq import options
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from matplotlib.figure import Figure
 from support.in_process import Ended, run_command
+from support.places import PLUGIN, ROOT
+from support.tools import Train
 
 from alum_fairseq.adversarial import presets
 from alum_fairseq.adversarial.precision import NOISE_STD

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import PLUGIN, ROOT, make_model, make_task, run_tool
 from fairseq import optim
 from fairseq.data import Dictionary
 from fairseq.optim import lr_scheduler
 from omegaconf import DictConfig
+from support.places import PLUGIN, ROOT
 from support.recipes import (
     composed,
     config_of,
@@ -29,6 +29,8 @@ from support.recipes import (
     set_up_task,
     settings_of,
 )
+from support.small_models import make_model, make_task
+from support.tools import run_tool
 
 from alum_fairseq.criterions.options import resolve
 from alum_fairseq.prepare.command import main as prepare

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import PLUGIN, ROOT, run_tool
 from fairseq import optim
 from fairseq.criterions.masked_lm import MaskedLmLoss
 from fairseq.data import Dictionary, data_utils
 from fairseq.models.roberta import RobertaModel
 from fairseq.optim import lr_scheduler
 from omegaconf import DictConfig
+from support.places import PLUGIN, ROOT
 from support.recipes import (
     composed,
     config_of,
@@ -31,6 +31,7 @@ from support.recipes import (
     set_up_task,
     settings_of,
 )
+from support.tools import run_tool
 
 from alum_fairseq.criterions.options import resolve
 

@@ -13,12 +13,13 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT, json_log
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.distributed import utils as distributed_utils
+from support.places import ROOT
 from support.quick_train import Run, free_port, mlm_options, rank_options, start, wait_until
 from support.recipes import make_stand_in, parsed, run_script
+from support.tools import json_log
 
 SCALE = ROOT / "examples" / "scale"
 SHARDS = 3

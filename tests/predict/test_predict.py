@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, command_line, run_tool
 from fairseq import tasks
 from fairseq.data import iterators
 from omegaconf import OmegaConf
+from support.options import command_line
+from support.places import PLUGIN, ROOT
+from support.tools import run_tool
 from support.untrained import LABELS, texts
 from torch import Tensor
 

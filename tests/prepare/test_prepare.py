@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, run_tool
 from fairseq.data import Dictionary, data_utils
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from hypothesis import given
 from hypothesis import strategies as st
+from support.places import ROOT
+from support.tools import run_tool
 
 from alum_fairseq import UsageError
 from alum_fairseq.data.encoding import ExampleEncoder, truncate_longest_first

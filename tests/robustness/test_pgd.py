@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_dictionary, make_model, make_task
 from fairseq.models.roberta import RobertaModel
+from support.small_models import make_dictionary, make_model, make_task
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

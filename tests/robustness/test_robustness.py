@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import command_line, run_tool
 from fairseq.data import indexed_dataset
+from support.options import command_line
+from support.tools import run_tool
 from support.untrained import KINDS, LABELS, texts
 
 from alum_fairseq import UsageError

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
 from support.passes import PASSES
+from support.places import ROOT
 
 from alum_fairseq import cli
 

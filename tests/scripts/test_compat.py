@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from fairseq import checkpoint_utils
 from fairseq.data.iterators import BufferedIterator
 from fairseq.file_io import PathManager
 from fairseq.nan_detector import NanDetector
+from support.places import ROOT
 
 from alum_fairseq import UsageError, compat
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from conftest import ROOT
+from support.places import ROOT
 
 from alum_fairseq import PRESETS
 from alum_fairseq.criterions.options import GONE, AlumConfig

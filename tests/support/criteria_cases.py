@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from conftest import make_dictionary, make_model, make_sample, make_task
 from torch import nn
 
 from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
@@ -18,6 +17,7 @@ from alum_fairseq.criterions.alum_sentence_ranking import (
     AlumSentenceRanking,
     AlumSentenceRankingConfig,
 )
+from support.small_models import make_dictionary, make_model, make_sample, make_task
 
 PAD = 1
 HEAD = "sentence_classification_head"

@@ -31,7 +31,6 @@ from typing import Any
 
 import torch
 import transformers
-from conftest import PLUGIN, command_line
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -44,6 +43,8 @@ from alum_fairseq.prepare.command import main as prepare
 from alum_fairseq.robustness.examples import from_binarized
 from support.in_process import Ended, everything_in, run_command
 from support.mutation import mutate_bytes, mutate_checkpoint, mutate_json, mutate_lines
+from support.options import command_line
+from support.places import PLUGIN
 
 SECONDS = 60  # that a reader may take; most take a tenth of one
 MEMORY_GONE = "(?i)(not enough|out of|allocate) memory|memory (alloc|error)|bad_alloc|MemoryError"

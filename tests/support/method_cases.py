@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from conftest import make_model, make_sample, make_task
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
@@ -35,6 +34,7 @@ from alum_fairseq.criterions.alum_sentence_ranking import (
 )
 from support.naive_methods import METHODS as NAIVE
 from support.naive_methods import Batch
+from support.small_models import make_model, make_sample, make_task
 
 KINDS = ("mlm", "classification", "regression", "ranking")
 SITES = ("words", "embeddings", "1")

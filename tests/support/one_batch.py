@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from conftest import make_model, make_sample, make_task
 from torch import Tensor, nn
 
 from alum_fairseq.criterions.alum_mlm import AlumMlm, AlumMlmConfig
@@ -18,6 +17,7 @@ from alum_fairseq.criterions.alum_sentence_ranking import (
     AlumSentenceRanking,
     AlumSentenceRankingConfig,
 )
+from support.small_models import make_model, make_sample, make_task
 
 HEAD = "sentence_classification_head"
 LARGE = {"alum_epsilon": 0.3, "alum_noise_std": 0.05, "alum_step_size": 0.2}

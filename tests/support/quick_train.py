@@ -11,10 +11,13 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import SMALL_RUN, command_line
+
+from support.options import SMALL_RUN, command_line
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch imports torch._dynamo late, with the first optimizer, and takes 3 seconds for it.
@@ -156,3 +160,34 @@ def wait_until(condition: Callable[[], bool], run: Run, timeout: float = 120) ->
             return False
     run.kill()
     pytest.fail(f"nothing happened for {timeout} s\n{run.output()[-4000:]}", pytrace=False)
+
+
+def run_forked(
+    program: str, arguments: list[str], cwd: Path | None, check: bool
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of fairseq in a process that is forked from one that has imported it."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = start(arguments, Path(folder) / "log", cwd=cwd, program=program)
+        output = run.wait(check, timeout=900)
+    return subprocess.CompletedProcess([program, *arguments], run.process.exitcode, output)
+
+
+def in_two_processes(train: Callable[..., Any]) -> list[Any]:
+    """Call what trains once for each of two ranks, with the options that make them one run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def worker(rank: int) -> Any:
+        return train(
+            distributed_backend="gloo",
+            ddp_backend="legacy_ddp",
+            distributed_init_method=f"tcp://127.0.0.1:{port}",
+            distributed_no_spawn=True,
+            distributed_world_size=2,
+            nprocs_per_node=2,
+            distributed_rank=rank,
+        )
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(worker, (0, 1)))

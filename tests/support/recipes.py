@@ -15,7 +15,6 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, run_forked
 from fairseq import options, tasks
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -24,6 +23,9 @@ from fairseq.tasks import FairseqTask
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+
+from support.places import PLUGIN, ROOT
+from support.quick_train import run_forked
 
 # What a run is configured by, less where it reads and writes.
 GROUPS = (

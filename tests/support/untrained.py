@@ -9,12 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from conftest import PLUGIN, command_line
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
 from alum_fairseq.prepare.command import main as prepare
+from support.options import command_line
+from support.places import PLUGIN
 
 LABELS = ["no", "well, maybe", "yes"]
 MODEL = {

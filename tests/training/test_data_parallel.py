@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import json_log
 from fairseq import checkpoint_utils
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
 from fairseq.tasks import FairseqTask
 from support.criteria_cases import KINDS, MEMORIES, Batch, Case, make_case
 from support.quick_train import CONTEXT, free_port, mlm_options, rank_options, start
+from support.tools import json_log
 from test_kill_and_resume import make_shards
 from torch import Tensor, distributed, nn
 

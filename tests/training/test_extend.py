@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import json_log
 from support.quick_train import mlm_options, start
+from support.tools import json_log
 
 FILES = {
     "__init__.py": """\

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PLUGIN, json_log, run_tool
 from fairseq import checkpoint_utils, options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from support.places import PLUGIN
 from support.quick_train import mlm_options, start
+from support.tools import json_log, run_tool
 from support.untrained import make_case
 
 from alum_fairseq import UsageError

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import json_log
 from fairseq.data import data_utils, indexed_dataset
 from support.quick_train import Run, mlm_options, start, wait_until
 from support.resuming import TIMES, assert_equal, comparable, last_state
+from support.tools import json_log
 from support.untrained import make_case
 
 KILLS = int(os.environ.get("ALUM_KILLS", 20))

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PLUGIN, ROOT, SMALL_MODEL, Train, command_line
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.roberta import RobertaModel
+from support.options import SMALL_MODEL, command_line
+from support.places import PLUGIN, ROOT
+from support.tools import Train
 from torch import Tensor
 
 from alum_fairseq import UsageError

@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import json_log
 from support.quick_train import mlm_options, start
+from support.tools import json_log
 from tqdm import tqdm
 
 UPDATES = int(os.environ.get("ALUM_SOAK_UPDATES", 2000))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PLUGIN, SMALL_MODEL, command_line
+from support.options import SMALL_MODEL, command_line
+from support.places import PLUGIN
 from test_train import assert_same_training, load
 
 # Several trainings in one process, since each start takes seconds.

@@ -9,19 +9,13 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
-from conftest import (
-    PLUGIN,
-    ROOT,
-    SMALL_MODEL,
-    Train,
-    command_line,
-    in_two_processes,
-    json_log,
-    run_tool,
-)
 from fairseq import checkpoint_utils, tasks
 from fairseq.models.roberta import RobertaModel
 from omegaconf import OmegaConf
+from support.options import SMALL_MODEL, command_line
+from support.places import PLUGIN, ROOT
+from support.quick_train import in_two_processes
+from support.tools import Train, json_log, run_tool
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -85,7 +79,7 @@ def data_of(tmp_path: Path) -> str:
 
 
 def test_start_up_is_not_buried_in_chatter(train: Train) -> None:
-    output = train("save", max_update=1).stdout
+    output = train("save", max_update=1, python=True).stdout
     chatter = [
         line
         for line in output.splitlines()
@@ -296,7 +290,7 @@ def test_hydra_train_equals_fairseq_train(train: Train, mlm_data: Path, tmp_path
         "fairseq-hydra-train",
         *("--config-dir", tmp_path, "--config-name", "small", f"hydra.run.dir={tmp_path}/run"),
     )
-    hydra = run_tool(*command, cwd=tmp_path).stdout
+    hydra = run_tool(*command, cwd=tmp_path, python=True).stdout
     plain = train(
         "plain",
         alum_start_update=2,
@@ -349,7 +343,7 @@ def test_hydra_train_equals_fairseq_train(train: Train, mlm_data: Path, tmp_path
 def test_bad_options_end_in_one_line(
     options: dict[str, Any], message: str, train: Train, tmp_path: Path
 ) -> None:
-    done = train("save", check=False, **options)
+    done = train("save", check=False, python="alum_layer" in options, **options)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout
     assert done.stdout.strip().splitlines()[-1].startswith("alum_fairseq: error: " + message)
