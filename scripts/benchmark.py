@@ -71,7 +71,7 @@ from alum_fairseq.criterions.alum_sentence_prediction import (
 )
 from alum_fairseq.encoder.tap import sentence_encoder
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import whole_file
+from alum_fairseq.files import existing_file, existing_folder, whole_file
 
 
 @dataclass(frozen=True)
@@ -579,7 +579,7 @@ def prepare(options: argparse.Namespace, size: Size) -> tuple[nn.Module, Batches
         dictionary, words = words_of_the_python_manual(size.vocabulary)
         model = build_model(size, dictionary)
     else:
-        checkpoint = Checkpoint(options.checkpoint, options.data)
+        checkpoint = Checkpoint(existing_file(options.checkpoint), existing_folder(options.data))
         model, dictionary = checkpoint.model, checkpoint.dictionary
         words = words_of(options.data, dictionary)
     if size.tokens > model.max_positions():

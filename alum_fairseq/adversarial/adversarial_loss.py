@@ -6,14 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from alum_fairseq.adversarial.accumulate import Accumulator
-from alum_fairseq.adversarial.method import (
-    Clean,
-    Method,
-    Result,
-    Update,
-    all_finite,
-    perturbed,
-)
+from alum_fairseq.adversarial.method import Clean, Method, Result, Update, all_finite, perturbed
 
 
 class AdversarialLoss(Method):

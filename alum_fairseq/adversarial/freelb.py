@@ -7,14 +7,7 @@ from typing_extensions import override
 
 from alum_fairseq.adversarial.accumulate import Accumulator
 from alum_fairseq.adversarial.adversary import Ascent
-from alum_fairseq.adversarial.method import (
-    Clean,
-    Method,
-    Result,
-    Update,
-    all_finite,
-    perturbed,
-)
+from alum_fairseq.adversarial.method import Clean, Method, Result, Update, all_finite, perturbed
 from alum_fairseq.adversarial.presets import Preset
 from alum_fairseq.errors import FieldError
 

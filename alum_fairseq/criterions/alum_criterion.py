@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alum_fairseq.adversarial.method import all_finite, perturbed
+from alum_fairseq.adversarial.method import perturbed
 from alum_fairseq.adversarial.methods import build_method
 from alum_fairseq.criterions import metrics
 from alum_fairseq.criterions.batches import merge_logs, split_rows
@@ -226,7 +226,7 @@ class AlumCriterion:
             result = self.method.loss(batch.update(), alpha)
         loss = through_wrappers(model, result.loss) if bare else result.loss
         sums = batch.sums(result)
-        if result.delta is not None and self._gain_is_due() and all_finite(result.delta):
+        if result.delta is not None and self._gain_is_due():
             measured = batch.gain(result, seed=self.num_updates)
             self._watch.gain(*map(float, measured[:2]))
             sums |= dict(zip(metrics.GAIN, measured, strict=True))

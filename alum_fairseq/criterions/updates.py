@@ -113,15 +113,13 @@ class BatchUpdate:
         """What is logged of an update, beside the gain."""
         if result.delta is None:
             return {"_alum_attempts": 1, "_alum_skipped": 1}
-        size = mean_size(self._criterion.method.adversary.ball, result.delta, result.clean.mask)
-        added = result.adversarial_loss.detach()
-        finite = torch.isfinite(size) & torch.isfinite(added)  # else the method left it out
-        counted = {"_alum_loss": added, "_alum_norm": size, "_alum_sample_size": self.sample_size}
+        ball, mask = self._criterion.method.adversary.ball, result.clean.mask
         return {
             "_alum_attempts": 1,
-            "_alum_batches": finite,
-            "_alum_skipped": ~finite,
-            **{key: torch.where(finite, value, 0) for key, value in counted.items()},
+            "_alum_loss": result.adversarial_loss.detach(),
+            "_alum_sample_size": self.sample_size,
+            "_alum_norm": mean_size(ball, result.delta, mask),
+            "_alum_batches": 1,
         }
 
     @torch.no_grad()

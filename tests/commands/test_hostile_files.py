@@ -519,7 +519,7 @@ def test_weights_of_hugging_face(
     path.write_bytes(saved(state, _use_new_zipfile_serialization=form == "new"))
     fires(path, target)
     error = run_command(convert, "from-hf", folder, tmp_path / "out").error
-    assert error.startswith(f"{path} is broken, or holds more than weights")
+    assert error.startswith(f"{path} is broken, or contains more than weights")
     assert not target.exists()
     assert not (tmp_path / "out").exists()
 

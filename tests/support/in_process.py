@@ -71,10 +71,12 @@ def fairseq_train(*words: Any) -> Trained:
         Exception: whatever fairseq raises; a usage error, and what ends the process, is returned.
     """
     log = io.StringIO()
-    root = logging.getLogger()
-    level, handler = root.level, logging.StreamHandler(log)
+    root, handler = logging.getLogger(), logging.StreamHandler(log)
+    # Our commands, in the same process, quiet fairseq.
+    levels = {logger: logger.level for logger in (root, logging.getLogger("fairseq"))}
     root.addHandler(handler)
-    root.setLevel(logging.INFO)
+    for logger in levels:
+        logger.setLevel(logging.INFO)
     error = None
     try:
         with (
@@ -93,7 +95,8 @@ def fairseq_train(*words: Any) -> Trained:
         error = printable(usage)
     finally:
         root.removeHandler(handler)
-        root.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
     return Trained(log.getvalue(), error)
 
 
