@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -45,19 +44,6 @@ same command is given again; so does one with more checkpoints or parts.
 """
 
 
-@dataclass
-class _Model:
-    """Checkpoints that go by one name."""
-
-    name: str
-    paths: list[Path] = field(default_factory=list)
-
-    def described(self) -> dict[str, Any]:
-        """What a report says of it."""
-        files = [{"path": str(path), "sha256": digest(path)} for path in self.paths]
-        return {"name": self.name, "checkpoints": files}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     return cli.run(_main, argv)
@@ -70,7 +56,7 @@ def _main(argv: list[str]) -> None:
     output = options.output.absolute()
     existing_folder(next(path for path in (output, *output.parents) if path.exists()))
     models = _models(options.path)
-    paths = [path for model in models for path in model.paths]
+    paths = [path for each in models.values() for path in each]
     predictor = _comparable(paths, options)
     data = Data.read(options, predictor)
     parts = plan(options, data)
@@ -83,11 +69,20 @@ def _main(argv: list[str]) -> None:
     records, seconds = run_parts(parts, data, paths, load, options)
     report = build_report(
         data=data.described(),
-        models=[model.described() for model in models],
+        models=[
+            {
+                "name": name,
+                "checkpoints": [{"path": str(path), "sha256": digest(path)} for path in each],
+            }
+            for name, each in models.items()
+        ],
         parts=parts,
         records=records,
-        settings=_settings(options)
-        | {"parts": [part.name for part in parts], "tolerance": data.tolerance},
+        settings={
+            **_settings(options),
+            "parts": [part.name for part in parts],
+            "tolerance": data.tolerance,
+        },
         versions=versions(),
         seconds={str(path): took for path, took in zip(paths, seconds, strict=True)},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -98,6 +93,12 @@ def _main(argv: list[str]) -> None:
     print(table(report))
     took = int(time.monotonic() - begun)
     cli.say(f"\n{took // 60}:{took % 60:02d} minutes. The report: {options.output / 'report.html'}")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Every option as it was resolved."""
+    chosen = {name: value for name, value in vars(options).items() if name != "path"}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in chosen.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,9 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _models(given: Sequence[str]) -> list[_Model]:
+def _models(given: Sequence[str]) -> dict[str, list[Path]]:
     """The checkpoints by the names of their models, in the order that they are named in."""
-    models: dict[str, _Model] = {}
+    models: dict[str, list[Path]] = {}
     for each in given:
         name, equals, file = each.partition("=")
         path = Path(file if equals and not Path(each).exists() else each)
@@ -146,11 +147,11 @@ def _models(given: Sequence[str]) -> list[_Model]:
         if not name:
             raise UsageError(f"--path {each}: there is no name before the equals sign")
         existing_file(path)
-        model = models.setdefault(name, _Model(name))
-        if path.resolve() in map(Path.resolve, model.paths):
+        others = models.setdefault(name, [])
+        if path.resolve() in map(Path.resolve, others):
             raise UsageError(f"--path {each}: the checkpoint is given twice")
-        model.paths.append(path)
-    return list(models.values())
+        others.append(path)
+    return models
 
 
 def _comparable(paths: Sequence[Path], options: argparse.Namespace) -> Predictor:
@@ -180,12 +181,3 @@ def _say_what_is_cut(predictor: Predictor, examples: Sequence[Example]) -> None:
             f"{count:,} of {len(examples):,} examples are too long for the model, which reads them "
             "without their ends"
         )
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Every option as it was resolved."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(options).items()
-        if name != "path"
-    }

@@ -20,9 +20,6 @@ from alum_fairseq.predict import Predictor
 from alum_fairseq.problems import SupervisedProblem
 from alum_fairseq.robustness.types import Example
 
-# What a report calls a problem, where it has a name of its own.
-_KINDS = {"multiple_choice": "choices"}
-
 
 @dataclass(frozen=True)
 class Data:
@@ -72,11 +69,6 @@ class Data:
         return cls(predictor, problem, source, columns, label, chosen, attacked)
 
     @property
-    def labels(self) -> list[str] | None:
-        """The classes; None where answers are numbers."""
-        return list(self.problem.labels) or None
-
-    @property
     def tolerance(self) -> float | None:
         """How far from the answer a number still is right; None for classes."""
         return None if self.problem.categorical else self.problem.tolerance
@@ -86,8 +78,8 @@ class Data:
         return {
             "source": self.source,
             "examples": len(self.examples),
-            "kind": _KINDS.get(self.problem.name, self.problem.name),
-            "labels": self.labels,
+            "kind": "choices" if self.problem.name == "multiple_choice" else self.problem.name,
+            "labels": list(self.problem.labels) or None,
             "tolerance": self.tolerance,
         }
 
@@ -135,16 +127,15 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
         raise UsageError(f"{data} has no input0: it is no folder of a prepared data set")
     predictor.check_inputs(len(folders))
     bpe = Vocabulary.load(predictor.checkpoint.vocabulary.folder).encoder()
-    columns = []
-    for folder in folders:
-        dictionary = predictor.checkpoint.dictionary
-        columns.append(
-            [
-                bpe.decode(" ".join(dictionary[i] for i in tokens if i != dictionary.eos()))
-                for tokens in _sequences(folder / subset, dictionary)
-            ]
-        )
-    answers = list(_answers(data / "label", subset, predictor))
+    words = predictor.checkpoint.dictionary
+    columns = [
+        [
+            bpe.decode(" ".join(words[i] for i in tokens if i != words.eos()))
+            for tokens in _sequences(folder / subset, words)
+        ]
+        for folder in folders
+    ]
+    answers = list(_answers(data / "label", subset, predictor.problem))
     if len({len(answers), *map(len, columns)}) > 1:
         raise UsageError(f"{data}: its inputs and labels of {subset} are not equally many")
     if not answers:
@@ -153,49 +144,44 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
     return [Example(i, texts, answer) for i, (texts, answer) in enumerate(rows)]
 
 
-def _answers(folder: Path, subset: str, predictor: Predictor) -> Iterator[str]:
+def _answers(folder: Path, subset: str, problem: SupervisedProblem) -> Iterator[str]:
     """The labels as they stood in the table."""
-    problem = predictor.problem
-    if problem.binarized_labels:
-        if not (folder / f"{subset}.idx").is_file():
-            raise UsageError(f"{folder} has no labels of {subset}")
-        dictionary = load_dictionary(folder)
-        for place, tokens in enumerate(_sequences(folder / subset, dictionary), 1):
-            number = tokens[0] - dictionary.nspecial if tokens else None
-            if number not in range(len(problem.labels)):
-                found = dictionary[tokens[0]] if tokens else None
-                raise UsageError(
-                    f"{folder / subset}: the label of example {place} is {found!r}, which the "
-                    "model does not have"
-                )
-            yield problem.labels[number]
+    if not problem.binarized_labels:
+        for place, line in read_label_lines(folder / f"{subset}.label"):
+            try:
+                yield problem.from_label_line(line)
+            except ValueError:
+                raise UsageError(f"{place}: {line!r} is no label") from None
         return
-    for place, line in read_label_lines(folder / f"{subset}.label"):
-        try:
-            yield problem.from_label_line(line)
-        except ValueError:
-            raise UsageError(f"{place}: {line!r} is no label") from None
+    if not (folder / f"{subset}.idx").is_file():
+        raise UsageError(f"{folder} has no labels of {subset}")
+    symbols = load_dictionary(folder)
+    for place, tokens in enumerate(_sequences(folder / subset, symbols), 1):
+        number = tokens[0] - symbols.nspecial if tokens else None
+        if number not in range(len(problem.labels)):
+            found = symbols[tokens[0]] if tokens else None
+            raise UsageError(
+                f"{folder / subset}: the label of example {place} is {found!r}, which the model "
+                "does not have"
+            )
+        yield problem.labels[number]
 
 
-def _sequences(prefix: Path, dictionary: Dictionary) -> Iterator[list[int]]:
+def _sequences(prefix: Path, dictionary: Dictionary) -> list[list[int]]:
     split = read_split(prefix)
     if split is not None:
         split.check_tokens(0, len(dictionary), "the symbols of its dictionary")
     try:
         found: Any = load_indexed_dataset(str(prefix), dictionary)
+        return [found[i].tolist() for i in range(len(found))]
     except Exception as error:  # fairseq's own, of many kinds
         raise UsageError(f"{prefix} cannot be read: {one_line(error)}") from None
-    for i in range(len(found)):
-        yield found[i].tolist()
 
 
 def sample(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
-    """So many of the examples, drawn at random, in their order; smaller samples are part of larger.
+    """At most so many of the examples (0: all), drawn at random, in their order.
 
-    Args:
-        examples: from which to draw.
-        most: how many, at most; 0: all.
-        seed: another seed, another sample.
+    A smaller sample is part of a larger one.
     """
     if not most or most >= len(examples):
         return list(examples)

@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -78,7 +78,10 @@ def _run(
 ) -> list[Record]:
     """The records of a part, those in the store and the others."""
     found: list[Record] = [{}] * len(examples)
-    for number, chunk in enumerate(_chunks(examples)):
+    # The longest first, so that a batch has little padding.
+    order = sorted(range(len(examples)), key=lambda i: -sum(map(len, examples[i].texts)))
+    for number, begin in enumerate(range(0, len(order), CHUNK)):
+        chunk = order[begin : begin + CHUNK]
         if number not in store.chunks:
             began = time.monotonic()
             made = part.run(subject, [examples[i] for i in chunk])
@@ -87,13 +90,6 @@ def _run(
             found[i] = record
         counter.update(round(part.cost * len(chunk)))
     return found
-
-
-def _chunks(examples: Sequence[Example]) -> Iterator[list[int]]:
-    """The places of the examples, the longest first, so that a batch has little padding."""
-    order = sorted(range(len(examples)), key=lambda i: -sum(map(len, examples[i].texts)))
-    for begin in range(0, len(order), CHUNK):
-        yield order[begin : begin + CHUNK]
 
 
 def _identity(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,39 +11,87 @@ from typing import Any
 from alum_fairseq.data.tables import TableFormat, read_rows
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_file
+from alum_fairseq.problems import SupervisedProblem
 from alum_fairseq.robustness.types import Example, Texts
 
 _Row = tuple[Texts, str]  # and the label, as the set has it
 _Meanings = Mapping[str, frozenset[str]]
 
-# What labels mean, under the names that data sets have for them. A label may leave open which of
-# several meanings holds: "not_entailment" is neutral or a contradiction.
-_ENTAILMENT: _Meanings = {
-    **dict.fromkeys(("entailment", "entails", "entailed", "e"), frozenset({"entailment"})),
-    **dict.fromkeys(("neutral", "n"), frozenset({"neutral"})),
-    **dict.fromkeys(("contradiction", "contradicts", "c"), frozenset({"contradiction"})),
-    **dict.fromkeys(
-        ("not_entailment", "non-entailment", "non_entailment", "not-entailment"),
-        frozenset({"neutral", "contradiction"}),
-    ),
-}
-_SENTIMENT: _Meanings = {
-    **dict.fromkeys(("negative", "neg"), frozenset({"negative"})),
-    **dict.fromkeys(("positive", "pos"), frozenset({"positive"})),
-}
-_DUPLICATES: _Meanings = {
-    **dict.fromkeys(("not_duplicate", "not_equivalent"), frozenset({"different"})),
-    **dict.fromkeys(("duplicate", "equivalent"), frozenset({"same"})),
-}
+
+def _meanings(**names: str) -> _Meanings:
+    """What labels mean, under the names that data sets have for them.
+
+    Args:
+        names: for each meaning its names. A label may stand in several places, and so leave open
+            which holds: "not_entailment" is neutral or a contradiction.
+    """
+    every = {name for known in names.values() for name in known.split()}
+    return {
+        name: frozenset(meaning for meaning, known in names.items() if name in known.split())
+        for name in every
+    }
+
+
+_NO_ENTAILMENT = "not_entailment non-entailment non_entailment not-entailment"
+_ENTAILMENT = _meanings(
+    entailment="entailment entails entailed e",
+    neutral=f"neutral n {_NO_ENTAILMENT}",
+    contradiction=f"contradiction contradicts c {_NO_ENTAILMENT}",
+)
+_SENTIMENT = _meanings(negative="negative neg", positive="positive pos")
+_DUPLICATES = _meanings(different="not_duplicate not_equivalent", same="duplicate equivalent")
 _ALL_MEANINGS = {**_ENTAILMENT, **_SENTIMENT, **_DUPLICATES}
 
-# The numbers under which GLUE's own tables have classes. Those of entailment are not among them:
-# 0 is entailment for some and contradiction for others.
-_NUMBERED_SENTIMENT = {**_SENTIMENT, "0": _SENTIMENT["negative"], "1": _SENTIMENT["positive"]}
-_NUMBERED_DUPLICATES = {
-    **_DUPLICATES,
-    "0": _DUPLICATES["not_duplicate"],
-    "1": _DUPLICATES["duplicate"],
+# From the layout to the format, the columns of the texts, and that of the label.
+_TABLES = {
+    "anli": (TableFormat("jsonl"), ("context", "hypothesis"), "label"),
+    "hans": (TableFormat("tsv"), ("sentence1", "sentence2"), "gold_label"),
+}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A task of AdvGLUE: the keys of its texts, and its classes in the order of their numbers."""
+
+    keys: tuple[str, ...]
+    classes: tuple[str, ...]
+    meanings: _Meanings
+
+    def row(self, where: str, found: Any) -> _Row:
+        if not isinstance(found, dict):
+            raise UsageError(f"{where}: an object is expected, not {json.dumps(found)[:40]}")
+        texts = [found.get(key) for key in self.keys]
+        for key, text in zip(self.keys, texts, strict=True):
+            # Half a character is no text.
+            if not isinstance(text, str) or text.encode(errors="ignore").decode() != text:
+                raise UsageError(f"{where}: {key} must be a text, not {json.dumps(text)[:40]}")
+        number = found.get("label")
+        if type(number) is not int or number not in range(len(self.classes)):
+            raise UsageError(
+                f"{where}: the label is {number!r}: it must be from 0 to {len(self.classes) - 1}"
+            )
+        return tuple(text.strip() for text in texts), self.classes[number]
+
+
+# The numbers under which GLUE's own tables have classes are among the meanings, but not those of
+# entailment: 0 is entailment for some and contradiction for others.
+_MNLI = _Task(("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), _ENTAILMENT)
+_TWO_WAY = ("entailment", "not_entailment")
+_ADVGLUE_TASKS: Mapping[str, _Task] = {
+    "sst2": _Task(
+        ("sentence",),
+        ("negative", "positive"),
+        {**_SENTIMENT, "0": _SENTIMENT["negative"], "1": _SENTIMENT["positive"]},
+    ),
+    "qqp": _Task(
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        {**_DUPLICATES, "0": _DUPLICATES["not_duplicate"], "1": _DUPLICATES["duplicate"]},
+    ),
+    "mnli": _MNLI,
+    "mnli-mm": _MNLI,
+    "qnli": _Task(("question", "sentence"), _TWO_WAY, _ENTAILMENT),
+    "rte": _Task(("sentence1", "sentence2"), _TWO_WAY, _ENTAILMENT),
 }
 
 
@@ -61,72 +108,12 @@ class AdversarialSet:
     examples: list[Example]
 
 
-@dataclass(frozen=True)
-class _Table:
-    table: TableFormat
-    columns: Sequence[str]
-    label: str
-
-    def rows(self, path: Path) -> Iterator[_Row]:
-        for row in read_rows(path, self.table, self.columns, self.label):
-            yield row.texts, row.label
-
-
-_PUBLISHED_TABLES: Mapping[str, _Table] = {
-    "anli": _Table(TableFormat("jsonl"), ("context", "hypothesis"), "label"),
-    "hans": _Table(TableFormat("tsv"), ("sentence1", "sentence2"), "gold_label"),
-}
-_LAYOUTS = (*_PUBLISHED_TABLES, "advglue")
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A task of AdvGLUE: the keys of its texts, and its classes in the order of their numbers."""
-
-    keys: tuple[str, ...]
-    classes: tuple[str, ...]
-    meanings: _Meanings
-
-    def row(self, where: str, found: Any) -> _Row:
-        if not isinstance(found, dict):
-            raise UsageError(f"{where}: an object is expected, not {json.dumps(found)[:40]}")
-        texts = [found.get(key) for key in self.keys]
-        for key, text in zip(self.keys, texts, strict=True):
-            if not _is_text(text):
-                raise UsageError(f"{where}: {key} must be a text, not {json.dumps(text)[:40]}")
-        number = found.get("label")
-        if type(number) is not int or number not in range(len(self.classes)):
-            raise UsageError(
-                f"{where}: the label is {number!r}: it must be from 0 to {len(self.classes) - 1}"
-            )
-        return tuple(text.strip() for text in texts), self.classes[number]
-
-
-def _is_text(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and bool(value.encode() or not value)
-    except UnicodeEncodeError:  # half a character
-        return False
-
-
-_THREE_WAY = ("entailment", "neutral", "contradiction")
-_TWO_WAY = ("entailment", "not_entailment")
-_ADVGLUE_TASKS: Mapping[str, _Task] = {
-    "sst2": _Task(("sentence",), ("negative", "positive"), _NUMBERED_SENTIMENT),
-    "qqp": _Task(("question1", "question2"), ("not_duplicate", "duplicate"), _NUMBERED_DUPLICATES),
-    "mnli": _Task(("premise", "hypothesis"), _THREE_WAY, _ENTAILMENT),
-    "mnli-mm": _Task(("premise", "hypothesis"), _THREE_WAY, _ENTAILMENT),
-    "qnli": _Task(("question", "sentence"), _TWO_WAY, _ENTAILMENT),
-    "rte": _Task(("sentence1", "sentence2"), _TWO_WAY, _ENTAILMENT),
-}
-
-
 def read_set(
     spec: str,
     columns: Sequence[str] | None,
     label: str | None,
     table: TableFormat,
-    labels: Sequence[str] | None,
+    problem: SupervisedProblem,
     map_labels: Mapping[str, str] | None = None,
 ) -> AdversarialSet:
     """Read what ``--adversarial-set`` names.
@@ -149,7 +136,7 @@ def read_set(
         columns: the columns of the texts in the main data; None if those are binarised.
         label: the column of the label, likewise.
         table: how the main data are divided.
-        labels: the labels of the model; None for regression.
+        problem: what the model answers.
         map_labels: for labels of the set, which labels of the model are right, separated by commas
             (``{"non-entailment": "neutral,contradiction"}``); goes before any other rule.
 
@@ -158,25 +145,27 @@ def read_set(
             data, or a label of which it is not known what it is for the model.
     """
     name, layout, place = _parse(spec)
-    if layout and labels is None:
+    if layout and not problem.categorical:
         raise UsageError(f"{spec}: {layout} has classes, but the model predicts numbers")
     if layout == "advglue":
         rows, meanings = _read_advglue(spec, place)
-    elif layout:
-        rows, meanings = list(_PUBLISHED_TABLES[layout].rows(Path(place))), _ENTAILMENT
-    elif columns and label is not None:
-        rows, meanings = list(_Table(table, columns, label).rows(Path(place))), _ALL_MEANINGS
     else:
-        raise UsageError(f"{spec}: name its columns with --columns and --label")
-    _require_rows(spec, rows, columns)
-    if labels is None:
-        _require_numbers(spec, rows)
-        accepted = {}
+        if not layout and not (columns and label is not None):
+            raise UsageError(f"{spec}: name its columns with --columns and --label")
+        meanings = _ENTAILMENT if layout else _ALL_MEANINGS
+        layout_of = _TABLES[layout] if layout else (table, columns, label)
+        rows = [(row.texts, row.label) for row in read_rows(Path(place), *layout_of)]
+    _check_texts(spec, rows, columns)
+    if problem.categorical:
+        accepted = _accepted(spec, rows, problem.labels, meanings, map_labels or {})
     else:
-        accepted = _accepted(spec, rows, labels, meanings, map_labels or {})
-    return AdversarialSet(
-        name, [_example(i, *row, accepted.get(row[1], ())) for i, row in enumerate(rows)]
-    )
+        accepted = _numbers(spec, rows, problem)
+    examples = []
+    for number, (texts, answer) in enumerate(rows):
+        right = accepted[answer]
+        of_model = (right[0],) if len(right) == 1 else (answer, right)
+        examples.append(Example(number, texts, *of_model))
+    return AdversarialSet(name, examples)
 
 
 def _parse(spec: str) -> tuple[str, str, str]:
@@ -185,17 +174,14 @@ def _parse(spec: str) -> tuple[str, str, str]:
     if not equals or "/" in name:  # an equals sign in a path
         name, place = "", spec
     layout, colon, rest = place.partition(":")
-    if colon and layout in _LAYOUTS:
+    if colon and layout in (*_TABLES, "advglue"):
         place = rest
     else:
         layout = ""
     if not place:
         raise UsageError(f"{spec!r} names no file")
-    if layout == "advglue":
-        default = f"{layout}-{place.rpartition('#')[2]}"
-    else:
-        default = layout or Path(place).stem
-    return name or default, layout, place
+    task = f"-{place.rpartition('#')[2]}" if layout == "advglue" else ""
+    return name or f"{layout or Path(place).stem}{task}", layout, place
 
 
 def _read_advglue(spec: str, place: str) -> tuple[list[_Row], _Meanings]:
@@ -218,28 +204,24 @@ def _read_advglue(spec: str, place: str) -> tuple[list[_Row], _Meanings]:
     return rows, task.meanings
 
 
-def _require_rows(spec: str, rows: list[_Row], columns: Sequence[str] | None) -> None:
+def _check_texts(spec: str, rows: list[_Row], columns: Sequence[str] | None) -> None:
     if not rows:
         raise UsageError(f"{spec}: there are no examples")
     texts = len(rows[0][0])
     if columns and texts != len(columns):
-        raise UsageError(
-            f"{spec}: an example has {_count(texts)}, one of the main data {_count(len(columns))}"
-        )
+        ours, theirs = (f"{n} text{'' if n == 1 else 's'}" for n in (texts, len(columns)))
+        raise UsageError(f"{spec}: an example has {ours}, one of the main data {theirs}")
 
 
-def _count(texts: int) -> str:
-    return f"{texts} text{'' if texts == 1 else 's'}"
-
-
-def _require_numbers(spec: str, rows: list[_Row]) -> None:
+def _numbers(spec: str, rows: list[_Row], problem: SupervisedProblem) -> dict[str, tuple[str, ...]]:
     for i, (_, answer) in enumerate(rows):
         try:
-            finite = math.isfinite(float(answer))
-        except ValueError:
-            finite = False
-        if not finite:
-            raise UsageError(f"{spec}: the label of example {i} is {answer!r}: it is no number")
+            problem.answer(answer)
+        except UsageError:
+            raise UsageError(
+                f"{spec}: the label of example {i} is {answer!r}: it is no number"
+            ) from None
+    return {answer: (answer,) for _, answer in rows}
 
 
 def _accepted(
@@ -250,9 +232,8 @@ def _accepted(
     map_labels: Mapping[str, str],
 ) -> dict[str, tuple[str, ...]]:
     """For every label of the set the labels of the model that are right."""
-    answers = dict.fromkeys(answer for _, answer in rows)
-    accepted = {}
-    for answer in answers:
+    accepted: dict[str, tuple[str, ...]] = dict.fromkeys(answer for _, answer in rows)
+    for answer in accepted:
         if answer in map_labels:
             accepted[answer] = _mapped(answer, map_labels[answer], labels)
         else:
@@ -260,7 +241,7 @@ def _accepted(
         if not accepted[answer]:
             raise UsageError(
                 f"{spec}: it is not known what {answer!r} is for the model: the set has "
-                f"{', '.join(answers)}, the model has {', '.join(labels)}; say which is which "
+                f"{', '.join(accepted)}, the model has {', '.join(labels)}; say which is which "
                 f"with --map-labels {answer}=LABEL or {answer}=LABEL,LABEL"
             )
     return accepted
@@ -286,16 +267,10 @@ def _by_name(answer: str, labels: Sequence[str]) -> tuple[str, ...]:
 
 def _by_meaning(answer: str, labels: Sequence[str], meanings: _Meanings) -> tuple[str, ...]:
     """The labels that say no less or no more than the answer does."""
-    meant = meanings.get(answer.casefold())
-    if meant is None:
-        return ()
+    meant = meanings.get(answer.casefold(), frozenset())
     known = {label: meanings.get(label.casefold(), frozenset()) for label in labels}
     return tuple(
-        label for label, other in known.items() if other and (other <= meant or meant <= other)
+        label
+        for label, other in known.items()
+        if other and meant and (other <= meant or meant <= other)
     )
-
-
-def _example(number: int, texts: Texts, answer: str, accepted: tuple[str, ...]) -> Example:
-    if len(accepted) == 1:
-        return Example(number, texts, accepted[0])
-    return Example(number, texts, answer, accepted)

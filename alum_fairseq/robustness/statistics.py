@@ -52,11 +52,7 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 
 def share_above(thresholds: Sequence[float]) -> Statistic:
     """The share of the values above each threshold, for a column; thresholds come first."""
-
-    def statistic(column: Array) -> Array:
-        return np.stack([(column > threshold).mean(-1) for threshold in thresholds])
-
-    return statistic
+    return lambda column: np.stack([mean(column > threshold) for threshold in thresholds])
 
 
 def area_up_to(ceiling: float) -> Statistic:
@@ -64,11 +60,7 @@ def area_up_to(ceiling: float) -> Statistic:
 
     Which is the mean of the values cut at the ceiling, over the ceiling.
     """
-
-    def statistic(column: Array) -> Array:
-        return np.minimum(column, ceiling).mean(-1) / ceiling
-
-    return statistic
+    return lambda column: mean(np.minimum(column, ceiling)) / ceiling
 
 
 def matthews(classes: int) -> Statistic:
@@ -125,8 +117,7 @@ def calibration_error(confidence: Array, correct: Array) -> Array:
     Guo et al. (2017), https://arxiv.org/abs/1706.04599. On few examples it comes out too large, and
     resamples, which have fewer different ones, too large again.
     """
-    bins = _bins(confidence)
-    gaps = _counted(bins, BINS, weights=correct - confidence)
+    gaps = _counted(_bins(confidence), BINS, weights=correct - confidence)
     return np.abs(gaps).sum(-1) / confidence.shape[-1]
 
 
@@ -136,21 +127,13 @@ def reliability(confidence: Array, correct: Array) -> list[dict[str, float | int
     The last two are NaN for an empty bin.
     """
     bins = _bins(confidence)
-    counts, confidences, hits = (
-        np.bincount(bins, weights=weights, minlength=BINS)
-        for weights in (None, confidence, correct)
-    )
+    count, confidence, accuracy = (_counted(bins, BINS, x) for x in (None, confidence, correct))
     with np.errstate(invalid="ignore"):
-        columns = zip(counts, confidences / counts, hits / counts, strict=True)
+        columns = {"confidence": confidence / count, "accuracy": accuracy / count}
     return [
-        {
-            "low": number / BINS,
-            "high": (number + 1) / BINS,
-            "count": int(count),
-            "confidence": float(confident),
-            "accuracy": float(right),
-        }
-        for number, (count, confident, right) in enumerate(columns)
+        {"low": i / BINS, "high": (i + 1) / BINS, "count": int(count[i])}
+        | {name: float(column[i]) for name, column in columns.items()}
+        for i in range(BINS)
     ]
 
 
@@ -196,14 +179,14 @@ def interval(values: Array, level: float = 0.95) -> tuple[Array, Array]:
 
     Quantiles are values that occurred, so that infinite ones do no harm. NaN if nothing is left.
     """
-    tail = (1 - level) / 2
     known = np.sort(values, axis=-1)  # NaN last
-    counts = (~np.isnan(known)).sum(-1)
-    ends = []
-    for share in (tail, 1 - tail):
-        place = np.clip(np.ceil(np.round(share * counts, 6)).astype(int) - 1, 0, None)
-        ends.append(np.take_along_axis(known, place[..., None], axis=-1)[..., 0])
-    return ends[0], ends[1]
+    counts = (~np.isnan(known)).sum(-1, keepdims=True)
+
+    def quantile(share: float) -> Array:
+        place = np.ceil(np.round(share * counts, 6)).astype(int) - 1
+        return np.take_along_axis(known, place.clip(0), axis=-1)[..., 0]
+
+    return quantile((1 - level) / 2), quantile((1 + level) / 2)
 
 
 def randomization_test(
@@ -255,10 +238,9 @@ def welch_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
     NaN if either has fewer than two, or if all values of both are alike.
     """
-    values = (*ours, *theirs)
-    if min(len(ours), len(theirs)) < 2 or not np.isfinite(values).all():
+    if min(len(ours), len(theirs)) < 2 or not np.isfinite((*ours, *theirs)).all():
         return float("nan")
-    if np.ptp(ours) == 0 and np.ptp(theirs) == 0:
+    if np.ptp(ours) == np.ptp(theirs) == 0:
         return float("nan")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that one side is all alike

@@ -26,9 +26,8 @@ class Store:
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
-        text = json.dumps(key, sort_keys=True)
-        self._path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
-        self._head = text
+        self._head = json.dumps(key, sort_keys=True)
+        self._path = folder / f"{hashlib.sha256(self._head.encode()).hexdigest()[:24]}.jsonl"
         self.chunks: dict[int, tuple[list[Record], float]] = {}
         self._read()
 

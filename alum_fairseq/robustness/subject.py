@@ -53,12 +53,7 @@ class Subject:
         return [self.verdict(example, row) for example, row in zip(examples, outputs, strict=True)]
 
     def verdict(self, example: Example, outputs: Tensor) -> Verdict:
-        """What outputs (``C``) mean.
-
-        Args:
-            example: that they are about; its answers are labels of the model.
-            outputs: of the head.
-        """
+        """What outputs of the head (``C``) mean for an example."""
         return self.problem.verdict(outputs, self._right([example])[0])
 
     def probabilities(self, examples: Sequence[Texts]) -> list[list[float]]:
@@ -117,9 +112,8 @@ class Subject:
             return self.problem.attack_loss(outputs, right[rows])
 
         def divergence(outputs: Tensor, rows: Tensor) -> Tensor:
-            return (
-                self.divergence.function(outputs, clean[rows].double()).view(len(rows), -1).sum(1)
-            )
+            found = self.divergence.function(outputs, clean[rows].double())
+            return found.view(len(rows), -1).sum(1)
 
         return Target(
             predict,

@@ -11,6 +11,7 @@ import pytest
 
 from alum_fairseq import UsageError
 from alum_fairseq.data.tables import TableFormat
+from alum_fairseq.problems import Classification, Regression
 from alum_fairseq.robustness.sets import AdversarialSet, read_set
 from alum_fairseq.robustness.types import Example
 
@@ -66,7 +67,8 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
     ) -> AdversarialSet:
         for name, content in (files | {"other": b"", **more}).items():
             Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        return read_set(spec, columns, label, TableFormat(), labels, map_labels)
+        problem = Regression() if labels is None else Classification(tuple(labels))
+        return read_set(spec, columns, label, TableFormat(), problem, map_labels)
 
     return run
 

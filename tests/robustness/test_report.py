@@ -27,8 +27,7 @@ from alum_fairseq.robustness.parts.noise import Noise
 from alum_fairseq.robustness.parts.part import Records
 from alum_fairseq.robustness.parts.smoothness import Smoothness
 from alum_fairseq.robustness.parts.textattack import TextAttack
-from alum_fairseq.robustness.report.markdown import escaped
-from alum_fairseq.robustness.report.publish import write_report
+from alum_fairseq.robustness.report.publish import escaped, write_report
 from alum_fairseq.robustness.report.summary import build_report
 from alum_fairseq.robustness.report.wording import table, visible
 from alum_fairseq.robustness.types import Example

@@ -70,8 +70,7 @@ class Attempt:
     """How an attack ended.
 
     Attributes:
-        texts: what it made of the texts: those that broke the model, or else those with the
-            highest loss that it found.
+        texts: those that broke the model, or else those with the highest loss that it found.
         verdict: what the model says of them.
         edits: the words that differ.
         queries: how many different texts the model was asked about.
@@ -113,25 +112,21 @@ class _Model:
 
     def __init__(self, max_queries: int) -> None:
         self._limit = max_queries
-        self._known: dict[Texts, Verdict] = {}
-
-    @property
-    def queries(self) -> int:
-        return len(self._known)
+        self.known: dict[Texts, Verdict] = {}
 
     @property
     def queries_left(self) -> int:
-        return self._limit - len(self._known)
+        return self._limit - len(self.known)
 
     def ask(
         self, wanted: Iterable[Texts]
     ) -> Generator[list[Texts], list[Verdict], dict[Texts, Verdict]]:
         """The verdicts of the wanted texts; those beyond the limit are left out."""
         wanted = list(dict.fromkeys(wanted))
-        new = [texts for texts in wanted if texts not in self._known][: self.queries_left]
+        new = [texts for texts in wanted if texts not in self.known][: self.queries_left]
         if new:
-            self._known.update(zip(new, (yield new), strict=True))
-        return {texts: self._known[texts] for texts in wanted if texts in self._known}
+            self.known.update(zip(new, (yield new), strict=True))
+        return {texts: self.known[texts] for texts in wanted if texts in self.known}
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,7 @@ def greedy_attack(
     those at even distances are looked at, and the others come last.
 
     Args:
-        texts: the texts of an example. If the model is wrong about them, they are left as they are.
+        texts: of an example. If the model is wrong about them, they are left as they are.
         candidates: what may stand in place of a word.
         limits: what the attack may do.
         editable: the numbers of the texts that may be edited, from 0; None: all.
@@ -176,7 +171,10 @@ def greedy_attack(
                 break
             if best is not base and edits_left > 1:
                 base, edits_left = best, edits_left - 1
-    return Attempt(best.texts, best.verdict, _edits(editor, best), model.queries)
+    edits = tuple(
+        Edit(*place, editor.word(place), after) for place, after in sorted(best.words.items())
+    )
+    return Attempt(best.texts, best.verdict, edits, len(model.known))
 
 
 def _by_importance(
@@ -184,17 +182,12 @@ def _by_importance(
 ) -> Generator[list[Texts], list[Verdict], list[Place]]:
     """The places of the words, first that whose absence costs the model most."""
     places = editor.places(min_letters)
-    looked_at = _evenly(places, model.queries_left // 2)
+    count = min(len(places), model.queries_left // 2)
+    looked_at = [places[i * len(places) // count] for i in range(count)]
     without = {place: editor.without(place) for place in looked_at}
     verdicts = yield from model.ask(without.values())
     losses = {place: verdicts[texts].loss for place, texts in without.items()}
     return sorted(places, key=lambda place: -losses.get(place, -math.inf))
-
-
-def _evenly(places: list[Place], count: int) -> list[Place]:
-    if len(places) <= count:
-        return places
-    return [places[i * len(places) // count] for i in range(count)]
 
 
 def _try_candidates(
@@ -210,13 +203,6 @@ def _try_candidates(
 
 def _harm(state: _State) -> tuple[bool, float]:
     return not state.verdict.correct, state.verdict.loss
-
-
-def _edits(editor: Editor, state: _State) -> tuple[Edit, ...]:
-    return tuple(
-        Edit(text, word, editor.word((text, word)), after)
-        for (text, word), after in sorted(state.words.items())
-    )
 
 
 def run_side_by_side(

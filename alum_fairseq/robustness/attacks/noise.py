@@ -74,12 +74,7 @@ NOISES: Mapping[str, Callable[[str], list[str]]] = {
 
 @dataclass(frozen=True)
 class Noised:
-    """Texts with typing mistakes.
-
-    Attributes:
-        texts: the texts.
-        edits: how many of their words were changed.
-    """
+    """Texts with typing mistakes, and in how many of their words."""
 
     texts: Texts
     edits: int

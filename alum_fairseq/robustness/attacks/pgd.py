@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alum_fairseq.adversarial.norms import NORMS, Norm, get_norm, root_mean_square
-from alum_fairseq.errors import UsageError
+from alum_fairseq.adversarial.norms import Norm, get_norm, root_mean_square
+from alum_fairseq.errors import UsageError, require
 
 # Of some of the examples: their embeddings (b x T x D), and which they are (b).
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -87,13 +87,10 @@ class Found:
     def nothing(cls, target: Target) -> Found:
         """What is found before anything is tried."""
         blank = torch.zeros_like(target.clean[:, 0], dtype=torch.bool)
-        return cls(
-            blank,
-            torch.zeros_like(target.embeddings),
-            torch.full_like(target.clean, math.nan),
-            torch.full_like(blank, -1, dtype=torch.long),
-            blank.clone(),
-        )
+        delta = torch.zeros_like(target.embeddings)
+        outputs = torch.full_like(target.clean, math.nan)
+        restart = torch.full_like(blank, -1, dtype=torch.long)
+        return cls(blank, delta, outputs, restart, blank.clone())
 
     def take(self, rows: Tensor, other: Found) -> None:
         """Put how another attack broke these examples in the place of what was found before."""
@@ -155,12 +152,11 @@ class ProjectedGradient:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise UsageError(f"norm {self.norm!r} is unknown: choose one of {', '.join(NORMS)}")
+        get_norm(self.norm, "sentence")  # raises
         for name in ("steps", "restarts", "patience"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} is {value!r}: it must be a whole number, 1 or more")
+            count = isinstance(value, int) and value >= 1
+            require(name, value, "a whole number, 1 or more", count)
         wrong = [name for name in self.objectives if name not in OBJECTIVES]
         if wrong or not self.objectives:
             raise UsageError(
@@ -183,7 +179,7 @@ class ProjectedGradient:
         """Try to change the decision about each example within a radius.
 
         Args:
-            target: the examples.
+            target: ``B`` examples.
             radius: relative, one for each example (``B``).
             rows: the numbers of the examples to attack; all by default.
             rivals: for each example the way of being wrong to aim at; the nearest by default.
@@ -215,11 +211,10 @@ class ProjectedGradient:
 
         Args:
             target: the examples.
-            precision: the search ends when the radius is at most this many times one at which the
-                attack failed.
+            precision: the search ends when the radius is at most this many times one that failed.
             floor: no smaller radius is tried.
-            ceiling: no larger radius is tried; where it does not suffice, the model is constant or
-                its gradients mislead.
+            ceiling: nor a larger; where it does not suffice, the model is constant or its gradients
+                mislead.
         """
         everything = torch.arange(len(target.clean), device=target.clean.device)
         wrong = target.margin(target.clean, everything) < 0
@@ -231,7 +226,11 @@ class ProjectedGradient:
         linear, rivals = _nearest(self, target, everything[~wrong])
         radius = (_CURVED * linear.to(lower)).clamp(floor, ceiling)
         tries = 0
-        while len(rows := everything[_undecided(lower, upper, precision, floor, ceiling)]):
+        while True:
+            narrow = upper <= precision * lower * (1 + 1e-12)
+            rows = everything[(upper > floor) & (lower < ceiling) & ~narrow]
+            if not len(rows):
+                return Smallest(upper, lower, found, _random(self, target, upper))
             tried = self.attack(target, radius.to(target.embeddings), rows, rivals)
             succeeded, failed = rows[tried.broken[rows]], rows[~tried.broken[rows]]
             found.take(succeeded, tried)
@@ -239,8 +238,9 @@ class ProjectedGradient:
             upper[succeeded] = radius[succeeded]
             lower[failed] = radius[failed]
             tries += 1
-            radius = _next(lower, upper, _STRIDE**tries).clamp(floor, ceiling)
-        return Smallest(upper, lower, found, _random(self, target, upper))
+            out, into = lower * _STRIDE**tries, upper / _STRIDE**tries
+            between = (lower * upper).sqrt().where(lower > 0, into)
+            radius = torch.where(upper.isinf(), out, between).clamp(floor, ceiling)
 
     def unit(self, target: Target) -> Tensor:
         """What the radius 1 is in the units of the embeddings, ``B x 1 x 1``."""
@@ -375,17 +375,3 @@ def _gradient(
     upstream = upstream / largest.where(largest > 0, torch.ones_like(largest))
     (gradient,) = torch.autograd.grad(outputs, delta, upstream.to(outputs.dtype))
     return gradient, outputs.detach()
-
-
-def _undecided(
-    lower: Tensor, upper: Tensor, precision: float, floor: float, ceiling: float
-) -> Tensor:
-    """Which examples are to be searched on."""
-    narrow = upper <= precision * lower * (1 + 1e-12)
-    return (upper > floor) & (lower < ceiling) & ~narrow
-
-
-def _next(lower: Tensor, upper: Tensor, stride: float) -> Tensor:
-    """The radius to try next: further out, further in, or between."""
-    between = (lower * upper).sqrt()
-    return torch.where(upper.isinf(), lower * stride, between.where(lower > 0, upper / stride))

@@ -8,7 +8,6 @@ embeddings, language models) when they are first used.
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -16,12 +15,14 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
+import torch
 
 from alum_fairseq.errors import UsageError, one_line
+from alum_fairseq.problems import Classification
 from alum_fairseq.robustness.attacks.greedy import Attempt
 from alum_fairseq.robustness.attacks.noise import seeded
 from alum_fairseq.robustness.attacks.words import edits_between
-from alum_fairseq.robustness.types import Example, Texts, Verdict
+from alum_fairseq.robustness.types import Example, Texts
 
 PredictProbabilities = Callable[[list[Texts]], list[list[float]]]
 
@@ -56,7 +57,7 @@ def run_recipe(
         UsageError: TextAttack or what the recipe needs is not installed, or the recipe is not
             known, or attacks no classifier, or needs gradients.
     """
-    library = _library()
+    library, problem = _library(), Classification(tuple(labels))
     wrapper = model_wrapper(predict_probabilities)
     attack = _build(library, name, wrapper)
     attack.goal_function.query_budget = max_queries
@@ -76,7 +77,9 @@ def run_recipe(
         except (ImportError, OSError) as error:  # over what is loaded at its first use
             raise UsageError(f"TextAttack's {name} cannot be run: {one_line(error)}") from None
         texts = _as_texts(ended.attacked_text.tokenizer_input)
-        verdict = _verdict(ended.raw_output, labels, example.answer)
+        tiny = torch.finfo(torch.float32).tiny  # for a probability that came out as zero
+        logits = torch.as_tensor(ended.raw_output).clamp_min(tiny).log()
+        verdict = problem.verdict(logits, problem.targets([(example.answer,)])[0])
         edits = edits_between(example.texts, texts)
         attempts.append(Attempt(texts, verdict, edits, wrapper.queries))
     return attempts
@@ -144,15 +147,3 @@ def _build(library: Any, name: str, wrapper: Any) -> Any:
 def _as_texts(given: str | tuple[str, ...]) -> Texts:
     """What TextAttack calls the tokenizer's input is a bare string where there is one text."""
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _verdict(probabilities: np.ndarray, labels: Sequence[str], answer: str) -> Verdict:
-    best = int(np.argmax(probabilities))
-    tiny = np.finfo(np.float32).tiny  # a probability that came out as zero
-    of_answer = float(probabilities[labels.index(answer)])
-    return Verdict(
-        labels[best],
-        labels[best] == answer,
-        -math.log(max(of_answer, tiny)),
-        float(probabilities[best]),
-    )

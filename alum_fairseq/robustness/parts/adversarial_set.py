@@ -13,13 +13,7 @@ from alum_fairseq.data.tables import table_format
 from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.examples import Data, sample
 from alum_fairseq.robustness.parts.clean import Clean
-from alum_fairseq.robustness.parts.part import (
-    Chosen,
-    Measure,
-    Part,
-    Records,
-    register_part,
-)
+from alum_fairseq.robustness.parts.part import Chosen, Measure, Part, Records, register_part
 from alum_fairseq.robustness.sets import read_set
 from alum_fairseq.robustness.types import Example
 
@@ -38,7 +32,6 @@ class AdversarialSetPart(Part):
     chosen = Chosen.BY_OPTION
     rank = 60
     group = "Adversarial sets"
-    cost = Clean.cost
     run = Clean.run
 
     @classmethod
@@ -68,7 +61,7 @@ class AdversarialSetPart(Part):
         sets: dict[str, Part] = {}
         for spec in options.adversarial_set:
             found = read_set(
-                spec, data.columns, data.label, table_format(options), data.labels, mapped
+                spec, data.columns, data.label, table_format(options), data.problem, mapped
             )
             if found.name in sets:
                 raise UsageError(

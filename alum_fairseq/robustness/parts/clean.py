@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
 from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.examples import Data
-from alum_fairseq.robustness.parts.part import (
-    Chosen,
-    Measure,
-    Part,
-    Records,
-    register_part,
-)
+from alum_fairseq.robustness.parts.part import Chosen, Measure, Part, Records, register_part
 from alum_fairseq.robustness.statistics import Columns
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
@@ -29,12 +23,6 @@ class Clean(Part):
 
     chosen = Chosen.ALWAYS
     rank = 0
-    cost = 1.0
-
-    @classmethod
-    @override
-    def from_options(cls, options: argparse.Namespace, data: Data) -> list[Part]:
-        return [cls()]
 
     @override
     def examples(self, data: Data) -> Sequence[Example]:
@@ -73,9 +61,7 @@ class Clean(Part):
             )  # fmt: skip
 
     def _correlations(self, records: Records) -> Iterator[Measure]:
-        wanted = np.array([float(example.answer) for example in records.examples])
-        found = records.columns(lambda record: float(record["prediction"]))
-        columns = [(column, wanted) for (column,) in found]
+        columns = _paired(records, float)
         yield self.measure(
             "pearson", "Pearson",
             "Linear correlation of predictions and answers.", statistics.pearson, columns,
@@ -86,10 +72,7 @@ class Clean(Part):
         )  # fmt: skip
 
     def _of_classes(self, records: Records, labels: Sequence[str]) -> Iterator[Measure]:
-        numbers = {label: number for number, label in enumerate(labels)}
-        wanted = np.array([numbers[example.answer] for example in records.examples])
-        found = records.columns(lambda record: numbers[record["prediction"]])
-        columns = [(column, wanted) for (column,) in found]
+        columns = _paired(records, labels.index)
         yield self.measure(
             "mcc", "Matthews correlation",
             "Correlation of predictions and answers; 0 is what blind guessing gives.",
@@ -118,3 +101,10 @@ class Clean(Part):
                     f"{model}, checkpoint {number}: predicts {predictions.pop()} for every "
                     "example. What never changes its answer looks robust, but knows nothing."
                 )
+
+
+def _paired(records: Records, number: Callable[[Any], float]) -> list[Columns]:
+    """For each checkpoint predictions and answers, as numbers."""
+    wanted = np.array([number(example.answer) for example in records.examples])
+    found = records.columns(lambda record: number(record["prediction"]))
+    return [(column, wanted) for (column,) in found]

@@ -16,14 +16,7 @@ from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.attacks.pgd import OBJECTIVES, ProjectedGradient
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort
-from alum_fairseq.robustness.parts.part import (
-    Axis,
-    Curve,
-    Measure,
-    Part,
-    Records,
-    register_part,
-)
+from alum_fairseq.robustness.parts.part import Axis, Curve, Measure, Part, Records, register_part
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
 
@@ -99,30 +92,25 @@ class EmbeddingAttack(Part):
 
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        return [
-            record for batch in subject.batches(examples) for record in self._batch(subject, batch)
-        ]
+        batches = subject.batches(examples)
+        return [record for batch in batches for record in self._batch(subject, batch)]
 
     def _batch(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
         smallest = self.attack.smallest(subject.target(examples))
         found = smallest.found
         columns = (smallest.radius, smallest.lower, found.restart, smallest.random, found.flat)
-        records = []
-        for place, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-            epsilon, lower, restart, random, flat = row
-            broken = not math.isinf(epsilon)
-            said = subject.verdict(examples[place], found.outputs[place]) if broken else None
-            records.append(
-                {
-                    "epsilon": epsilon if broken else None,
-                    "lower": lower,
-                    "prediction": said.prediction if said else None,
-                    "restart": max(restart, 0),
-                    "random": random,
-                    "flat": flat,
-                }
+        return [
+            {
+                "epsilon": None if math.isinf(epsilon) else epsilon,
+                "lower": lower,
+                "restart": max(restart, 0),
+                "random": random,
+                "flat": flat,
+            }
+            for epsilon, lower, restart, random, flat in zip(
+                *(column.tolist() for column in columns), strict=True
             )
-        return records
+        ]
 
     @override
     def measures(self, records: Records) -> Iterator[Measure]:

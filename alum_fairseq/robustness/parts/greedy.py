@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.attacks.greedy import (
     CharacterEdits,
     Limits,
@@ -17,12 +16,9 @@ from alum_fairseq.robustness.attacks.greedy import (
     run_side_by_side,
 )
 from alum_fairseq.robustness.examples import Data
+from alum_fairseq.robustness.parts.options import check_share
 from alum_fairseq.robustness.parts.part import Part, register_part
-from alum_fairseq.robustness.parts.word_attack import (
-    WordAttack,
-    attempted,
-    editable_texts,
-)
+from alum_fairseq.robustness.parts.word_attack import WordAttack, attempted, editable_texts
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Candidates, Example, Record, Texts, Verdict
 
@@ -43,21 +39,13 @@ class GreedyAttack(WordAttack):
     @classmethod
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
-        share = options.max_edits
-        if not 0 < share <= 1:
-            raise UsageError(
-                f"--max-edits is {share:g}: a share of the words is above 0 and at most 1"
-            )
-        limits = Limits(max_edits=share, max_queries=options.max_queries)
+        check_share("--max-edits is", options.max_edits)
+        limits = Limits(max_edits=options.max_edits, max_queries=options.max_queries)
         return [cls(options.seed, editable_texts(options, data), limits)]
 
     @abstractmethod
     def candidates(self) -> Candidates:
-        """What may stand in the place of a word.
-
-        Raises:
-            UsageError: what it needs is not installed.
-        """
+        """What may stand in the place of a word; a UsageError if what it needs is not installed."""
 
     @property
     @override
@@ -75,10 +63,7 @@ class GreedyAttack(WordAttack):
         def ask(asked: list[tuple[int, Texts]]) -> list[Verdict]:
             return subject.verdicts([(examples[number], texts) for number, texts in asked])
 
-        attacks = (
-            greedy_attack(example.texts, candidates, self.limits, self.editable)
-            for example in examples
-        )
+        attacks = (greedy_attack(e.texts, candidates, self.limits, self.editable) for e in examples)
         return list(map(attempted, run_side_by_side(attacks, ask, _AT_MOST)))
 
 
@@ -86,8 +71,8 @@ class GreedyAttack(WordAttack):
 class Misspellings(GreedyAttack):
     """Typing mistakes."""
 
+    label = "misspellings"
+
     @override
     def candidates(self) -> Candidates:
         return CharacterEdits(self.seed)
-
-    label = "misspellings"

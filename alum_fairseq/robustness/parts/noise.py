@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.attacks.noise import NOISES, add_noise
 from alum_fairseq.robustness.examples import Data
-from alum_fairseq.robustness.parts.options import add_effort
-from alum_fairseq.robustness.parts.part import (
-    Axis,
-    Curve,
-    Measure,
-    Part,
-    Records,
-    register_part,
-)
+from alum_fairseq.robustness.parts.options import add_effort, check_share
+from alum_fairseq.robustness.parts.part import Axis, Curve, Measure, Part, Records, register_part
 from alum_fairseq.robustness.parts.word_attack import editable_texts, outcome
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
@@ -60,11 +52,8 @@ class Noise(Part):
     @classmethod
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
-        wrong = [rate for rate in options.noise_rates if not 0 < rate <= 1]
-        if wrong:
-            raise UsageError(
-                f"--noise-rates has {wrong[0]:g}: a share of the words is above 0 and at most 1"
-            )
+        for rate in options.noise_rates:
+            check_share("--noise-rates has", rate)
         return [cls(options.noise_rates, options.seed, editable_texts(options, data))]
 
     @override
@@ -85,9 +74,8 @@ class Noise(Part):
                     add_noise(example.texts, kind, rate, self.seed, self.editable)
                     for example in examples
                 ]
-                verdicts = subject.verdicts(
-                    [(e, each.texts) for e, each in zip(examples, noised, strict=True)]
-                )
+                texts = [each.texts for each in noised]
+                verdicts = subject.verdicts(list(zip(examples, texts, strict=True)))
                 for record, each, verdict in zip(records, noised, verdicts, strict=True):
                     record[_key(kind, rate)] = outcome(each.texts, verdict, each.edits, 1)
         return records

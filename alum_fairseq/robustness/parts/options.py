@@ -57,6 +57,12 @@ def add_effort(group: Any, option: str, full: Any, quick: Any, text: str, **more
     )
 
 
+def check_share(option: str, share: float) -> None:
+    """Raise a UsageError, which begins with the option, unless this is a share of the words."""
+    if not 0 < share <= 1:
+        raise UsageError(f"{option} {share:g}: a share of the words is above 0 and at most 1")
+
+
 def resolve(options: argparse.Namespace) -> None:
     """Put the numbers in where the options are silent."""
     for name, value in vars(options).items():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import IntEnum
 from itertools import chain
+from operator import itemgetter
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -49,7 +50,6 @@ class Records:
     checkpoints: Sequence[Sequence[Record]]
 
     def __getitem__(self, checkpoints: slice) -> Records:
-        """Those of some of the checkpoints."""
         return replace(self, checkpoints=self.checkpoints[checkpoints])
 
     @property
@@ -58,14 +58,10 @@ class Records:
         return "Accuracy" if self.problem.categorical else "Within tolerance"
 
     def columns(self, *reads: str | Callable[[Record], Any]) -> list[Columns]:
-        """For each checkpoint its columns, one entry an example.
-
-        Args:
-            reads: for each column the key of the records that it holds, or a function of a record.
-        """
-        functions = [read if callable(read) else _get(read) for read in reads]
+        """For each checkpoint its columns: each a key of the records, or a function of a record."""
+        functions = [read if callable(read) else itemgetter(read) for read in reads]
         return [
-            tuple(np.array([read(record) for record in records]) for read in functions)
+            tuple(np.array(list(map(read, records))) for read in functions)
             for records in self.checkpoints
         ]
 
@@ -77,10 +73,6 @@ class Records:
         """For each checkpoint the record of each example's number."""
         numbers = [example.number for example in self.examples]
         return [dict(zip(numbers, records, strict=True)) for records in self.checkpoints]
-
-
-def _get(key: str) -> Callable[[Record], Any]:
-    return lambda record: record[key]
 
 
 @dataclass(frozen=True)
@@ -160,6 +152,8 @@ class Part(ABC):
         label: its name for readers, where that is neither variant nor kind.
         group: the heading of its measures and curves; ``{}`` stands for its name for readers.
         axis: of its curves, if it has any.
+        cost: what an example costs, roughly, in forward passes: for the time that is left. Where
+            it follows from the settings, a property.
     """
 
     kind: ClassVar[str]
@@ -169,6 +163,7 @@ class Part(ABC):
     label: ClassVar[str] = ""
     group: ClassVar[str] = ""
     axis: ClassVar[Axis] = Axis("", "")
+    cost = 1.0
     variant = ""
 
     @property
@@ -183,20 +178,16 @@ class Part(ABC):
         """Give a group of options its own; those of a base class are added once."""
 
     @classmethod
-    @abstractmethod
     def from_options(cls, options: argparse.Namespace, data: Data) -> list[Part]:
         """The parts of this kind that the options ask for, should the kind be chosen.
 
         Raises:
             UsageError: an option is out of its range.
         """
+        return [cls()]
 
     def check(self) -> None:  # noqa: B027 (most need nothing)
-        """Make sure that what it needs is installed.
-
-        Raises:
-            UsageError: it is not.
-        """
+        """Raise a UsageError unless what it needs is installed."""
 
     def examples(self, data: Data) -> Sequence[Example]:
         """The examples that it looks at."""
@@ -205,18 +196,12 @@ class Part(ABC):
     # How it is run.
 
     @property
-    @abstractmethod
-    def cost(self) -> float:
-        """What an example costs, roughly, in forward passes: for the time that is left."""
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What its records depend on, besides model and examples: all fields that are compared."""
+        compared = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
         found: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.compare:
-                found |= asdict(value) if is_dataclass(value) else {each.name: value}
+        for name, value in compared.items():
+            found |= asdict(value) if is_dataclass(value) else {name: value}
         return found
 
     @abstractmethod
@@ -247,18 +232,9 @@ class Part(ABC):
 
     # What subclasses make measures with.
 
-    def measure(
-        self,
-        key: str,
-        title: str,
-        meaning: str,
-        statistic: Statistic,
-        checkpoints: Sequence[Columns],
-        **more: Any,
-    ) -> Measure:
-        """A measure under the heading of the part."""
-        key, group = f"{self.name}.{key}", heading_of(self.name)
-        return Measure(key, title, group, meaning, statistic, checkpoints, **more)
+    def measure(self, key: str, title: str, *given: Any, **more: Any) -> Measure:
+        """A measure under the heading of the part; the rest is that of a :class:`Measure`."""
+        return Measure(f"{self.name}.{key}", title, heading_of(self.name), *given, **more)
 
     def accuracy(self, records: Records, title: str, meaning: str) -> Measure:
         """The share of the examples that are right; records have ``correct``."""
@@ -272,10 +248,7 @@ PARTS: dict[str, type[Part]] = {}
 
 
 def register_part(kind: str) -> Callable[[_PartType], _PartType]:
-    """Add a class to :data:`PARTS`; a decorator, for users' own as well.
-
-    Args:
-        kind: its name, without blanks and colons.
+    """Add a class to :data:`PARTS` under a name; a decorator, for users' own as well.
 
     Raises:
         UsageError: the name is taken, or has a blank or a colon.

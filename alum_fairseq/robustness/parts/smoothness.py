@@ -15,12 +15,7 @@ from alum_fairseq.adversarial.objectives import DivergenceFromClean
 from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.embeddings import MASKED
-from alum_fairseq.robustness.parts.part import (
-    Measure,
-    Part,
-    Records,
-    register_part,
-)
+from alum_fairseq.robustness.parts.part import Measure, Part, Records, register_part
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
 
@@ -62,9 +57,8 @@ class Smoothness(Part):
 
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        return [
-            record for batch in subject.batches(examples) for record in self._batch(subject, batch)
-        ]
+        batches = subject.batches(examples)
+        return [record for batch in batches for record in self._batch(subject, batch)]
 
     def _batch(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
         target = subject.target(examples)

@@ -10,14 +10,11 @@ from typing import Any
 from typing_extensions import override
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.robustness.attacks.textattack_recipes import PredictProbabilities, run_recipe
+from alum_fairseq.robustness.attacks.greedy import Attempt
+from alum_fairseq.robustness.attacks.textattack_recipes import run_recipe
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.part import Chosen, Part, register_part
-from alum_fairseq.robustness.parts.word_attack import (
-    WordAttack,
-    attempted,
-    editable_texts,
-)
+from alum_fairseq.robustness.parts.word_attack import WordAttack, attempted, editable_texts
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
 
@@ -50,7 +47,7 @@ class TextAttack(WordAttack):
     @classmethod
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
-        if options.textattack and data.labels is None:
+        if options.textattack and not data.problem.categorical:
             raise UsageError("--textattack is for classes, but the model predicts numbers")
         editable = editable_texts(options, data)
         return [
@@ -65,22 +62,13 @@ class TextAttack(WordAttack):
 
     @override
     def check(self) -> None:
-        self._run([], (), lambda texts: [])
+        self._attempts([], (), lambda texts: [])
 
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        return self._run(examples, subject.problem.labels, subject.probabilities)
-
-    def _run(
-        self, examples: Sequence[Example], labels: Sequence[str], predict: PredictProbabilities
-    ) -> list[Record]:
-        attempts = run_recipe(
-            self.variant,
-            examples,
-            labels,
-            predict,
-            max_queries=self.max_queries,
-            seed=self.seed,
-            editable=self.editable,
-        )
+        attempts = self._attempts(examples, subject.problem.labels, subject.probabilities)
         return list(map(attempted, attempts))
+
+    def _attempts(self, *given: Any) -> list[Attempt]:
+        limits = {"max_queries": self.max_queries, "seed": self.seed, "editable": self.editable}
+        return run_recipe(self.variant, *given, **limits)

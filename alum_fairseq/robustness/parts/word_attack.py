@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from typing_extensions import override
@@ -15,7 +15,7 @@ from alum_fairseq.robustness.attacks.greedy import Attempt, Limits
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort
 from alum_fairseq.robustness.parts.part import Measure, Part, Records
-from alum_fairseq.robustness.types import Example, Record, Texts, Verdict
+from alum_fairseq.robustness.types import Record, Texts, Verdict
 
 _WORST = 20
 
@@ -71,31 +71,28 @@ class WordAttack(Part):
 
     def worst(self, model: str, records: Records, clean: Records) -> list[dict[str, Any]]:
         """The examples that the fewest edits broke, of these those that the model was surest of."""
-        found = [
-            self._example(model, example, known[example.number], record)
-            for known, checkpoint in zip(clean.by_number(), records.checkpoints, strict=True)
-            for example, record in zip(records.examples, checkpoint, strict=True)
-            if _broken(record)
-        ]
+        keys = ("texts", "prediction", "confidence")
+        found = []
+        for known, checkpoint in zip(clean.by_number(), records.checkpoints, strict=True):
+            for example, record in zip(records.examples, checkpoint, strict=True):
+                if not _broken(record):
+                    continue
+                before = {**known[example.number], "texts": list(example.texts)}
+                found.append(
+                    {
+                        "number": example.number,
+                        "attack": self.name,
+                        "model": model,
+                        "answer": example.answer,
+                        "original": {key: before[key] for key in keys},
+                        "attacked": {key: record[key] for key in keys},
+                        "edits": record["edits"],
+                        "queries": record["queries"],
+                    }
+                )
         found.sort(key=_severity)
         once = {one["number"]: one for one in reversed(found)}  # of several seeds the worst
         return sorted(once.values(), key=_severity)[:_WORST]
-
-    def _example(
-        self, model: str, example: Example, clean: Record, record: Record
-    ) -> dict[str, Any]:
-        keys = ("texts", "prediction", "confidence")
-        before = {**clean, "texts": list(example.texts)}
-        return {
-            "number": example.number,
-            "attack": self.name,
-            "model": model,
-            "answer": example.answer,
-            "original": {key: before[key] for key in keys},
-            "attacked": {key: record[key] for key in keys},
-            "edits": record["edits"],
-            "queries": record["queries"],
-        }
 
 
 def _was_right(record: Record) -> bool:
@@ -126,14 +123,9 @@ def attempted(attempt: Attempt) -> Record:
 
 def outcome(texts: Texts, verdict: Verdict, edits: int, queries: int) -> Record:
     """The record of texts that were changed."""
-    return {
-        "texts": list(texts),
-        "prediction": verdict.prediction,
-        "correct": verdict.correct,
-        "confidence": verdict.confidence,
-        "edits": edits,
-        "queries": queries,
-    }
+    said = asdict(verdict)
+    del said["loss"]
+    return {"texts": list(texts), **said, "edits": edits, "queries": queries}
 
 
 def editable_texts(options: Namespace, data: Data) -> list[int] | None:

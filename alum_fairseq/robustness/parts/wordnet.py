@@ -14,10 +14,9 @@ from alum_fairseq.robustness.types import Candidates
 class Synonyms(GreedyAttack):
     """Synonyms, where NLTK and its WordNet are installed."""
 
+    label = "synonyms"
     optional = True
 
     @override
     def candidates(self) -> Candidates:
         return WordNetSubstitutions()
-
-    label = "synonyms"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import cycle
 from typing import Any
 
 from alum_fairseq.robustness.parts.part import curve_look
@@ -103,36 +104,28 @@ def _drawn(draw: _Draw, size: tuple[float, float], report: Mapping[str, Any]) ->
     return found
 
 
-def _look(number: int) -> dict[str, Any]:
-    return {
-        "color": COLORS[number % len(COLORS)],
-        "marker": _MARKS[number % len(_MARKS)],
-        "linestyle": _LINES[number % len(_LINES)],
-        "markersize": 4,
-    }
+def _looks(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, dict[str, str]]]:
+    """For each model its name, its color, its line; and its mark, of its color and with its label.
 
-
-def _names(report: Mapping[str, Any]) -> list[str]:
-    return [model["name"] for model in report["models"]]
-
-
-def _label(name: str) -> str:
-    # A label that begins with an underscore is kept out of the legend.
-    return "\u200b" * name.startswith("_") + shortened(name, 28)
+    A label that begins with an underscore would be kept out of the legend.
+    """
+    looks = cycle(zip(COLORS, _MARKS, _LINES, strict=True))
+    for model, (color, mark, line) in zip(report["models"], looks, strict=False):
+        name = model["name"]
+        label = "\u200b" * name.startswith("_") + shortened(name, 28)
+        yield name, color, line, {"marker": mark, "color": color, "label": label}
 
 
 def _overview(axes: Any, report: Mapping[str, Any]) -> None:
     shown = [measure for measure in report["measures"] if measure["main"]]
-    names = _names(report)
-    for number, name in enumerate(names):
-        shift = (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 2)
-        values = [measure["values"][name] for measure in shown]
-        found = [value["value"] for value in values]
-        look = {**_look(number), "linestyle": "none"}
+    models = len(report["models"])
+    for number, (name, color, _, mark) in enumerate(_looks(report)):
+        shift = (number - (models - 1) / 2) * 0.6 / max(models, 2)
         places = [row + shift for row in range(len(shown))]
-        axes.plot(found, places, label=_label(name), clip_on=False, **look)
-        lows, highs = ([value[end] for value in values] for end in ("low", "high"))
-        axes.hlines(places, lows, highs, color=look["color"], lw=1.4)
+        values = [measure["values"][name] for measure in shown]
+        found, lows, highs = ([one[key] for one in values] for key in ("value", "low", "high"))
+        axes.plot(found, places, linestyle="none", markersize=4, clip_on=False, **mark)
+        axes.hlines(places, lows, highs, color=color, lw=1.4)
     axes.set_yticks(range(len(shown)), [_row(measure) for measure in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelsize=8)
@@ -156,16 +149,14 @@ def _curve(name: str) -> _Draw:
     def draw(axes: Any, report: Mapping[str, Any]) -> None:
         curve = report["curves"][name]
         x = [axis.scale * place for place in curve["x"][first:]]
-        for number, model in enumerate(_names(report)):
-            found, look = curve["models"][model], _look(number)
+        for model, color, line, mark in _looks(report):
+            found = curve["models"][model]
             y, low, high = (found[key][first:] for key in ("y", "low", "high"))
-            dot = {**look, "linestyle": "none"}
+            axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
             if axis.logarithmic:
-                del look["marker"]
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.18, lw=0)
-            axes.plot(x, y, label=_label(model), **look)
-            if axis.logarithmic:
-                axes.plot(x[:1], found["y"][:1], clip_on=False, zorder=3, **dot)
+                dot = {"marker": mark.pop("marker"), "linestyle": "none", "markersize": 4}
+                axes.plot(x[:1], found["y"][:1], color=color, clip_on=False, zorder=3, **dot)
+            axes.plot(x, y, linestyle=line, markersize=4, **mark)
         if axis.logarithmic:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
@@ -185,17 +176,13 @@ def _curve(name: str) -> _Draw:
 
 def _reliability(axes: Any, report: Mapping[str, Any]) -> None:
     axes.plot([0, 100], [0, 100], color=INK, lw=1, ls=":")
-    for number, name in enumerate(_names(report)):
+    for name, color, line, mark in _looks(report):
         bins = [one for one in report["reliability"][name] if one["count"]]
         total = sum(one["count"] for one in bins)
-        look = _look(number)
         x, y = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
         sizes = [8 + 120 * one["count"] / total for one in bins]
-        axes.plot(x, y, color=look["color"], linestyle=look["linestyle"], lw=1)
-        axes.scatter(
-            x, y, sizes, color=look["color"], marker=look["marker"], alpha=0.8, lw=0, clip_on=False,
-            label=_label(name),
-        )  # fmt: skip
+        axes.plot(x, y, color=color, linestyle=line, lw=1)
+        axes.scatter(x, y, sizes, alpha=0.8, lw=0, clip_on=False, **mark)
     axes.set_xlim(0, 101)
     axes.set_ylim(0, 101)
     axes.set_xlabel("confidence (%)")

@@ -1,16 +1,27 @@
-"""A report on disk."""
+"""A report on disk: for programs, for a repository or a paper's appendix, and as a page."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
 from alum_fairseq.files import whole_file
-from alum_fairseq.robustness.report.markdown import markdown
-from alum_fairseq.robustness.report.page import page
-from alum_fairseq.robustness.report.plots import figures
+from alum_fairseq.robustness.report import wording
+from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER, captions, figures
+
+_TEMPLATES = {
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+    "autoescape": True,
+    "undefined": StrictUndefined,
+    "loader": FileSystemLoader(Path(__file__).parent),
+}
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
@@ -25,15 +36,76 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     Raises:
         UsageError: the folder cannot be written to.
     """
-    drawn = figures(report)
+    drawn, sentences = figures(report), captions(report)
+    names, by_seeds = [model["name"] for model in report["models"]], wording.by_seeds(report)
+    content = {
+        "report": report,
+        "names": names,
+        "by_seeds": by_seeds,
+        "columns": 1 + len(names) + (len(names) - 1) * (3 if by_seeds else 2),
+        "pictures": [
+            {
+                "name": name,
+                "svg": inlined(name, kinds["svg"], sentences[name]),
+                "caption": sentences[name],
+            }
+            for name, kinds in drawn.items()
+        ],
+        "wording": wording,
+    }
     files = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": markdown(report, list(drawn)),
-        "report.html": page(report, {name: kinds["svg"] for name, kinds in drawn.items()}),
+        "report.md": _rendered("page.md.jinja", content, finalize=_in_markdown),
+        "report.html": _rendered("page.html.jinja", content, finalize=_in_html),
     }
     contents = {name: text.encode("utf-8", "replace") for name, text in files.items()}
     for name, kinds in drawn.items():
         contents |= {f"{name}.{kind}": picture for kind, picture in kinds.items()}
-    for name, content in contents.items():
+    for name, found in contents.items():
         with whole_file(folder / name) as file:
-            file.write_bytes(content)
+            file.write_bytes(found)
+
+
+def _rendered(template: str, content: Mapping[str, Any], **more: Any) -> str:
+    return Environment(**_TEMPLATES, **more).get_template(template).render(content)
+
+
+def _in_html(value: Any) -> Any:
+    """What a template puts out: Markup as it is, and all else visible (the engine escapes it)."""
+    return value if isinstance(value, Markup) else wording.visible(value)
+
+
+def _in_markdown(value: Any) -> Markup:
+    return value if isinstance(value, Markup) else Markup(escaped(value))
+
+
+def escaped(text: object) -> str:
+    """A text, in one line, that no part of is taken for Markdown or HTML."""
+    found = wording.visible(text)
+    found = found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    found = re.sub(r"([\\`*_{}\[\]|~$#])", r"\\\1", found)
+    found = re.sub(
+        r"^([-+=]|\d+[.)])(?=[-=\s]|$)", lambda item: item[0][:-1] + "\\" + item[0][-1], found
+    )
+    return re.sub(
+        r"(?i)(https?|ftp)://|\bwww\.", lambda link: link[0][:-1] + "\\" + link[0][-1], found
+    )
+
+
+def inlined(name: str, svg: bytes, caption: str) -> str:
+    """matplotlib's SVG as a part of a page: as wide as it may be, in the page's own colours.
+
+    Its ids get the picture's name in front, since those of all pictures share a page.
+    """
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    variables = {INK: "ink", GRID: "grid", PAPER: "paper"}
+    variables |= {color: f"color-{number}" for number, color in enumerate(COLORS)}
+    for color, variable in variables.items():
+        text = text.replace(color, f"var(--{variable})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)

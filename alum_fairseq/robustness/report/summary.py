@@ -5,21 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from alum_fairseq.cli import progress
 from alum_fairseq.robustness import statistics
-from alum_fairseq.robustness.parts.part import (
-    Curve,
-    Measure,
-    Part,
-    Records,
-    curve_name,
-    title_of,
-)
-from alum_fairseq.robustness.statistics import Array, Columns
+from alum_fairseq.robustness.parts.part import Curve, Measure, Part, Records, curve_name, title_of
+from alum_fairseq.robustness.statistics import Array, Columns, Statistic
 
 FORMAT = 1
 
@@ -44,11 +38,9 @@ def build_report(
 
     Args:
         data: ``source``, ``examples`` (how many), ``kind`` (``classification``, ``regression`` or
-            ``choices``), ``labels`` (in the order of the classes, or None), ``tolerance`` (of a
-            regression, or None).
+            ``choices``), ``labels`` (or None), ``tolerance`` (of a regression, or None).
         models: for each its ``name`` and its ``checkpoints``, dicts with ``path`` and ``sha256``;
-            several checkpoints of one model are its seeds. The first is what others are
-            compared with.
+            these are its seeds. The first model is what others are compared with.
         parts: what was measured; the first is that of the unchanged examples, and has all that
             others look at.
         records: of each part by its name, with the checkpoints counted through all models.
@@ -60,42 +52,41 @@ def build_report(
         resamples: of bootstrap and randomisation.
 
     Returns:
-        The report; its numbers have six significant digits, and what is infinite or undefined
-        is None.
+        The report; its numbers have six significant digits, and None for what is not finite.
     """
+    spans, stop = {}, 0
+    for model in models:
+        start, stop = stop, stop + len(model["checkpoints"])
+        spans[model["name"]] = slice(start, stop)
     report = {
         "format": FORMAT,
-        "settings": dict(settings),
-        "versions": dict(versions),
-        "data": dict(data),
-        "models": [dict(model) for model in models],
+        "settings": settings,
+        "versions": versions,
+        "data": data,
+        "models": models,
         "resamples": resamples,
-        **_reported(parts, records, _spans(models), resamples, seed),
-        "time": {"created": created, "seconds": dict(seconds)},
+        **_of_parts(parts, records, _Numbers(spans, resamples, seed)),
+        "time": {"created": created, "seconds": seconds},
     }
     return json.loads(json.dumps(_rounded(report), allow_nan=False))
 
 
-def _reported(
-    parts: Sequence[Part],
-    records: Mapping[str, Records],
-    spans: Mapping[str, slice],
-    resamples: int,
-    seed: int,
+def _of_parts(
+    parts: Sequence[Part], records: Mapping[str, Records], numbers: _Numbers
 ) -> dict[str, Any]:
-    """What the parts say, in the order of their ranks; ``spans`` has the checkpoints of models."""
-    clean = records[parts[0].name]
+    """What the parts say, in the order of their ranks."""
+    clean, spans = records[parts[0].name], numbers.spans
     ranked = [(p, records[p.name]) for p in sorted(parts, key=lambda part: part.rank)]
     measures = [measure for part, found in ranked for measure in part.measures(found)]
     return {
-        "measures": _adjust(
+        "measures": _adjusted(
             [
-                _estimate(measure, spans, resamples, seed)
+                numbers.of_measure(measure)
                 for measure in progress(measures, "statistics", len(measures))
             ]
         ),
         "curves": {
-            curve_name(part, curve): _curve(curve, spans, resamples, seed)
+            curve_name(part, curve): numbers.of_curve(curve)
             for part, found in ranked
             for curve in part.curves(found, clean)
         },
@@ -106,8 +97,7 @@ def _reported(
             for name, span in spans.items()
         },
         "warnings": [
-            *_few_examples(parts, records),
-            *_few_checkpoints(spans),
+            *_little_evidence(parts, records, spans),
             *(
                 warning
                 for name, span in spans.items()
@@ -124,28 +114,15 @@ def _reported(
     }
 
 
-def _spans(models: Sequence[Mapping[str, Any]]) -> dict[str, slice]:
-    """Where the checkpoints of each model are among those of all."""
-    spans, start = {}, 0
-    for model in models:
-        spans[model["name"]] = slice(start, start + len(model["checkpoints"]))
-        start = spans[model["name"]].stop
-    return spans
-
-
-# Warnings of the whole.
-
-
-def _few_examples(parts: Sequence[Part], records: Mapping[str, Records]) -> Iterator[str]:
+def _little_evidence(
+    parts: Sequence[Part], records: Mapping[str, Records], spans: Mapping[str, slice]
+) -> Iterator[str]:
     counts = {part.name: len(records[part.name].examples) for part in parts}
     few = [f"{title_of(name)} ({count})" for name, count in counts.items() if count < _FEW]
     if few:
         yield (
             f"Measured on fewer than {_FEW} examples, so that intervals are wide: {', '.join(few)}."
         )
-
-
-def _few_checkpoints(spans: Mapping[str, slice]) -> Iterator[str]:
     if len(spans) > 1 and any(span.stop - span.start == 1 for span in spans.values()):
         yield (
             "A model with a single checkpoint: intervals and p-values speak of these checkpoints. "
@@ -153,72 +130,83 @@ def _few_checkpoints(spans: Mapping[str, slice]) -> Iterator[str]:
         )
 
 
-# From measures and curves to numbers.
+@dataclass(frozen=True)
+class _Numbers:
+    """Makes numbers of measures and curves; ``spans`` says which checkpoints are of which model."""
+
+    spans: Mapping[str, slice]
+    resamples: int
+    seed: int
+
+    def of_measure(self, measure: Measure) -> dict[str, Any]:
+        scale = 100 if measure.unit == "%" else 1
+        draws = self._draws(measure.statistic, measure.checkpoints, scale)
+        values = {}
+        for name, span in self.spans.items():
+            columns = measure.checkpoints[span]
+            seeds = [scale * float(measure.statistic(*each)) for each in columns]
+            values[name] = {
+                "value": float(np.mean(seeds)),
+                **_bounds(draws[name]),
+                "seeds": seeds,
+            }
+        baseline, *others = self.spans
+        shown = {k: v for k, v in vars(measure).items() if k not in ("statistic", "checkpoints")}
+        return {
+            **shown,
+            "examples": len(measure.checkpoints[0][0]),
+            "values": values,
+            "comparisons": [
+                self._compared(measure, values, draws, baseline, other) for other in others
+            ],
+        }
+
+    def _compared(
+        self,
+        measure: Measure,
+        values: Mapping[str, Any],
+        draws: Mapping[str, Array],
+        baseline: str,
+        model: str,
+    ) -> dict[str, Any]:
+        ours, theirs = (measure.checkpoints[self.spans[name]] for name in (baseline, model))
+        with np.errstate(invalid="ignore"):  # infinite medians
+            difference = np.subtract(values[model]["value"], values[baseline]["value"])
+            bounds = _bounds(draws[model] - draws[baseline])
+        return {
+            "baseline": baseline,
+            "model": model,
+            "difference": float(difference),
+            **bounds,
+            "p": statistics.randomization_test(
+                measure.statistic, ours, theirs, self.resamples, self.seed
+            ),
+            "p_seeds": statistics.welch_test(values[baseline]["seeds"], values[model]["seeds"]),
+        }
+
+    def of_curve(self, curve: Curve) -> dict[str, Any]:
+        draws = self._draws(curve.statistic, curve.checkpoints, 100)
+        models = {}
+        for name, span in self.spans.items():
+            shares = [curve.statistic(*columns) for columns in curve.checkpoints[span]]
+            models[name] = {"y": 100 * np.mean(shares, axis=0), **_bounds(draws[name])}
+        return {"x": curve.x, "examples": len(curve.checkpoints[0][0]), "models": models}
+
+    def _draws(
+        self, statistic: Statistic, checkpoints: Sequence[Columns], scale: float
+    ) -> dict[str, Array]:
+        return {
+            name: scale
+            * statistics.bootstrap(statistic, checkpoints[span], self.resamples, self.seed, number)
+            for number, (name, span) in enumerate(self.spans.items())
+        }
 
 
-def _estimate(
-    measure: Measure, spans: Mapping[str, slice], resamples: int, seed: int
-) -> dict[str, Any]:
-    scale = 100 if measure.unit == "%" else 1
-    statistic = measure.statistic
-    values, draws = {}, {}
-    for number, (name, span) in enumerate(spans.items()):
-        checkpoints = measure.checkpoints[span]
-        seeds = [scale * float(statistic(*columns)) for columns in checkpoints]
-        draws[name] = scale * statistics.bootstrap(statistic, checkpoints, resamples, seed, number)
-        values[name] = {**_bounds(float(np.mean(seeds)), draws[name]), "seeds": seeds}
-    baseline, *others = spans
-    return {
-        "key": measure.key,
-        "title": measure.title,
-        "group": measure.group,
-        "meaning": measure.meaning,
-        "unit": measure.unit,
-        "better": measure.better,
-        "main": measure.main,
-        "undefined": measure.undefined,
-        "examples": len(measure.checkpoints[0][0]),
-        "values": values,
-        "comparisons": [
-            _compare(measure, spans, values, draws, baseline, other, resamples, seed)
-            for other in others
-        ],
-    }
+def _bounds(draws: Array) -> dict[str, Array]:
+    return dict(zip(("low", "high"), statistics.interval(draws), strict=True))
 
 
-def _bounds(value: float, draws: Array) -> dict[str, float]:
-    low, high = statistics.interval(draws)
-    return {"value": value, "low": float(low), "high": float(high)}
-
-
-def _compare(
-    measure: Measure,
-    spans: Mapping[str, slice],
-    values: Mapping[str, Any],
-    draws: Mapping[str, Array],
-    baseline: str,
-    model: str,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any]:
-    with np.errstate(invalid="ignore"):  # infinite medians
-        bounds = _bounds(
-            float(np.subtract(values[model]["value"], values[baseline]["value"])),
-            draws[model] - draws[baseline],
-        )
-    ours, theirs = (measure.checkpoints[spans[name]] for name in (baseline, model))
-    p = statistics.randomization_test(measure.statistic, ours, theirs, resamples, seed)
-    return {
-        "baseline": baseline,
-        "model": model,
-        "difference": bounds.pop("value"),
-        **bounds,
-        "p": p,
-        "p_seeds": statistics.welch_test(values[baseline]["seeds"], values[model]["seeds"]),
-    }
-
-
-def _adjust(measures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _adjusted(measures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Give every comparison the p-value that allows for how many there are."""
     comparisons = [one for measure in measures for one in measure["comparisons"]]
     ps = statistics.adjusted([one["p"] for one in comparisons])
@@ -227,32 +215,17 @@ def _adjust(measures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return measures
 
 
-def _curve(curve: Curve, spans: Mapping[str, slice], resamples: int, seed: int) -> dict[str, Any]:
-    models = {}
-    for number, (name, span) in enumerate(spans.items()):
-        checkpoints = curve.checkpoints[span]
-        low, high = statistics.interval(
-            100 * statistics.bootstrap(curve.statistic, checkpoints, resamples, seed, number)
-        )
-        y = 100 * np.mean([curve.statistic(*columns) for columns in checkpoints], axis=0)
-        models[name] = {"y": y.tolist(), "low": low.tolist(), "high": high.tolist()}
-    return {"x": list(curve.x), "examples": len(curve.checkpoints[0][0]), "models": models}
-
-
 def _reliability(checkpoints: Sequence[Columns]) -> list[dict[str, float | int]]:
     """Of all checkpoints of a model together."""
-    columns = zip(*checkpoints, strict=True)
-    return statistics.reliability(*(np.concatenate(column) for column in columns))
-
-
-def _round(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return statistics.reliability(*map(np.concatenate, zip(*checkpoints, strict=True)))
 
 
 def _rounded(value: Any) -> Any:
-    """The same with every float cut to six significant digits."""
+    """The same with every float cut to six significant digits; None for what is not finite."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, float):
-        return _round(value)
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -20,7 +20,7 @@ _COLUMNS = 100  # of a terminal
 
 def title(report: Mapping[str, Any]) -> str:
     """What the report is called."""
-    *names, last = (visible(model["name"]) for model in report["models"])
+    *names, last = (model["name"] for model in report["models"])
     return "Robustness of " + (f"{', '.join(names)} and {last}" if names else last)
 
 
@@ -29,15 +29,15 @@ def subject(report: Mapping[str, Any]) -> str:
     data = report["data"]
     kind = {"choices": "multiple choice"}.get(data["kind"], data["kind"])
     seeds = ", ".join(
-        f"{visible(model['name'])} ({_counted(len(model['checkpoints']), 'checkpoint')})"
+        f"{model['name']} ({_counted(len(model['checkpoints']), 'checkpoint')})"
         for model in report["models"]
     )
     examples = _counted(data["examples"], "example")
-    return f"{seeds}; {examples} of {visible(data['source'])} ({kind})"
+    return f"{seeds}; {examples} of {data['source']} ({kind})"
 
 
-def method(report: Mapping[str, Any]) -> list[str]:
-    """How intervals and p-values came about, in sentences."""
+def method(report: Mapping[str, Any]) -> str:
+    """How intervals and p-values came about."""
     resamples = report["resamples"]
     sentences = [
         f"In brackets: 95% intervals, by the percentile bootstrap ({resamples} resamples) over "
@@ -45,7 +45,7 @@ def method(report: Mapping[str, Any]) -> list[str]:
     ]
     if len(report["models"]) > 1:
         tests = sum(len(measure["comparisons"]) for measure in report["measures"])
-        baseline = visible(report["models"][0]["name"])
+        baseline = report["models"][0]["name"]
         sentences += [
             f"Differences are to {baseline}, on the same examples; p by the paired approximate "
             f"randomisation test (Noreen 1989; Riezler and Maxwell 2005; {resamples} trials), "
@@ -53,7 +53,7 @@ def method(report: Mapping[str, Any]) -> list[str]:
             "Hochberg 1995).",
             f"* marks p < {SIGNIFICANT}.",
         ]
-        if any(one["p_seeds"] is not None for _, one in _comparisons(report)):
+        if by_seeds(report):
             sentences.append(
                 "p over seeds: Welch's t-test over the checkpoints' values, not adjusted; it alone "
                 "speaks of training again."
@@ -61,13 +61,16 @@ def method(report: Mapping[str, Any]) -> list[str]:
     if report["data"]["tolerance"] is not None:
         tolerance = report["data"]["tolerance"]
         sentences.append(f"Within tolerance: at most {tolerance:g} from the right answer.")
-    return sentences
+    return " ".join(sentences)
 
 
-def _comparisons(report: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
-    for measure in report["measures"]:
-        for one in measure["comparisons"]:
-            yield measure, one
+def by_seeds(report: Mapping[str, Any]) -> bool:
+    """Whether any models are compared by their checkpoints' values."""
+    return any(
+        one["p_seeds"] is not None
+        for measure in report["measures"]
+        for one in measure["comparisons"]
+    )
 
 
 def _counted(count: int, what: str) -> str:
@@ -83,12 +86,13 @@ def by_group(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any
 def heading(measure: Mapping[str, Any]) -> str:
     """A measure's title, with its unit."""
     unit = measure["unit"]
-    return visible(measure["title"]) + (f" ({unit})" if unit else "")
+    return measure["title"] + (f" ({unit})" if unit else "")
 
 
-def direction(measure: Mapping[str, Any]) -> str:
-    """What is better, in words."""
-    return f"{measure['better'].capitalize()} is better." if measure["better"] else ""
+def meaning(measure: Mapping[str, Any]) -> str:
+    """What a measure says, and what is better."""
+    better = measure["better"]
+    return measure["meaning"] + (f" {better.capitalize()} is better." if better else "")
 
 
 def number(value: float | None, measure: Mapping[str, Any]) -> str:
@@ -106,7 +110,7 @@ def number(value: float | None, measure: Mapping[str, Any]) -> str:
 
 def span(bounds: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     """An interval; empty where there is none."""
-    low, high = (bounds[end] for end in ("low", "high"))
+    low, high = bounds["low"], bounds["high"]
     if low is None and (high is None or measure["undefined"] == "-"):
         return ""
     return f"[{number(low, measure)}, {number(high, measure)}]"
@@ -148,18 +152,11 @@ def verdict(comparison: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     return "better" if (value > 0) == (measure["better"] == "higher") else "worse"
 
 
-def answer(prediction: str | float, confidence: float | None) -> str:
-    """What a model says, and how sure it is."""
-    if confidence is None:
-        return f"{prediction:.3g}" if isinstance(prediction, float) else visible(prediction)
-    return f"{visible(prediction)} ({confidence:.1%})"
-
-
 def cases(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
     """The attacked examples of each attack and model, under a heading."""
     found = groupby(report["examples"], key=lambda one: (one["attack"], one["model"]))
     return [
-        (f"{capitalized(visible(title_of(part)))}, {visible(model)}", list(examples))
+        (f"{capitalized(visible(title_of(part)))}, {model}", list(examples))
         for (part, model), examples in found
     ]
 
@@ -167,10 +164,47 @@ def cases(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]
 def case(one: Mapping[str, Any]) -> str:
     """What happened to an attacked example, in a line."""
     return (
-        f"Example {one['number']}, right answer {visible(one['answer'])}: "
+        f"Example {one['number']}, right answer {one['answer']}: "
         f"{_counted(one['edits'], 'word')} changed, "
         f"{one['queries']} {'query' if one['queries'] == 1 else 'queries'}"
     )
+
+
+def sides(one: Mapping[str, Any]) -> list[tuple[str, list[list[tuple[str, bool]]]]]:
+    """An attacked example before and after: what the model says, and the pieces of each text.
+
+    A piece is a stretch of text, and whether it differs from the other side.
+    """
+    before, after = one["original"], one["attacked"]
+    pairs = map(_pieces, before["texts"], after["texts"])
+    return [
+        (_answer(side["prediction"], side["confidence"]), list(texts))
+        for side, texts in zip((before, after), zip(*pairs, strict=True), strict=True)
+    ]
+
+
+def _answer(prediction: str | float, confidence: float | None) -> str:
+    if confidence is None:
+        return f"{prediction:.3g}" if isinstance(prediction, float) else prediction
+    return f"{prediction} ({confidence:.1%})"
+
+
+def _pieces(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    left, right = (re.findall(r"\s+|\S+", text) for text in (before, after))
+    found: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
+    matcher = SequenceMatcher(None, left, right, autojunk=False)
+    for kind, i, j, k, m in matcher.get_opcodes():
+        for pieces, words in zip(found, (left[i:j], right[k:m]), strict=True):
+            if words:
+                pieces.append(("".join(words), kind != "equal"))
+    return found
+
+
+def settings(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The settings and the versions of the software, as text."""
+    versions = {f"version of {name}": version for name, version in report["versions"].items()}
+    for name, value in [*report["settings"].items(), *versions.items()]:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def capitalized(text: str) -> str:
@@ -196,26 +230,10 @@ def _visible(character: str) -> str:
     return character
 
 
-def pairs(one: Mapping[str, Any]) -> list[dict[str, list[tuple[str, bool]]]]:
-    """Each text of an attacked example, ``original`` and ``attacked``: its pieces.
-
-    A piece is a stretch of text, and whether it differs from the other side.
-    """
-    return [
-        dict(zip(("original", "attacked"), _pieces(before, after), strict=True))
-        for before, after in zip(one["original"]["texts"], one["attacked"]["texts"], strict=True)
-    ]
-
-
-def _pieces(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    left, right = (re.findall(r"\s+|\S+", text) for text in (before, after))
-    found: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
-    matcher = SequenceMatcher(None, left, right, autojunk=False)
-    for kind, i, j, k, m in matcher.get_opcodes():
-        for pieces, words in zip(found, (left[i:j], right[k:m]), strict=True):
-            if words:
-                pieces.append(("".join(words), kind != "equal"))
-    return found
+def shortened(text: str, length: int) -> str:
+    """A text of at most that many visible characters."""
+    text = visible(text)
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -225,59 +243,34 @@ def table(report: Mapping[str, Any]) -> str:
     return whole if fits else _aligned(_rows(report, intervals=False))
 
 
-def _rows(report: Mapping[str, Any], intervals: bool) -> list[Sequence[str] | str]:
+def _rows(report: Mapping[str, Any], intervals: bool) -> Iterator[list[str]]:
+    """The cells of each row; of a group, its heading alone."""
     names = [model["name"] for model in report["models"]]
     compared = len(names) == 2
-    head = ["", *(shortened(name, 22) for name in names), *(["diff.", "p"] if compared else [])]
-    rows: list[Sequence[str] | str] = [head]
+    yield ["", *(shortened(name, 22) for name in names), *(["diff.", "p"] if compared else [])]
     for group, measures in by_group(report):
-        rows.append(visible(group))
+        yield [visible(group)]
         for measure in measures:
             stars = {one["model"]: mark(one) for one in measure["comparisons"]}
-            cells = [
-                " ".join(
-                    filter(
-                        None,
-                        (number(value["value"], measure), intervals and span(value, measure)),
-                    )
-                )
-                + stars.get(name, "")
-                for name, value in measure["values"].items()
-            ]
-            if compared:
-                [one] = measure["comparisons"]
-                cells += [difference(one, measure), p_value(one["p_adjusted"])]
-            rows.append([_SEPARATOR + shortened(heading(measure), 40), *cells])
-    return rows
+            row = [_SEPARATOR + shortened(heading(measure), 40)]
+            for name, value in measure["values"].items():
+                bounds = span(value, measure) if intervals else ""
+                found = f"{number(value['value'], measure)} {bounds}".rstrip()
+                row.append(found + stars.get(name, ""))
+            for one in measure["comparisons"] if compared else ():
+                row += [difference(one, measure), p_value(one["p_adjusted"])]
+            yield row
 
 
-def shortened(text: str, length: int) -> str:
-    """A text of at most that many visible characters."""
-    text = visible(text)
-    return text if len(text) <= length else text[: length - 3] + "..."
+def _aligned(rows: Iterator[list[str]]) -> str:
+    """Rows of cells in columns, the first to the left, between rules."""
+    head, *others = rows
+    columns = zip(*(row for row in (head, *others) if len(row) > 1), strict=True)
+    widths = [max(map(len, column)) for column in columns]
 
+    def line(row: Sequence[str]) -> str:
+        right = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False))
+        return _SEPARATOR.join([row[0].ljust(widths[0]), *right]).rstrip()
 
-def _aligned(rows: Sequence[Sequence[str] | str]) -> str:
-    """Rows of cells in columns, the first to the left; a row that is a string is a heading."""
-    cells = [row for row in rows if not isinstance(row, str)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        row
-        if isinstance(row, str)
-        else _SEPARATOR.join(
-            [
-                row[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in rows
-    ]
     rule = "-" * (sum(widths) + len(_SEPARATOR) * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:], rule])
-
-
-def plain(value: object) -> str:
-    """A setting as text."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "\n".join([line(head), rule, *map(line, others), rule])
