@@ -37,14 +37,7 @@ def run_parts(
     load: Callable[[Path], Predictor],
     options: argparse.Namespace,
 ) -> tuple[dict[str, Records], list[dict[str, float]]]:
-    """Run every part on every checkpoint.
-
-    Args:
-        parts: what is measured.
-        data: on which examples.
-        paths: the checkpoints.
-        load: reads one.
-        options: of the command.
+    """Run every part on every checkpoint, which ``load`` reads.
 
     Returns:
         The records by the names of the parts, and for each checkpoint the seconds of each part.

@@ -97,12 +97,7 @@ _ADVGLUE_TASKS: Mapping[str, _Task] = {
 
 @dataclass(frozen=True)
 class AdversarialSet:
-    """A set to measure a model on.
-
-    Attributes:
-        name: what it is called.
-        examples: what is in it; their answers are labels of the model.
-    """
+    """A set to measure a model on; the answers are labels of the model."""
 
     name: str
     examples: list[Example]

@@ -1,9 +1,8 @@
 """How good a model is, how sure that number is, and whether another model differs from it.
 
 A *statistic* is a function of arrays whose last axis runs over examples, one column each; it
-returns an array without that axis (or one of several values in front of what is left). Such a
-function works on one sample and on a thousand resampled ones at once, and every interval and
-every test here takes any of them.
+returns an array without that axis (or one of several values in front of what is left). So it works
+on one sample and on a thousand resampled ones at once.
 """
 
 from __future__ import annotations
@@ -46,8 +45,7 @@ def median_above_zero(column: Array) -> Array:
 def ratio(numerator: Array, denominator: Array) -> Array:
     """The ratio of the sums of two columns; NaN where the second is zero throughout."""
     below = denominator.sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(below == 0, np.nan, numerator.sum(-1) / below)
+    return numerator.sum(-1) / np.where(below == 0, np.nan, below)
 
 
 def share_above(thresholds: Sequence[float]) -> Statistic:
@@ -76,7 +74,7 @@ def matthews(classes: int) -> Statistic:
         total = answered.sum(-1)
         covariance = right * total - (answered * predicted).sum(-1)
         variances = [total**2 - np.square(counts).sum(-1) for counts in (answered, predicted)]
-        return _or_zero(covariance, np.sqrt(variances[0]) * np.sqrt(variances[1]))
+        return covariance / np.maximum(np.sqrt(variances[0]) * np.sqrt(variances[1]), 1)
 
     return statistic
 
@@ -91,7 +89,7 @@ def f1(classes: int) -> Statistic:
     def statistic(prediction: Array, answer: Array) -> Array:
         table = _confusion(prediction, answer, classes)
         right = np.diagonal(table, axis1=-2, axis2=-1)
-        scores = _or_zero(2 * right, table.sum(-1) + table.sum(-2))
+        scores = 2 * right / np.maximum(table.sum(-1) + table.sum(-2), 1)
         return scores[..., 1] if classes == 2 else scores.mean(-1)
 
     return statistic
@@ -102,8 +100,7 @@ def pearson(found: Array, wanted: Array) -> Array:
     found = found - found.mean(-1, keepdims=True)
     wanted = wanted - wanted.mean(-1, keepdims=True)
     scale = np.sqrt(np.square(found).sum(-1) * np.square(wanted).sum(-1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(scale == 0, np.nan, (found * wanted).sum(-1) / scale)
+    return (found * wanted).sum(-1) / np.where(scale == 0, np.nan, scale)
 
 
 def spearman(found: Array, wanted: Array) -> Array:
@@ -127,12 +124,16 @@ def reliability(confidence: Array, correct: Array) -> list[dict[str, float | int
     The last two are NaN for an empty bin.
     """
     bins = _bins(confidence)
-    count, confidence, accuracy = (_counted(bins, BINS, x) for x in (None, confidence, correct))
-    with np.errstate(invalid="ignore"):
-        columns = {"confidence": confidence / count, "accuracy": accuracy / count}
+    counts, *sums = (_counted(bins, BINS, weights) for weights in (None, confidence, correct))
+    means = np.stack(sums) / np.where(counts == 0, np.nan, counts)
     return [
-        {"low": i / BINS, "high": (i + 1) / BINS, "count": int(count[i])}
-        | {name: float(column[i]) for name, column in columns.items()}
+        {
+            "low": i / BINS,
+            "high": (i + 1) / BINS,
+            "count": int(counts[i]),
+            "confidence": float(means[0, i]),
+            "accuracy": float(means[1, i]),
+        }
         for i in range(BINS)
     ]
 
@@ -147,16 +148,10 @@ def bootstrap(
     """Resampled means of a statistic over the checkpoints of a model.
 
     In each resample examples are drawn with replacement, the same for every checkpoint, and
-    checkpoints with replacement (crossed factors: Owen's pigeonhole bootstrap, 2007).
-    What is drawn of the examples depends on the seed and their number alone, so that the
-    differences of two models' resamples are those of the paired bootstrap.
-
-    Args:
-        statistic: what is estimated.
-        checkpoints: the columns of each checkpoint; all of the same examples.
-        resamples: how many.
-        seed: of the examples; with ``model`` that of the checkpoints.
-        model: a number, so that the checkpoints of two models are drawn independently.
+    checkpoints with replacement (crossed factors: Owen's pigeonhole bootstrap, 2007). What is drawn
+    of the examples depends on the seed and their number alone, so that the differences of two
+    models' resamples are those of the paired bootstrap. Checkpoints of two models are drawn
+    independently: ``model`` is a number of each.
 
     Returns:
         The values, ``(..., resamples)``, with in front what the statistic has there.
@@ -167,8 +162,7 @@ def bootstrap(
     for rows in _chunks(resamples, examples):
         drawn = rng.integers(examples, size=(rows, examples), dtype=np.int32)
         parts.append([statistic(*(column[drawn] for column in columns)) for columns in checkpoints])
-    values = np.concatenate([np.stack(part) for part in parts], axis=-1)
-    values = np.moveaxis(values, -1, 1)  # (checkpoints, resamples, ...)
+    values = np.moveaxis(np.concatenate(parts, axis=-1), -1, 1)  # (checkpoints, resamples, ...)
     shape = (len(checkpoints), resamples)
     chosen = np.random.default_rng([seed, 1 + model]).integers(len(checkpoints), size=shape)
     return np.moveaxis(values[chosen, np.arange(resamples)].mean(0), 0, -1)
@@ -254,8 +248,7 @@ def adjusted(ps: Sequence[float]) -> list[float]:
     """
     every = np.array(ps, dtype=float)
     known = ~np.isnan(every)
-    if known.any():
-        every[known] = false_discovery_control(every[known])
+    every[known] = false_discovery_control(every[known])
     return every.tolist()
 
 
@@ -283,9 +276,3 @@ def _counted(numbers: Array, size: int, weights: Array | None = None) -> Array:
 def _bins(confidence: Array) -> Array:
     """The number of the bin, of which each has its upper edge, but not its lower one."""
     return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-
-
-def _or_zero(numerator: Array, denominator: Array) -> Array:
-    return np.divide(
-        numerator, denominator, out=np.zeros(denominator.shape), where=denominator != 0
-    )

@@ -17,10 +17,6 @@ from alum_fairseq.robustness.types import Record
 class Store:
     """A file of JSON lines for each part of each checkpoint: what it depends on, then its chunks.
 
-    Args:
-        folder: made if need be.
-        key: everything that the records depend on; another key, another file.
-
     Raises:
         UsageError: the folder cannot be written to.
     """

@@ -21,10 +21,9 @@ _ALIKE = 0.7
 
 
 class Subject:
-    """A predictor, and what it takes for right.
+    """A predictor, whose parameters it freezes, and what it takes for right.
 
     Args:
-        predictor: the model; its parameters are frozen.
         tolerance: for regression, how far from the answer a prediction still is right; else None.
         max_tokens: the most tokens of a batch, padding included.
         seed: of the random starts of attacks.

@@ -83,10 +83,9 @@ class Attempt:
 
 
 class CharacterEdits:
-    """Typing mistakes as candidates: :data:`alum_fairseq.robustness.attacks.noise.NOISES`.
+    """Typing mistakes as candidates, drawn from all that ``NOISES`` makes.
 
     Args:
-        seed: another seed, another choice among them.
         at_most: how many to give for a word; None: all.
 
     Raises:
@@ -147,12 +146,10 @@ def greedy_attack(
     A generator, so that many attacks can share a batch (see :func:`run_side_by_side`): it yields
     the texts that it wants to know about, and is sent a verdict for each. No more than half of the
     queries go into finding out which words are important; in a text with more words than that,
-    those at even distances are looked at, and the others come last.
+    those at even distances are looked at, and the others come last. Texts that the model is wrong
+    about are left as they are.
 
     Args:
-        texts: of an example. If the model is wrong about them, they are left as they are.
-        candidates: what may stand in place of a word.
-        limits: what the attack may do.
         editable: the numbers of the texts that may be edited, from 0; None: all.
 
     Raises:
@@ -213,12 +210,9 @@ def run_side_by_side(
     """Run attacks in lockstep, so that their questions make big batches.
 
     Args:
-        attacks: what :func:`greedy_attack` gives; a new one is taken when another has ended.
+        attacks: what :func:`greedy_attack` gives.
         ask: gives the verdicts of texts; the numbers are those of their attacks, from 0.
         at_most: how many attacks are under way at a time.
-
-    Returns:
-        How each attack ended, in their order.
 
     Raises:
         UsageError: ``at_most`` is below 1.

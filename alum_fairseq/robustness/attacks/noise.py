@@ -89,11 +89,9 @@ def add_noise(
     one rate change in the same way at every higher one.
 
     Args:
-        texts: the texts of an example.
         kind: a key of :data:`NOISES`.
         rate: the share of the words to change, from 0 to 1; fewer change where too few can (see
             :meth:`alum_fairseq.robustness.attacks.words.SplitText.editable`).
-        seed: another seed, other mistakes.
         editable: the numbers of the texts that may change, from 0; None: all. Only their words
             count.
 

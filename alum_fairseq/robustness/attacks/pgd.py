@@ -184,8 +184,7 @@ class ProjectedGradient:
             rows: the numbers of the examples to attack; all by default.
             rivals: for each example the way of being wrong to aim at; the nearest by default.
         """
-        unit = self.unit(target)
-        found = Found.nothing(target)
+        unit, found = self.unit(target), Found.nothing(target)
         left = torch.arange(len(radius), device=radius.device) if rows is None else rows
         if rivals is None and LOSS in self.objectives:
             rivals = _nearest(self, target, left)[1]
@@ -210,10 +209,9 @@ class ProjectedGradient:
         but how the attack ended at those before, so that more steps or starts never make it larger.
 
         Args:
-            target: the examples.
             precision: the search ends when the radius is at most this many times one that failed.
-            floor: no smaller radius is tried.
-            ceiling: nor a larger; where it does not suffice, the model is constant or its gradients
+            floor: the smallest radius that is tried.
+            ceiling: the largest; where it does not suffice, the model is constant or its gradients
                 mislead.
         """
         everything = torch.arange(len(target.clean), device=target.clean.device)
@@ -300,24 +298,20 @@ class ProjectedGradient:
         all of the volume lies at the surface, and so do the points.
         """
         points = torch.zeros_like(target.embeddings[rows])
-        for place, row in enumerate(rows.tolist()):
+        uniform = self.norm == "linf"
+        for point, row in zip(points, rows.tolist(), strict=True):
             tokens = target.mask[row]
             generator = torch.Generator().manual_seed(target.seeds[row] + draw)
             size = (int(tokens.sum()), points.shape[-1])
-            drawn = (
-                torch.rand(size, generator=generator) * 2 - 1
-                if self.norm == "linf"
-                else torch.randn(size, generator=generator)
-            )
-            points[place, tokens] = drawn.to(points)
-        return points if self.norm == "linf" else self.ball.normalize(points)
+            drawn = (torch.rand if uniform else torch.randn)(size, generator=generator)
+            point[tokens] = (drawn * 2 - 1 if uniform else drawn).to(points)
+        return points if uniform else self.ball.normalize(points)
 
 
 def _nearest(attack: ProjectedGradient, target: Target, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest radius if the model were linear, and which way of being wrong that leads to.
 
-    Returns:
-        Two numbers for each example (``B``); 1 and 0 for those that are not in ``rows``.
+    One of each an example (``B``); 1 and 0 for those that are not in ``rows``.
     """
     radius = torch.ones_like(target.clean[:, 0])
     rivals = torch.zeros_like(radius, dtype=torch.long)

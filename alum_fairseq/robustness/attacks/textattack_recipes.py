@@ -44,10 +44,9 @@ def run_recipe(
 
     Args:
         name: the class of the recipe, such as ``DeepWordBugGao2018``.
-        examples: what to attack; all have equally many texts. If the model is wrong about one, it
-            is left as it is.
+        examples: all have equally many texts. One that the model is wrong about is left as it is.
         labels: the classes, in the order of the probabilities.
-        predict_probabilities: the probabilities of the classes, for each of some texts.
+        predict_probabilities: of the classes, for each of some texts.
         max_queries: how many texts the model may be asked about, an example, the original among
             them.
         seed: another seed, other choices.

@@ -45,11 +45,7 @@ class Edit:
 class SplitText:
     """A text as ``gaps[0] + words[0] + gaps[1] + ... + words[-1] + gaps[-1]``.
 
-    Attributes:
-        words: the words.
-        gaps: what is around them, blanks and punctuation; one more than there are words.
-
-    Make one with :meth:`of`.
+    Gaps are blanks and punctuation. Make one with :meth:`of`.
     """
 
     words: tuple[str, ...]
@@ -57,7 +53,7 @@ class SplitText:
 
     @classmethod
     def of(cls, text: str) -> SplitText:
-        """SplitText a text; :meth:`join` gives it back to the last character."""
+        """Split a text; :meth:`join` gives it back to the last character."""
         words, gaps, end = [], [], 0
         for token in re.finditer(r"\S+", text):
             core = [i for i, char in enumerate(token.group(), token.start()) if char.isalnum()]
@@ -97,7 +93,6 @@ class Editor:
     """The texts of an example, some of which may be edited.
 
     Args:
-        texts: the texts.
         editable: the numbers of those that may be edited, from 0; None: all.
 
     Raises:

@@ -21,11 +21,7 @@ from alum_fairseq.robustness.types import Example
 @register_part("set")
 @dataclass
 class AdversarialSetPart(Part):
-    """What the model says of a set, each variant another one.
-
-    Attributes:
-        content: what is in it.
-    """
+    """What the model says of a set, each variant another one."""
 
     content: Sequence[Example] = field(compare=False)
     variant: str = field(kw_only=True, compare=False)

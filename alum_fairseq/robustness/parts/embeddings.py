@@ -33,13 +33,7 @@ MASKED = (
 
 @dataclass
 class EmbeddingAttack(Part):
-    """Projected gradient ascent; its norm is the kind of the part.
-
-    Attributes:
-        attack: in the norm of the part.
-        seed: of the random starts.
-        radii: at which accuracy is reported, from the smallest.
-    """
+    """Projected gradient ascent; its norm is the kind of the part, and radii are sorted."""
 
     attack: ProjectedGradient
     seed: int

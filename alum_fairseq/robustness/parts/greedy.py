@@ -28,11 +28,7 @@ _AT_MOST = 64
 
 @dataclass
 class GreedyAttack(WordAttack):
-    """The greedy search; subclasses say what may stand in the place of a word.
-
-    Attributes:
-        limits: what the attack may do.
-    """
+    """The greedy search; subclasses say what may stand in the place of a word."""
 
     limits: Limits
 

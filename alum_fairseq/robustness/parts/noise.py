@@ -23,13 +23,7 @@ from alum_fairseq.robustness.types import Example, Record
 @register_part("noise")
 @dataclass
 class Noise(Part):
-    """What is left of accuracy when words are misspelt at random.
-
-    Attributes:
-        rates: the shares of the words with a typing mistake.
-        seed: of the mistakes.
-        editable: the numbers of the texts that may change, from 0; None: all.
-    """
+    """What is left of accuracy when so many of the words, at several rates, are misspelt."""
 
     rates: Sequence[float]
     seed: int

@@ -37,13 +37,7 @@ class Chosen(IntEnum):
 
 @dataclass(frozen=True)
 class Records:
-    """The records of one part.
-
-    Attributes:
-        problem: what the models answer.
-        examples: that it was measured on.
-        checkpoints: for each checkpoint a record of each example.
-    """
+    """The records of one part: for each checkpoint, one of each example."""
 
     problem: SupervisedProblem
     examples: Sequence[Example]
@@ -85,8 +79,7 @@ class Measure:
         group: the heading that it stands under.
         meaning: what it says, in a sentence.
         statistic: what is computed.
-        checkpoints: of which columns, for each checkpoint; the values of an example stand at the
-            same place for all, so that models are compared example by example.
+        checkpoints: of which columns, for each checkpoint; all of the same examples.
         unit: ``%`` multiplies it by 100.
         better: ``higher``, ``lower``, or None.
         main: whether it belongs in the overview.
@@ -124,13 +117,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Axis:
-    """How the curves of a part are drawn.
+    """How the curves of a part are drawn: the horizontal axis, and what is said of it.
 
-    Attributes:
-        label: of the horizontal axis.
-        caption: what a curve shows, in a sentence or more.
-        scale: of the numbers on a linear axis.
-        logarithmic: whether the axis is; then the first place is 0, and is drawn as a dot.
+    On a logarithmic one the first place is 0, and is drawn as a dot. ``scale`` is of a linear one.
     """
 
     label: str

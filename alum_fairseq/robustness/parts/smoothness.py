@@ -38,12 +38,7 @@ _DIRECTIONS = 3
 @register_part("smoothness")
 @dataclass
 class Smoothness(Part):
-    """The divergence of the prediction from the clean one.
-
-    Attributes:
-        epsilon: the length of the perturbation, as :data:`YARDSTICK` counts it.
-        seed: of what is drawn.
-    """
+    """The divergence from the clean prediction; epsilon is counted as in :data:`YARDSTICK`."""
 
     epsilon: float
     seed: int

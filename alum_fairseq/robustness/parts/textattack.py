@@ -22,12 +22,7 @@ from alum_fairseq.robustness.types import Example, Record
 @register_part("textattack")
 @dataclass
 class TextAttack(WordAttack):
-    """A recipe, each variant another one.
-
-    Attributes:
-        max_queries: the most texts that the model may be asked about, an example.
-        variant: the class of the recipe.
-    """
+    """A recipe of TextAttack, each variant the class of another one."""
 
     max_queries: int
     variant: str = field(kw_only=True, compare=False)

@@ -22,12 +22,7 @@ _WORST = 20
 
 @dataclass
 class WordAttack(Part):
-    """Words are changed until the model fails. Records are those of :func:`attempted`.
-
-    Attributes:
-        seed: of what is drawn.
-        editable: the numbers of the texts that may be edited, from 0; None: all.
-    """
+    """Words are changed until the model fails. Records are those of :func:`attempted`."""
 
     seed: int
     editable: Collection[int] | None

@@ -6,10 +6,11 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import cycle
 from typing import Any
 
-from alum_fairseq.robustness.parts.part import curve_look
+from alum_fairseq.robustness.parts.part import Axis, curve_look
 from alum_fairseq.robustness.report.wording import capitalized, shortened
 
 # Okabe and Ito's colours, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/),
@@ -53,39 +54,37 @@ Figure = Any
 _Draw = Callable[[Any, Mapping[str, Any]], None]
 
 
-def figures(report: Mapping[str, Any]) -> dict[str, dict[str, bytes]]:
+def figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Every picture that a report has the numbers for.
 
     Returns:
-        By name, in the order of reading, the bytes of ``png`` and ``svg``.
+        By name, in the order of reading: the bytes of ``png`` and ``svg``, and ``caption``, which
+        says what it shows, for those who read it and those who cannot see it.
     """
     for library in ("matplotlib", "PIL"):  # fairseq lets everyone report every detail
         logging.getLogger(library).setLevel(logging.WARNING)
-    drawings: dict[str, tuple[_Draw, tuple[float, float]]] = {}
+    found = {}
     shown = [measure for measure in report["measures"] if measure["main"]]
     if shown:
         height = 0.9 + len(shown) * (0.24 + 0.13 * len(report["models"]))
-        drawings["overview"] = (_overview, (_SIZE[0], height))
+        caption = "The main measures with 95% intervals; further right is better."
+        found["overview"] = _drawn(report, _overview, caption, (_SIZE[0], height))
     for name in report["curves"]:
-        drawings[name.replace(" ", "-")] = (_curve(name), _SIZE)
+        title, axis = curve_look(name)
+        draw = partial(_curve, title, axis, report["curves"][name])
+        found[name.replace(" ", "-")] = _drawn(report, draw, axis.caption)
     if report["reliability"]:
-        drawings["reliability"] = (_reliability, _SIZE)
-    return {name: _drawn(draw, size, report) for name, (draw, size) in drawings.items()}
-
-
-def captions(report: Mapping[str, Any]) -> dict[str, str]:
-    """What each picture shows, in a sentence, for those who read it and those who cannot see it."""
-    return {
-        "overview": "The main measures with 95% intervals; further right is better.",
-        **{name.replace(" ", "-"): curve_look(name)[1].caption for name in report["curves"]},
-        "reliability": (
+        caption = (
             "How often the model is right (up) when it is that sure (right); larger dots: more "
             "examples. On the dotted line confidence is accuracy."
-        ),
-    }
+        )
+        found["reliability"] = _drawn(report, _reliability, caption)
+    return found
 
 
-def _drawn(draw: _Draw, size: tuple[float, float], report: Mapping[str, Any]) -> dict[str, bytes]:
+def _drawn(
+    report: Mapping[str, Any], draw: _Draw, caption: str, size: tuple[float, float] = _SIZE
+) -> dict[str, Any]:
     import matplotlib.style
     from matplotlib.figure import Figure  # not pyplot: nothing global, no display
 
@@ -93,7 +92,7 @@ def _drawn(draw: _Draw, size: tuple[float, float], report: Mapping[str, Any]) ->
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot(), report)
-        found = {}
+        found: dict[str, Any] = {"caption": caption}
         for kind, metadata in (
             ("png", {"Software": None}),
             ("svg", {"Creator": None, "Date": None, "Format": None, "Type": None}),
@@ -142,36 +141,32 @@ def _row(measure: Mapping[str, Any]) -> str:
     return "\n".join(shortened(part, 30) for part in (capitalized(group), detail) if part)
 
 
-def _curve(name: str) -> _Draw:
-    title, axis = curve_look(name)
+def _curve(
+    title: str, axis: Axis, curve: Mapping[str, Any], axes: Any, report: Mapping[str, Any]
+) -> None:
     first = int(axis.logarithmic)  # which has no place for the 0 in front
-
-    def draw(axes: Any, report: Mapping[str, Any]) -> None:
-        curve = report["curves"][name]
-        x = [axis.scale * place for place in curve["x"][first:]]
-        for model, color, line, mark in _looks(report):
-            found = curve["models"][model]
-            y, low, high = (found[key][first:] for key in ("y", "low", "high"))
-            axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-            if axis.logarithmic:
-                dot = {"marker": mark.pop("marker"), "linestyle": "none", "markersize": 4}
-                axes.plot(x[:1], found["y"][:1], color=color, clip_on=False, zorder=3, **dot)
-            axes.plot(x, y, linestyle=line, markersize=4, **mark)
+    x = [axis.scale * place for place in curve["x"][first:]]
+    for model, color, line, mark in _looks(report):
+        found = curve["models"][model]
+        y, low, high = (found[key][first:] for key in ("y", "low", "high"))
+        axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
         if axis.logarithmic:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("")
-            axes.set_xlim(x[0], x[-1])
-        else:
-            axes.set_xlim(left=0)
-            axes.set_xticks(x)
-        axes.set_xlabel(axis.label)
-        axes.set_ylim(0, 100)
-        axes.set_ylabel("right answers (%)")
-        axes.set_title(title)
-        axes.legend(loc="best")
-
-    return draw
+            dot = {"marker": mark.pop("marker"), "linestyle": "none", "markersize": 4}
+            axes.plot(x[:1], found["y"][:1], color=color, clip_on=False, zorder=3, **dot)
+        axes.plot(x, y, linestyle=line, markersize=4, **mark)
+    if axis.logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.set_xlim(x[0], x[-1])
+    else:
+        axes.set_xlim(left=0)
+        axes.set_xticks(x)
+    axes.set_xlabel(axis.label)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("right answers (%)")
+    axes.set_title(title)
+    axes.legend(loc="best")
 
 
 def _reliability(axes: Any, report: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from alum_fairseq.files import whole_file
 from alum_fairseq.robustness.report import wording
-from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER, captions, figures
+from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER, figures
 
 _TEMPLATES = {
     "trim_blocks": True,
@@ -27,30 +27,23 @@ _TEMPLATES = {
 def write_report(report: Mapping[str, Any], folder: Path) -> None:
     """Write ``report.json``, ``report.md``, ``report.html``, and each picture as PNG and SVG.
 
-    Each file is written whole or not at all; the same report gives the same bytes.
-
-    Args:
-        report: as :func:`alum_fairseq.robustness.report.summary.build_report` makes it.
-        folder: made if need be; other files in it are left alone.
+    Each file is written whole or not at all; the same report gives the same bytes. The folder is
+    made if need be, and other files in it are left alone.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
-    drawn, sentences = figures(report), captions(report)
+    drawn = figures(report)
     names, by_seeds = [model["name"] for model in report["models"]], wording.by_seeds(report)
     content = {
         "report": report,
         "names": names,
         "by_seeds": by_seeds,
         "columns": 1 + len(names) + (len(names) - 1) * (3 if by_seeds else 2),
-        "pictures": [
-            {
-                "name": name,
-                "svg": inlined(name, kinds["svg"], sentences[name]),
-                "caption": sentences[name],
-            }
-            for name, kinds in drawn.items()
-        ],
+        "pictures": {
+            name: {"svg": _inlined(name, picture), "caption": picture["caption"]}
+            for name, picture in drawn.items()
+        },
         "wording": wording,
     }
     files = {
@@ -59,8 +52,8 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
         "report.html": _rendered("page.html.jinja", content, finalize=_in_html),
     }
     contents = {name: text.encode("utf-8", "replace") for name, text in files.items()}
-    for name, kinds in drawn.items():
-        contents |= {f"{name}.{kind}": picture for kind, picture in kinds.items()}
+    for name, picture in drawn.items():
+        contents |= {f"{name}.{kind}": picture[kind] for kind in ("png", "svg")}
     for name, found in contents.items():
         with whole_file(folder / name) as file:
             file.write_bytes(found)
@@ -92,12 +85,12 @@ def escaped(text: object) -> str:
     )
 
 
-def inlined(name: str, svg: bytes, caption: str) -> str:
+def _inlined(name: str, picture: Mapping[str, Any]) -> Markup:
     """matplotlib's SVG as a part of a page: as wide as it may be, in the page's own colours.
 
     Its ids get the picture's name in front, since those of all pictures share a page.
     """
-    text = svg.decode()
+    text = picture["svg"].decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", text, count=1)
@@ -108,4 +101,5 @@ def inlined(name: str, svg: bytes, caption: str) -> str:
     variables |= {color: f"color-{number}" for number, color in enumerate(COLORS)}
     for color, variable in variables.items():
         text = text.replace(color, f"var(--{variable})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
+    label = f'<svg role="img" aria-label="{picture["caption"]}" '
+    return Markup(text.replace("<svg ", label, 1))

@@ -116,13 +116,6 @@ def span(bounds: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     return f"[{number(low, measure)}, {number(high, measure)}]"
 
 
-def seeds(value: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
-    """What each of several checkpoints has; empty for a single one."""
-    if len(value["seeds"]) == 1:
-        return ""
-    return ", ".join(number(seed, measure) for seed in value["seeds"])
-
-
 def difference(comparison: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     """A difference with its sign."""
     value = comparison["difference"]
