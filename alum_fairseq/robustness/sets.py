@@ -44,14 +44,20 @@ _ALL_MEANINGS = {**_ENTAILMENT, **_SENTIMENT, **_DUPLICATES}
 
 # From the layout to the format, the columns of the texts, and that of the label.
 _TABLES = {
+    # dev.jsonl or test.jsonl of a round of ANLI (Nie et al. 2020, arXiv 1910.14599)
     "anli": (TableFormat("jsonl"), ("context", "hypothesis"), "label"),
+    # heuristics_evaluation_set.txt of HANS (McCoy et al. 2019, arXiv 1902.01007)
     "hans": (TableFormat("tsv"), ("sentence1", "sentence2"), "gold_label"),
 }
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A task of AdvGLUE: the keys of its texts, and its classes in the order of their numbers."""
+    """A task in dev.json of AdvGLUE (Wang et al. 2021, arXiv 2111.02840).
+
+    The keys of its texts, and its classes in the order of their numbers, which are those of Hugging
+    Face's ``glue`` and ``adv_glue``.
+    """
 
     keys: tuple[str, ...]
     classes: tuple[str, ...]
@@ -118,16 +124,8 @@ def read_set(
     HANS's "non-entailment" is "neutral" as well as "contradiction".
 
     Args:
-        spec: ``FILE`` or ``NAME=FILE``, where the file is laid out as the main data are; or, with
-            the layouts of published sets,
-
-            - ``anli:FILE``: ``dev.jsonl`` or ``test.jsonl`` of a round of ANLI (Nie et al. 2020,
-              arXiv 1910.14599; anli_v1.0.zip, README);
-            - ``hans:FILE``: ``heuristics_evaluation_set.txt`` (McCoy et al. 2019, arXiv
-              1902.01007; its repository's README);
-            - ``advglue:FILE#TASK``: ``dev.json`` of AdvGLUE (Wang et al. 2021, arXiv 2111.02840;
-              its numbers of the classes are those of Hugging Face's ``glue`` and ``adv_glue``),
-              where TASK is one of sst2, qqp, mnli, mnli-mm, qnli, rte.
+        spec: ``FILE`` or ``NAME=FILE``, laid out as the main data; or with the layout of a
+            published set ``anli:FILE``, ``hans:FILE`` or ``advglue:FILE#TASK``.
         columns: the columns of the texts in the main data; None if those are binarised.
         label: the column of the label, likewise.
         table: how the main data are divided.

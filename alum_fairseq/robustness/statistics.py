@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from scipy.stats import false_discovery_control, rankdata, ttest_ind
@@ -209,9 +210,8 @@ def randomization_test(
         total = 0.0
         with np.errstate(invalid="ignore"):  # of two infinite values
             for left, right in pairs:
-                both = list(zip(left, right, strict=True))
-                total = total + statistic(*(np.where(swapped, b, a) for a, b in both))
-                total = total - statistic(*(np.where(swapped, a, b) for a, b in both))
+                total = total + statistic(*map(partial(np.where, swapped), right, left))
+                total = total - statistic(*map(partial(np.where, swapped), left, right))
         return np.abs(total)
 
     examples = len(ours[0][0])

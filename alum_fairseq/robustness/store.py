@@ -25,10 +25,7 @@ class Store:
         self._head = json.dumps(key, sort_keys=True)
         self._path = folder / f"{hashlib.sha256(self._head.encode()).hexdigest()[:24]}.jsonl"
         self.chunks: dict[int, tuple[list[Record], float]] = {}
-        self._read()
-
-    def _read(self) -> None:
-        """Read what is whole; of a line that was being written when the power went, nothing."""
+        # What is whole is read; of a line that was being written when the power went, nothing.
         try:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -44,8 +41,8 @@ class Store:
             except (ValueError, KeyError, TypeError):
                 break
 
-    def add(self, chunk: int, records: list[Record], seconds: float) -> list[Record]:
-        """Note that a chunk is done; returns its records as they will be read."""
+    def add(self, chunk: int, records: list[Record], seconds: float) -> None:
+        """Note that a chunk is done; its records are kept as they will be read."""
         self.chunks[chunk] = json.loads(json.dumps(records)), seconds
         # Whole, since what is there may end in the middle of a line. Chunks are few, and small.
         with whole_file(self._path) as aside, aside.open("w", encoding="utf-8") as file:
@@ -55,4 +52,3 @@ class Store:
                 file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        return self.chunks[chunk][0]

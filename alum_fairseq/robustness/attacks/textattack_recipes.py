@@ -22,7 +22,7 @@ from alum_fairseq.problems import Classification
 from alum_fairseq.robustness.attacks.greedy import Attempt
 from alum_fairseq.robustness.attacks.noise import seeded
 from alum_fairseq.robustness.attacks.words import edits_between
-from alum_fairseq.robustness.types import Example, Texts
+from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 PredictProbabilities = Callable[[list[Texts]], list[list[float]]]
 
@@ -47,17 +47,15 @@ def run_recipe(
         examples: all have equally many texts. One that the model is wrong about is left as it is.
         labels: the classes, in the order of the probabilities.
         predict_probabilities: of the classes, for each of some texts.
-        max_queries: how many texts the model may be asked about, an example, the original among
-            them.
-        seed: another seed, other choices.
+        max_queries: how many texts the model may be asked about, an example, the original too.
         editable: the numbers of the texts that may be edited, from 0; None: all.
 
     Raises:
         UsageError: TextAttack or what the recipe needs is not installed, or the recipe is not
             known, or attacks no classifier, or needs gradients.
     """
-    library, problem = _library(), Classification(tuple(labels))
-    wrapper = model_wrapper(predict_probabilities)
+    library = _library()
+    wrapper = _wrapper(library, predict_probabilities)
     attack = _build(library, name, wrapper)
     attack.goal_function.query_budget = max_queries
     columns = [f"text {i}" for i in range(len(examples[0].texts) if examples else 0)]
@@ -76,22 +74,23 @@ def run_recipe(
         except (ImportError, OSError) as error:  # over what is loaded at its first use
             raise UsageError(f"TextAttack's {name} cannot be run: {one_line(error)}") from None
         texts = _as_texts(ended.attacked_text.tokenizer_input)
-        tiny = torch.finfo(torch.float32).tiny  # for a probability that came out as zero
-        logits = torch.as_tensor(ended.raw_output).clamp_min(tiny).log()
-        verdict = problem.verdict(logits, problem.targets([(example.answer,)])[0])
+        verdict = _verdict(ended.raw_output, labels, example.answer)
         edits = edits_between(example.texts, texts)
         attempts.append(Attempt(texts, verdict, edits, wrapper.queries))
     return attempts
 
 
-def model_wrapper(predict_probabilities: PredictProbabilities) -> Any:
-    """A model as TextAttack wants it, which counts in ``queries`` the texts it was asked about.
+def _verdict(probabilities: Any, labels: Sequence[str], answer: str) -> Verdict:
+    problem = Classification(tuple(labels))
+    tiny = torch.finfo(torch.float32).tiny  # for a probability that came out as zero
+    logits = torch.as_tensor(probabilities).clamp_min(tiny).log()
+    return problem.verdict(logits, problem.targets([(answer,)])[0])
 
-    Raises:
-        UsageError: TextAttack is not installed.
-    """
 
-    class Wrapper(_library().models.wrappers.ModelWrapper):
+def _wrapper(library: Any, predict_probabilities: PredictProbabilities) -> Any:
+    """A model as TextAttack wants it, which counts in ``queries`` the texts it was asked about."""
+
+    class Wrapper(library.models.wrappers.ModelWrapper):
         model = predict_probabilities
         queries = 0
 
@@ -99,9 +98,7 @@ def model_wrapper(predict_probabilities: PredictProbabilities) -> Any:
             self.queries += len(text_input_list)
             # In double precision: what does not add up to 1 within 1e-6, TextAttack takes for
             # logits, and applies a softmax.
-            found = np.array(
-                predict_probabilities([_as_texts(given) for given in text_input_list]), np.float64
-            )
+            found = np.array(predict_probabilities(list(map(_as_texts, text_input_list))), float)
             return found / found.sum(axis=1, keepdims=True)
 
     return Wrapper()

@@ -71,7 +71,7 @@ class Noise(Part):
                 texts = [each.texts for each in noised]
                 verdicts = subject.verdicts(list(zip(examples, texts, strict=True)))
                 for record, each, verdict in zip(records, noised, verdicts, strict=True):
-                    record[_key(kind, rate)] = outcome(each.texts, verdict, each.edits, 1)
+                    record[f"{kind} {rate:g}"] = outcome(each.texts, verdict, each.edits, 1)
         return records
 
     @override
@@ -99,20 +99,12 @@ class Noise(Part):
     @override
     def curves(self, records: Records, clean: Records) -> Iterator[Curve]:
         rates = sorted(set(self.rates))
-        without = [
-            np.array([known[example.number]["correct"] for example in records.examples])
-            for known in clean.by_number()
-        ]
+        without = clean.on(records.examples).columns("correct")
         for kind in sorted(NOISES):
             misspelt = records.columns(*(_correct(kind, rate) for rate in rates))
-            columns = [(first, *rest) for first, rest in zip(without, misspelt, strict=True)]
+            columns = [first + rest for first, rest in zip(without, misspelt, strict=True)]
             yield Curve([0.0, *rates], statistics.means, columns, kind)
 
 
-def _key(kind: str, rate: float) -> str:
-    """Of the outcome in a record."""
-    return f"{kind} {rate:g}"
-
-
 def _correct(kind: str, rate: float) -> Callable[[Record], bool]:
-    return lambda record: record[_key(kind, rate)]["correct"]
+    return lambda record: record[f"{kind} {rate:g}"]["correct"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from enum import IntEnum
 from itertools import chain
 from operator import itemgetter
@@ -63,10 +63,12 @@ class Records:
         """The records of all checkpoints, one after the other."""
         return list(chain.from_iterable(self.checkpoints))
 
-    def by_number(self) -> list[dict[int, Record]]:
-        """For each checkpoint the record of each example's number."""
-        numbers = [example.number for example in self.examples]
-        return [dict(zip(numbers, records, strict=True)) for records in self.checkpoints]
+    def on(self, examples: Sequence[Example]) -> Records:
+        """Those of some of the examples."""
+        places = {example.number: place for place, example in enumerate(self.examples)}
+        chosen = [places[example.number] for example in examples]
+        found = [[records[place] for place in chosen] for records in self.checkpoints]
+        return replace(self, examples=examples, checkpoints=found)
 
 
 @dataclass(frozen=True)
@@ -187,11 +189,8 @@ class Part(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What its records depend on, besides model and examples: all fields that are compared."""
-        compared = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
-        found: dict[str, Any] = {}
-        for name, value in compared.items():
-            found |= asdict(value) if is_dataclass(value) else {name: value}
-        return found
+        every = asdict(self)
+        return {each.name: every[each.name] for each in fields(self) if each.compare}
 
     @abstractmethod
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from typing import Any
 
 from typing_extensions import override
@@ -68,11 +69,10 @@ class WordAttack(Part):
         """The examples that the fewest edits broke, of these those that the model was surest of."""
         keys = ("texts", "prediction", "confidence")
         found = []
-        for known, checkpoint in zip(clean.by_number(), records.checkpoints, strict=True):
-            for example, record in zip(records.examples, checkpoint, strict=True):
-                if not _broken(record):
-                    continue
-                before = {**known[example.number], "texts": list(example.texts)}
+        pairs = zip(clean.on(records.examples).every(), records.every(), strict=True)
+        for example, (said, record) in zip(cycle(records.examples), pairs, strict=False):
+            if _broken(record):
+                before = {**said, "texts": list(example.texts)}
                 found.append(
                     {
                         "number": example.number,
