@@ -27,12 +27,10 @@ class Data:
 
     Attributes:
         predictor: the first model; all answer the same questions.
-        problem: what they answer, and what is right.
         source: where the examples come from, for readers.
         columns: the columns of the texts in a table; None: the data are binarised.
         label: the column of the label, likewise.
-        examples: those that were drawn.
-        attacked: those of them that attacks look at.
+        attacked: those of the examples that attacks look at.
     """
 
     predictor: Predictor

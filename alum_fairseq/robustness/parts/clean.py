@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from typing_extensions import override
@@ -41,9 +40,9 @@ class Clean(Part):
         meaning = f"{right}, on {len(records.examples)} unchanged examples."
         yield self.accuracy(records, records.accuracy, meaning)
         if regression:
-            yield from self._correlations(records)
+            yield from self._correlations(_paired(records))
         if problem.name == "classification":
-            yield from self._of_classes(records, problem.labels)
+            yield from self._of_classes(_paired(records), problem.labels)
         unit, meaning = ("nats", "Minus the logarithm of the right answer's probability.")
         if regression:
             unit, meaning = ("", "The squared error.")
@@ -60,8 +59,7 @@ class Clean(Part):
                 statistics.calibration_error, self.confidence(records), better="lower",
             )  # fmt: skip
 
-    def _correlations(self, records: Records) -> Iterator[Measure]:
-        columns = _paired(records, float)
+    def _correlations(self, columns: list[Columns]) -> Iterator[Measure]:
         yield self.measure(
             "pearson", "Pearson",
             "Linear correlation of predictions and answers.", statistics.pearson, columns,
@@ -71,8 +69,7 @@ class Clean(Part):
             "Correlation of the ranks of predictions and answers.", statistics.spearman, columns,
         )  # fmt: skip
 
-    def _of_classes(self, records: Records, labels: Sequence[str]) -> Iterator[Measure]:
-        columns = _paired(records, labels.index)
+    def _of_classes(self, columns: list[Columns], labels: Sequence[str]) -> Iterator[Measure]:
         yield self.measure(
             "mcc", "Matthews correlation",
             "Correlation of predictions and answers; 0 is what blind guessing gives.",
@@ -103,8 +100,9 @@ class Clean(Part):
                 )
 
 
-def _paired(records: Records, number: Callable[[Any], float]) -> list[Columns]:
+def _paired(records: Records) -> list[Columns]:
     """For each checkpoint predictions and answers, as numbers."""
+    number = records.problem.answer
     wanted = np.array([number(example.answer) for example in records.examples])
     found = records.columns(lambda record: number(record["prediction"]))
     return [(column, wanted) for (column,) in found]

@@ -20,11 +20,8 @@ def add_effort(
     """Give a group of options a number of which less is done with ``--quick``.
 
     Args:
-        group: of argparse.
-        option: its name.
         full: the default; a list if the option takes several values.
         quick: the default with ``--quick``.
-        text: what it is.
         least: the smallest value, of a whole number.
         more: for ``add_argument``.
     """

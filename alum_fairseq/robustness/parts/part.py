@@ -79,9 +79,7 @@ class Measure:
         key: its name for programs.
         title: its name for readers.
         group: the heading that it stands under.
-        meaning: what it says, in a sentence.
-        statistic: what is computed.
-        checkpoints: of which columns, for each checkpoint; all of the same examples.
+        checkpoints: the columns of each, from which it is computed; all of the same examples.
         unit: ``%`` multiplies it by 100.
         better: ``higher``, ``lower``, or None.
         main: whether it belongs in the overview.
@@ -105,9 +103,7 @@ class Curve:
     """A share of the examples, as a function of something.
 
     Attributes:
-        x: where it is computed.
-        statistic: gives one share for each place, these first.
-        checkpoints: of which columns, for each checkpoint.
+        statistic: gives one share for each place in ``x``, these first.
         detail: what tells it from other curves of its part.
     """
 

@@ -44,11 +44,8 @@ def build_report(
         parts: what was measured; the first is that of the unchanged examples, and has all that
             others look at.
         records: of each part by its name, with the checkpoints counted through all models.
-        settings: of the run, repeated as they are.
-        versions: of the software.
         seconds: how long each checkpoint took for each part.
         created: when, as an ISO date.
-        seed: of the resampling.
         resamples: of bootstrap and randomisation.
 
     Returns:
