@@ -24,6 +24,7 @@ from alum_fairseq.robustness.attacks.noise import seeded
 from alum_fairseq.robustness.attacks.words import edits_between
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
+# From some texts to the probabilities of every class, for each.
 PredictProbabilities = Callable[[list[Texts]], list[list[float]]]
 
 
@@ -46,7 +47,6 @@ def run_recipe(
         name: the class of the recipe, such as ``DeepWordBugGao2018``.
         examples: all have equally many texts. One that the model is wrong about is left as it is.
         labels: the classes, in the order of the probabilities.
-        predict_probabilities: of the classes, for each of some texts.
         max_queries: how many texts the model may be asked about, an example, the original too.
         editable: the numbers of the texts that may be edited, from 0; None: all.
 
