@@ -34,12 +34,10 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
         UsageError: the folder cannot be written to.
     """
     drawn = figures(report)
-    names, by_seeds = [model["name"] for model in report["models"]], wording.by_seeds(report)
     content = {
         "report": report,
-        "names": names,
-        "by_seeds": by_seeds,
-        "columns": 1 + len(names) + (len(names) - 1) * (3 if by_seeds else 2),
+        "columns": wording.columns(report),
+        "by_seeds": wording.by_seeds(report),
         "pictures": {
             name: {"svg": _inlined(name, picture), "caption": picture["caption"]}
             for name, picture in drawn.items()

@@ -83,6 +83,16 @@ def by_group(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any
     return [(group, list(measures)) for group, measures in groups]
 
 
+def columns(report: Mapping[str, Any]) -> list[str]:
+    """What stands above the columns of the measures."""
+    names, seeds = [model["name"] for model in report["models"]], by_seeds(report)
+    found = ["measure", *names]
+    for name in names[1:]:
+        of = f"{name}: " if len(names) > 2 else ""
+        found += [f"{of}difference", f"{of}p", *([f"{of}p over seeds"] if seeds else [])]
+    return found
+
+
 def heading(measure: Mapping[str, Any]) -> str:
     """A measure's title, with its unit."""
     unit = measure["unit"]
