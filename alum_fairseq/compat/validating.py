@@ -24,10 +24,11 @@ def say_which_criterion_validates() -> None:
         return
 
     def load_and_say(filenames: list[str], arg_overrides: Any = None, *a: Any, **kw: Any) -> Any:
-        asked = (arg_overrides or {}).get("criterion")
+        asked = (arg_overrides or {}).get("criterion")  # a dictionary puts another in its place
         models, cfg, task = load(filenames, arg_overrides, *a, **kw)
         used = getattr(cfg.criterion, "_name", None)
-        if is_ours(CRITERION_REGISTRY.get(asked, object)) and used != asked:
+        named = isinstance(asked, str) and is_ours(CRITERION_REGISTRY.get(asked, object))
+        if named and used != asked:
             logger.warning(
                 f"--criterion {asked} is not used: {filenames[0]} was trained with {used}, which "
                 "fairseq-validate takes, so nothing is attacked; alum-robustness attacks it"

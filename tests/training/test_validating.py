@@ -8,7 +8,8 @@ from unittest import mock
 
 import pytest
 from fairseq_cli.validate import cli_main
-from support.quick_train import mlm_options, start
+from support.places import PLUGIN
+from support.quick_train import mlm_options, run_forked, start
 
 
 @pytest.mark.parametrize("trained", ["masked_lm", "alum_mlm"])
@@ -24,3 +25,15 @@ def test_an_attack_that_is_not_made_is_said(
         cli_main()
     said = f"--criterion alum_mlm is not used: {path} was trained with masked_lm"
     assert (said in caplog.text) == (trained == "masked_lm")
+
+
+def test_a_criterion_put_in_place_of_the_checkpoint_s_is_used(
+    trained_model: Path, mlm_data: Path
+) -> None:
+    """As the demo attacks a model of stock training: by ``--model-overrides``."""
+    criterion = {"_name": "alum_mlm", "tpu": False, "alum_validate": True}
+    command = [str(mlm_data), "--path", str(trained_model), "--user-dir", str(PLUGIN), "--cpu"]
+    command += ["--task", "masked_lm", "--batch-size", "8", "--max-valid-steps", "1"]
+    command += ["--model-overrides", repr({"criterion": criterion})]
+    done = run_forked("validate", command, cwd=None, check=True)
+    assert "adv_ppl" in done.stdout
