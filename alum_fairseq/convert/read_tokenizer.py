@@ -46,11 +46,7 @@ class FairseqTokenizer:
 
 
 def read_tokenizer(folder: Path, model_type: str) -> FairseqTokenizer:
-    """Read the tokenizer of a folder, of whichever kind it is.
-
-    Raises:
-        UsageError: there is none, it is broken, or fairseq cannot use it.
-    """
+    """Read a folder's tokenizer; a UsageError if fairseq can use none that is there."""
     settings = read_optional_json(folder / "special_tokens_map.json")
     settings = settings | read_optional_json(folder / "tokenizer_config.json")
     tokens = _special_tokens(settings, model_type)

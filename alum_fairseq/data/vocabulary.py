@@ -92,11 +92,7 @@ class Vocabulary:
         return Vocabulary(folder, self.bpe, self.dictionary)
 
     def encoder(self) -> Any:
-        """fairseq's encoder, with ``encode(text)`` and ``decode(symbols)``.
-
-        Raises:
-            UsageError: the files are broken.
-        """
+        """fairseq's encoder, with ``encode(text)`` and ``decode(symbols)``, or a UsageError."""
         if self.bpe == "none":
             return _Words()
         try:

@@ -14,7 +14,7 @@ from fairseq.data import Dictionary
 from alum_fairseq import cli
 from alum_fairseq.data.encoding import ExampleEncoder, encode_all
 from alum_fairseq.data.record import VOCABULARY, DataRecord, SplitRecord
-from alum_fairseq.data.tables import Row, has_header, read_rows, shown
+from alum_fairseq.data.tables import Row, read_rows, shown
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
@@ -79,11 +79,7 @@ def prepare(
 
 
 def read_split(name: str, source: Source, plan: Plan) -> Split:
-    """Read the tables of a split.
-
-    Raises:
-        UsageError: a row is not as it should be, or there is none.
-    """
+    """Read the tables of a split; a UsageError if a row is malformed, or there is none."""
     malformed: list[int] = []
     is_test = name.startswith(TEST)
     rows = [
@@ -115,11 +111,7 @@ def read_split(name: str, source: Source, plan: Plan) -> Split:
 
 
 def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
-    """The problem with its classes in their order.
-
-    Raises:
-        UsageError: they cannot be those that were meant.
-    """
+    """The problem with its classes in their order; a UsageError if they make no sense."""
     if not plan.problem.categorical:
         return plan.problem
     train, source = splits[TRAIN].rows, plan.sources[TRAIN]
@@ -147,11 +139,9 @@ def _refuse_hidden_header(
     Unless --header or --no-header was given.
     """
     file, first = rows[0]
-    headless = source.table.format_of(file) != "jsonl" and not has_header(
-        source.table, [*source.columns, str(source.label)]
-    )
+    might = source.table.header is None and source.table.format_of(file) != "jsonl"
     alone = [label for label, count in counts.items() if count == 1] == [first.label]
-    if source.table.header is None and headless and alone and len(counts) > 1:
+    if might and not source.has_header and alone and len(counts) > 1:
         raise UsageError(
             f"{shown(file)}:{first.line}: no other row has the label {first.label!r}: give "
             "--header if this line holds the columns' names, else --no-header"
@@ -162,14 +152,13 @@ def _record(
     plan: Plan, problem: SupervisedProblem, vocabulary: Vocabulary, max_positions: int
 ) -> DataRecord:
     source = plan.sources[TRAIN]
-    kind = source.table.format_of(source.files[0])
     return DataRecord(
         problem=problem,
         inputs=len(source.columns),
         columns=list(source.columns),
         label_column=str(source.label),
-        format=kind,
-        header=kind != "jsonl" and has_header(source.table, [*source.columns, str(source.label)]),
+        format=source.table.format_of(source.files[0]),
+        header=source.has_header,
         max_positions=max_positions,
         bpe=vocabulary.bpe,
         task=plan.task,

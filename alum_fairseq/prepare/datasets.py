@@ -176,11 +176,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {task.name: task for task in _ALL}
 
 
 def known_task(name: str) -> KnownTask:
-    """Look a data set up, in capitals or not.
-
-    Raises:
-        UsageError: it is not known.
-    """
+    """Look a data set up, in capitals or not; a UsageError if it is not known."""
     for known, task in KNOWN_TASKS.items():
         if known.lower() == name.lower():
             return task
@@ -204,14 +200,7 @@ def plan_of(task: KnownTask, folder: Path) -> tuple[Plan, list[str]]:
             raise UsageError(f"{folder} has no {absent}: --input must be {task.name}'s folder")
         else:
             missing.append(split)
-    plan = Plan(
-        task.problem,
-        sources,
-        task.name,
-        task.no_label,
-        task.skip_malformed,
-    )
-    return plan, missing
+    return Plan(task.problem, sources, task.name, task.no_label, task.skip_malformed), missing
 
 
 def _first_there(folder: Path, alternatives: str) -> Path | None:

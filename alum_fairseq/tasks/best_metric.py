@@ -19,11 +19,6 @@ _LOWER_IS_BETTER = {"loss", "nll_loss", "ppl", "task_loss"}
 def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
     """Make sure that the best checkpoint can be told, before an epoch is spent.
 
-    Args:
-        metric: ``--best-checkpoint-metric``.
-        maximize: ``--maximize-best-checkpoint-metric``.
-        criterion: one of ours.
-
     Raises:
         UsageError: validation will not have the metric, or its worst value would count as its best.
     """
