@@ -25,8 +25,6 @@ _LM_HEADS = {
     "roberta": ("lm_head.", "dense", "layer_norm"),
 }
 
-_ROBERTA_HEAD = ("classifier.dense", "classifier.out_proj")
-
 WORDS = "embeddings.word_embeddings.weight"
 
 # The bias of the logits of rows that stand for <unk>, so that they are never predicted. Within the
@@ -36,6 +34,7 @@ NEVER = -1e4
 # A module with a weight and a bias: its names in transformers and in fairseq, and the shape of the
 # weight, where None stands for any size.
 Module = tuple[str, str, tuple[int | None, ...]]
+Head = tuple[str, int | None]  # fairseq's name of a classification head, and its classes if known
 
 
 class Tensors(dict[str, Tensor]):
@@ -78,8 +77,10 @@ class Tensors(dict[str, Tensor]):
         return {f"{target}.weight": weight, f"{target}.bias": bias}
 
 
-def encoder_modules(architecture: Architecture, prefix: str) -> list[Module]:
-    """The encoder's modules, but for its embeddings; ``prefix`` is that of transformers' names."""
+def _modules(
+    architecture: Architecture, family: str, prefix: str, lm_head: bool, head: Head | None
+) -> list[Module]:
+    """The modules of a model, but for its embeddings; ``prefix`` is that of transformers' names."""
     width, ffn_width = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
     square, norm = (width, width), (width,)
     prenorm = architecture.encoder_normalize_before
@@ -93,30 +94,26 @@ def encoder_modules(architecture: Architecture, prefix: str) -> list[Module]:
         ("output.dense", "fc2", (width, ffn_width)),
         (f"{'intermediate' if prenorm else 'output'}.LayerNorm", "final_layer_norm", norm),
     ]
-    modules: list[Module] = [("embeddings.LayerNorm", "layernorm_embedding", norm)]
-    modules += [("LayerNorm", "layer_norm", norm)] if prenorm else []
-    modules += [
+    encoder: list[Module] = [("embeddings.LayerNorm", "layernorm_embedding", norm)]
+    encoder += [("LayerNorm", "layer_norm", norm)] if prenorm else []
+    encoder += [
         (f"encoder.layer.{i}.{hf}", f"layers.{i}.{ours}", shape)
         for i in range(architecture.encoder_layers)
         for hf, ours, shape in layer
     ]
-    return [(f"{prefix}{hf}", f"{ENCODER}{ours}", shape) for hf, ours, shape in modules]
-
-
-def _lm_head_modules(family: str, width: int) -> list[Module]:
-    prefix, dense, norm = _LM_HEADS[family]
-    return [
-        (f"{prefix}{dense}", f"{LM_HEAD}dense", (width, width)),
-        (f"{prefix}{norm}", f"{LM_HEAD}layer_norm", (width,)),
-    ]
-
-
-def _head_modules(hf: tuple[str, str], head: str, width: int, classes: int | None) -> list[Module]:
-    """A classification head; ``hf`` are transformers' names of its dense and its output layer."""
-    return [
-        (hf[0], f"{HEADS}{head}.dense", (width, width)),
-        (hf[1], f"{HEADS}{head}.out_proj", (classes, width)),
-    ]
+    modules = [(f"{prefix}{hf}", f"{ENCODER}{ours}", shape) for hf, ours, shape in encoder]
+    if lm_head:
+        before, dense, layer_norm = _LM_HEADS[family]
+        modules.append((f"{before}{dense}", f"{LM_HEAD}dense", square))
+        modules.append((f"{before}{layer_norm}", f"{LM_HEAD}layer_norm", norm))
+    if head is not None:
+        name, classes = head
+        bert = family == "bert"
+        dense = f"{prefix}pooler.dense" if bert else "classifier.dense"
+        output = "classifier" if bert else "classifier.out_proj"
+        modules.append((dense, f"{HEADS}{name}.dense", square))
+        modules.append((output, f"{HEADS}{name}.out_proj", (classes, width)))
+    return modules
 
 
 # --------------------------------------------------------------------------------------- to fairseq
@@ -148,11 +145,10 @@ def to_fairseq(
         f"{ENCODER}embed_positions.weight": _positions(tensors, prefix, config, architecture, lost),
         f"{ENCODER}version": torch.tensor([3.0]),  # as fairseq's encoder has it
     }
-    modules = encoder_modules(architecture, prefix)
-    head, dense, _ = _LM_HEADS[family]
-    if f"{head}{dense}.weight" in tensors:
-        modules += _lm_head_modules(family, width)
-        weights |= _lm_head_output(tensors, head, architecture, words, by_symbol)
+    before, dense, _ = _LM_HEADS[family]
+    lm_head, head = f"{before}{dense}.weight" in tensors, None
+    if lm_head:
+        weights |= _lm_head_output(tensors, before, architecture, words, by_symbol)
         if family == "roberta" and architecture.activation_fn != "gelu":
             lost.append(
                 "the masked-LM head's activation: it is gelu in transformers, but that of the "
@@ -162,14 +158,13 @@ def to_fairseq(
         weights |= _new_lm_head(architecture, words)
         lost.append("there is no masked-LM head to carry over: fairseq's was initialised")
     if str((config.values.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
-        names = (f"{prefix}pooler.dense", "classifier") if family == "bert" else _ROBERTA_HEAD
-        modules += _head_modules(names, DEFAULT_HEAD, width, number_of_labels(config))
+        head = (DEFAULT_HEAD, number_of_labels(config))
         if config.values.get("problem_type") == "multi_label_classification":
             lost.append(
                 "that an example may have several labels: fairseq's sentence_prediction applies "
                 "a softmax to the head's output"
             )
-    for hf, ours, shape in modules:
+    for hf, ours, shape in _modules(architecture, family, prefix, lm_head, head):
         weights |= tensors.take_module(hf, ours, shape)
     return weights, [*lost, *_unconverted(sorted(tensors))]
 
@@ -304,18 +299,15 @@ def to_transformers(
         f"{prefix}embeddings.position_embeddings.weight": positions,
         f"{prefix}embeddings.token_type_embeddings.weight": words.new_zeros(1, width),
     }
-    modules = encoder_modules(architecture, prefix)
     if head is None:
-        modules += _lm_head_modules("roberta", width)
         bias = _with_unknowns(tensors.take(f"{LM_HEAD}bias", len(words)), unknowns, NEVER)
         converted["lm_head.bias"] = bias
         if architecture.untie_weights_roberta:
             output = tensors.take(f"{LM_HEAD}weight", len(words), width)
             converted["lm_head.decoder.weight"] = _with_unknowns(output, unknowns)
             converted["lm_head.decoder.bias"] = bias.clone()
-    else:
-        modules += _head_modules(_ROBERTA_HEAD, head, width, None)
-    for hf, ours, shape in modules:
+    classifier = None if head is None else (head, None)
+    for hf, ours, shape in _modules(architecture, "roberta", prefix, head is None, classifier):
         converted |= tensors.take_module(ours, hf, shape)
     for name in sorted(tensors):
         if name.startswith(ENCODER) and not name.endswith(".version"):
