@@ -111,20 +111,25 @@ def silent(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _refuse_interpolations(value: Any, path: Path) -> None:
+def _refuse_interpolations(options: Any, path: Path) -> None:
     """Make sure that no option is like ``${oc.env:HOME}``; fairseq saves what these stand for."""
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list | tuple):
-        for each in value:
-            _refuse_interpolations(each, path)
-    elif isinstance(value, str) and "${" in value:
-        raise UsageError(
-            f"{path}: one of its options is {value!r:.100}, which would read from this machine: it "
-            "is not loaded"
-        )
+    rest, seen = [options], set()
+    while rest:
+        value = rest.pop()
+        if id(value) in seen:  # a file may hold what holds itself
+            continue
+        seen.add(id(value))
+        if isinstance(value, Namespace):
+            value = vars(value)
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            rest += value
+        elif isinstance(value, str) and "${" in value:
+            raise UsageError(
+                f"{path}: one of its options is {value!r:.100}, which would read from this "
+                "machine: it is not loaded"
+            )
 
 
 def heads_of(weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.sentence_prediction import SHORTEN_METHOD_CHOICES
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II, MISSING, OmegaConf, open_dict
 
 from alum_fairseq.data.binarized import combined_splits, read_inputs
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig, check_inputs, labels_of
-
-SHORTEN_METHOD_CHOICES = ChoiceEnum(["none", "truncate", "random_crop"])
 
 
 @dataclass
