@@ -51,21 +51,15 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
     return parser
 
 
-def add_commands(parser: argparse.ArgumentParser) -> Callable[[str, str], argparse.ArgumentParser]:
-    """Prepare a parser for subcommands; returns a function that adds one."""
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def add(name: str, description: str) -> argparse.ArgumentParser:
-        brief = description.split("\n", 1)[0]
-        return commands.add_parser(
-            name,
-            help=brief,
-            description=description,
-            formatter_class=_Formatter,
-            allow_abbrev=False,
-        )
-
-    return add
+def add_command(commands: Any, name: str, description: str) -> argparse.ArgumentParser:
+    """Add a subcommand, in the style of all commands, to those of a parser."""
+    return commands.add_parser(
+        name,
+        help=description.split("\n", 1)[0],
+        description=description,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
 
 
 def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:

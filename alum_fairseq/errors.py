@@ -37,21 +37,13 @@ class FieldError(UsageError):
 
 
 def require(name: str, value: object, right: str, condition: bool) -> None:
-    """Make sure that a field's value is right.
-
-    Raises:
-        FieldError: the condition does not hold.
-    """
+    """Raise a :class:`FieldError` unless the condition on a field's value holds."""
     if not condition:
         raise FieldError(name, f"is {value!r}: it must be {right}")
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Make sure that a field's value is one of its choices.
-
-    Raises:
-        FieldError: it is not.
-    """
+    """Raise a :class:`FieldError` unless a field's value is one of its choices."""
     require(name, value, f"one of {', '.join(choices)}", value in choices)
 
 

@@ -111,21 +111,13 @@ def reporting_full_disk(path: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Write an unnamed temporary file of 1 MiB into a folder.
-
-    Raises:
-        OSError: the disk is full, or the folder is not writable.
-    """
+    """Write an unnamed temporary file of 1 MiB into a folder; an OSError if that fails."""
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(_PROBE))
 
 
 def existing_file(path: Path) -> Path:
-    """The path, if it is a file.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """The path; a UsageError unless it is a file."""
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise UsageError(f"{path} {what}")
@@ -133,11 +125,7 @@ def existing_file(path: Path) -> Path:
 
 
 def existing_folder(path: Path) -> Path:
-    """The path, if it is a folder.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """The path; a UsageError unless it is a folder."""
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise UsageError(f"{path} {what}")

@@ -67,12 +67,9 @@ class Checkpoint:
         self.options, self.settings = settings_of(self._state, self.path)
         self.heads = heads_of(self._state["model"])
         self._data, self._vocabulary, self._head, self._labels = data, vocabulary, head, labels
-
-    # ------------------------------------------------------------------------------ the data
-
-    @property
-    def _trained_on(self) -> str:
-        return str(self.settings.get("data") or "").split(":")[0]
+        self._trained_on = str(self.settings.get("data") or "").split(":")[0]
+        self._task = str(self.settings["task"]).removeprefix("alum_")
+        self._ranks = self._task == "sentence_ranking"
 
     @cached_property
     def data(self) -> Path | None:
@@ -118,8 +115,6 @@ class Checkpoint:
             f"{DICTIONARY} alone where symbols are words)"
         )
 
-    # ------------------------------------------------------------------- what the head means
-
     @cached_property
     def head(self) -> str | None:
         """The classification head; None if there is none."""
@@ -135,14 +130,6 @@ class Checkpoint:
             known = ", ".join(self.heads) or "none"
             raise UsageError(f"{self.path} has {which}: give --head, one of {known}")
         return name
-
-    @property
-    def _task(self) -> str:
-        return str(self.settings["task"]).removeprefix("alum_")
-
-    @property
-    def _ranks(self) -> bool:
-        return self._task == "sentence_ranking"
 
     @property
     def problem_class(self) -> type[SupervisedProblem]:
@@ -194,14 +181,10 @@ class Checkpoint:
             raise UsageError(f"{self.path} has {count}, not the {len(labels)} of --labels")
         elif len(set(labels)) < len(labels):
             raise UsageError(f"--labels {' '.join(labels)}: one of them comes twice")
-        return kind.of(labels, 1.0 if self.record is None else self.record.problem.scale)
+        return kind(labels or (), 1.0 if self.record is None else self.record.problem.scale)
 
     def symbol(self, name: str, usual: int, symbols: int) -> int | None:
-        """An option that is the number of a symbol, or None; ``usual`` where nothing is said.
-
-        Raises:
-            UsageError: it is not one of so many symbols. fairseq's own tasks do not look.
-        """
+        """An option that is the number of one of so many symbols, or None; else ``usual``."""
         index = self.settings.get(name, usual)
         if index is not None and not (type(index) is int and 0 <= index < symbols):
             raise UsageError(
@@ -221,8 +204,6 @@ class Checkpoint:
             self.settings.get("max_option_length") if self._ranks else None,
         )
 
-    # ----------------------------------------------------------------------------- the model
-
     @property
     def weights(self) -> dict[str, Tensor]:
         """As they were read; once :attr:`model` is built, they are gone."""
@@ -241,11 +222,6 @@ class Checkpoint:
         return self._built[0]
 
     @property
-    def task(self) -> FairseqTask:
-        """fairseq's task that it was trained by, set up for the data."""
-        return self._built[1]
-
-    @property
     def dictionary(self) -> Dictionary:
         """The model's."""
-        return self.task.source_dictionary
+        return self._built[1].source_dictionary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,11 @@ from torch import Tensor, nn
 
 from alum_fairseq.checkpoints.reading import heads_of, silent
 from alum_fairseq.errors import UsageError, one_line
+
+Shapes = dict[str, tuple[int, ...]]
+_ENCODER = "encoder.sentence_encoder."
+_LAYER = re.compile(r"(?:.*sentence_encoder\.)?layers\.(\d+)\.")
+_POSITIONS_BEFORE = 2  # fairseq's positions begin after the padding symbol's index, 1
 
 
 def check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -27,10 +32,10 @@ def check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> No
     }
     try:
         found = {
-            "encoder_layers": len(set(_numbers_of_layers(shapes))),
+            "encoder_layers": _depth(shapes),
             "encoder_embed_dim": shapes["embed_tokens.weight"][1],
             "encoder_ffn_embed_dim": shapes["layers.0.fc1.weight"][0],
-            "max_positions": shapes["embed_positions.weight"][0] - 2,
+            "max_positions": shapes["embed_positions.weight"][0] - _POSITIONS_BEFORE,
             "num_classes": max([1000, *heads_of(weights).values()]),  # so many are harmless
         }
     except (KeyError, IndexError, TypeError):
@@ -42,11 +47,14 @@ def check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> No
                 raise UsageError(f"{path}: its {name} is {asked}, but its weights have {size}")
 
 
-def _numbers_of_layers(names: Iterable[str]) -> Iterator[int]:
-    for name in names:
-        match = re.match(r"layers\.(\d+)\.", name)
-        if match:
-            yield int(match[1])
+def _depth(names: Iterable[str]) -> int:
+    """The number of layers that weights are of."""
+    return len({match[1] for match in map(_LAYER.match, names) if match})
+
+
+def is_as_deep(state: dict[str, Any], model: nn.Module) -> bool:
+    """Whether a checkpoint, of today's names, has as many layers as a model."""
+    return _depth(state["model"]) == _depth(model.state_dict())
 
 
 def check_fits(
@@ -55,21 +63,23 @@ def check_fits(
     """Make sure that the weights of a checkpoint are those of a model.
 
     Args:
-        state: what :func:`load_state` read.
-        model: a model of fairseq, built for the data and the options at hand.
-        path: where the state came from, for the message.
         layers_to_keep: ``--encoder-layers-to-keep``, by which fairseq leaves out the others.
 
     Raises:
         UsageError: they are not; the message names what differs, and the remedy.
     """
+    weights = dict(state["model"])
     try:
-        found = upgraded_shapes(state, model, layers_to_keep)
+        # fairseq says it all once more when it loads the checkpoint.
+        with silent("fairseq.models.roberta.model"), silent("fairseq.checkpoint_utils"):
+            model.upgrade_state_dict_named(weights, "")
+            keeping = Namespace(arch="roberta", encoder_layers_to_keep=layers_to_keep)
+            weights = prune_state_dict(weights, keeping)
+        found = {name: tuple(weight.shape) for name, weight in weights.items()}
     except Exception as error:  # strangers' names and values, anywhere inside fairseq
         raise UsageError(f"{path} does not fit the model: {one_line(error)}") from None
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    for check in (_check_vocabulary, _check_depth, _check_positions, _check_width):
-        check(found, expected, path)
+    _check_sizes(found, expected, path)
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
     problems += [f"{name} has no place in the model" for name in found.keys() - expected.keys()]
     problems += [
@@ -85,12 +95,48 @@ def check_fits(
         )
 
 
-def check_resumable(state: dict[str, Any], path: Path) -> None:
-    """Make sure that fairseq can start training from a checkpoint.
+def _check_sizes(found: Shapes, expected: Shapes, path: Path) -> None:
+    """Where a size of the whole model differs, say so, and name the option."""
 
-    Raises:
-        UsageError: it lacks what fairseq reads beside the weights.
-    """
+    def differ(name: str, axis: int) -> tuple[int, int] | None:
+        """The size of a weight in the checkpoint and in the model; None if they are equal."""
+        shapes = found.get(name), expected.get(name)
+        sizes = (shapes[0][axis], shapes[1][axis]) if all(shapes) else (0, 0)
+        return sizes if sizes[0] != sizes[1] else None
+
+    if sizes := differ(f"{_ENCODER}embed_tokens.weight", 0):
+        has, wanted = sizes
+        why = " (one less: it has no <mask>)" if has == wanted - 1 else ""
+        raise UsageError(
+            f"{path} has a vocabulary of {has:,} symbols{why}, the data one of {wanted:,} "
+            "(dict.txt, 4 special symbols and <mask>): make the data with the dict.txt that "
+            "belongs to the checkpoint"
+        )
+    has, wanted = _depth(found), _depth(expected)
+    if has != wanted:
+        raise UsageError(
+            f"{path} has {has} layers, the model {wanted}: choose its --arch, or --encoder-layers "
+            f"{has}"
+        )
+    if sizes := differ(f"{_ENCODER}embed_positions.weight", 0):
+        has, wanted = (size - _POSITIONS_BEFORE for size in sizes)
+        raise UsageError(
+            f"{path} has {has} positions, the model {wanted}: give --max-positions {has}"
+        )
+    for name, option in (
+        ("embed_tokens.weight", "--encoder-embed-dim"),
+        ("layers.0.fc1.bias", "--encoder-ffn-embed-dim"),
+    ):
+        if sizes := differ(f"{_ENCODER}{name}", -1):
+            has, wanted = sizes
+            raise UsageError(
+                f"{path} has a width of {has}, the model {wanted}: choose its --arch, or "
+                f"{option} {has}"
+            )
+
+
+def check_resumable(state: dict[str, Any], path: Path) -> None:
+    """Raise a UsageError if a checkpoint lacks what fairseq needs to start training from it."""
     history = state.get("optimizer_history")
     last = history[-1] if isinstance(history, list) and history else None
     extra = state.get("extra_state")
@@ -102,86 +148,3 @@ def check_resumable(state: dict[str, Any], path: Path) -> None:
             "needs to start training from it: take a checkpoint that fairseq-train or alum-convert "
             "wrote"
         )
-
-
-def upgraded_shapes(
-    state: dict[str, Any], model: nn.Module, layers_to_keep: str | None = None
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of a checkpoint's weights, under the names that the model has for them today."""
-    weights = dict(state["model"])
-    # fairseq says it all once more when it loads the checkpoint.
-    with silent("fairseq.models.roberta.model"), silent("fairseq.checkpoint_utils"):
-        model.upgrade_state_dict_named(weights, "")
-        keeping = Namespace(arch="roberta", encoder_layers_to_keep=layers_to_keep)
-        weights = prune_state_dict(weights, keeping)
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-
-_ENCODER = "encoder.sentence_encoder."
-Shapes = dict[str, tuple[int, ...]]
-
-
-def _sizes_that_differ(
-    found: Shapes, expected: Shapes, name: str, axis: int
-) -> tuple[int, int] | None:
-    """The size of a weight that both have, in the checkpoint and in the model; None if equal."""
-    shapes = found.get(name, ()), expected.get(name, ())
-    if not all(shapes) or shapes[0][axis] == shapes[1][axis]:
-        return None
-    return shapes[0][axis], shapes[1][axis]
-
-
-def _check_vocabulary(found: Shapes, expected: Shapes, path: Path) -> None:
-    sizes = _sizes_that_differ(found, expected, f"{_ENCODER}embed_tokens.weight", 0)
-    if sizes is None:
-        return
-    has, wanted = sizes
-    why = " (one less: it has no <mask>)" if has == wanted - 1 else ""
-    raise UsageError(
-        f"{path} has a vocabulary of {has:,} symbols{why}, the data one of {wanted:,} (dict.txt, "
-        "4 special symbols and <mask>): make the data with the dict.txt that belongs to the "
-        "checkpoint"
-    )
-
-
-def _depth(names: Iterable[str]) -> int:
-    layer = re.compile(re.escape(_ENCODER) + r"layers\.(\d+)\.")
-    return len({match[1] for match in map(layer.match, names) if match})
-
-
-def is_as_deep(state: dict[str, Any], model: nn.Module) -> bool:
-    """Whether a checkpoint, of today's names, has as many layers as a model."""
-    return _depth(state["model"]) == _depth(model.state_dict())
-
-
-def _check_depth(found: Shapes, expected: Shapes, path: Path) -> None:
-    has, wanted = _depth(found), _depth(expected)
-    if has != wanted:
-        raise UsageError(
-            f"{path} has {has} layers, the model {wanted}: choose its --arch, or --encoder-layers "
-            f"{has}"
-        )
-
-
-def _check_positions(found: Shapes, expected: Shapes, path: Path) -> None:
-    sizes = _sizes_that_differ(found, expected, f"{_ENCODER}embed_positions.weight", 0)
-    if sizes is not None:
-        # fairseq's positions begin after the padding symbol's index, 1.
-        has, wanted = (size - 2 for size in sizes)
-        raise UsageError(
-            f"{path} has {has} positions, the model {wanted}: give --max-positions {has}"
-        )
-
-
-def _check_width(found: Shapes, expected: Shapes, path: Path) -> None:
-    for name, option in (
-        (f"{_ENCODER}embed_tokens.weight", "--encoder-embed-dim"),
-        (f"{_ENCODER}layers.0.fc1.bias", "--encoder-ffn-embed-dim"),
-    ):
-        sizes = _sizes_that_differ(found, expected, name, -1)
-        if sizes is not None:
-            has, wanted = sizes
-            raise UsageError(
-                f"{path} has a width of {has}, the model {wanted}: choose its --arch, or "
-                f"{option} {has}"
-            )

@@ -27,14 +27,9 @@ _TASKS = (MaskedLMTask, MultiLingualMaskedLMTask, SentencePredictionTask, Senten
 def load_model(
     state: dict[str, Any], path: Path, **overrides: Any
 ) -> tuple[nn.Module, FairseqTask]:
-    """Build the model of a checkpoint, by the checkpoint's own options, and load its weights.
+    """Build the model of a checkpoint, by its own options but for some, and load its weights.
 
     What fairseq's ``load_model_ensemble_and_task`` does, with everything checked on the way.
-
-    Args:
-        state: what :func:`load_state` read.
-        path: where it came from, for messages.
-        overrides: options that differ from the checkpoint's, such as ``data``.
 
     Returns:
         The model, in evaluation mode on the CPU, and the task.
@@ -43,7 +38,12 @@ def load_model(
         UsageError: it is no RoBERTa, it cannot be built, or the weights do not fit it.
     """
     cfg = config_of(state, path, **overrides)
-    require_task(_name_of(cfg.task), path)
+    name = _name_of(cfg.task)
+    if not issubclass(TASK_REGISTRY.get(str(name), object), _TASKS):
+        raise UsageError(
+            f"{path} was trained by the task {name}: known are masked_lm, sentence_prediction, "
+            "sentence_ranking and what extends them"
+        )
     require_roberta(_name_of(cfg.model), path)
     check_size(cfg, state["model"], path)
     try:
@@ -65,24 +65,7 @@ def _name_of(options: Any) -> Any:
     return getattr(options, "_name", None) or getattr(options, "arch", None)
 
 
-def require_task(name: Any, path: Path) -> None:
-    """Make sure that a checkpoint's task is one of those that RoBERTa is trained by.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if not issubclass(TASK_REGISTRY.get(str(name), object), _TASKS):
-        raise UsageError(
-            f"{path} was trained by the task {name}: known are masked_lm, sentence_prediction, "
-            "sentence_ranking and what extends them"
-        )
-
-
 def require_roberta(name: Any, path: Path) -> None:
-    """Make sure that a checkpoint's architecture is one of RoBERTa's.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """Raise a UsageError unless a checkpoint's architecture is one of RoBERTa's."""
     if not issubclass(ARCH_MODEL_REGISTRY.get(str(name), object), RobertaModel):
         raise UsageError(f"{path} is a model of the architecture {name}, not a RoBERTa")

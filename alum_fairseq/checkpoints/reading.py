@@ -34,7 +34,8 @@ def load_state(path: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: the file cannot be read, is cut short or no checkpoint of a model, or it
-            holds objects whose loading could run code.
+            holds objects whose loading could run code, or options that would read this machine's
+            environment.
     """
     existing_file(path)
     try:
@@ -55,12 +56,13 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UsageError(f"{path} is no checkpoint of fairseq: it has no 'model'")
     for name, weight in state["model"].items():
-        if not isinstance(name, str) or not is_plain(weight):
+        if not isinstance(name, str) or not _is_plain(weight):
             raise UsageError(f"{path}: {name} is no plain tensor of numbers: it is not loaded")
+    _refuse_interpolations((state.get("args"), state.get("cfg")), path)
     return state
 
 
-def is_plain(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether something is a tensor that lies in memory number by number, as weights do.
 
     A file may hold others: without any memory, or with a hundred bytes for a billion numbers.
@@ -75,20 +77,12 @@ def is_plain(value: Any) -> bool:
 
 
 def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig:
-    """fairseq's configuration that a checkpoint was trained by.
-
-    Args:
-        state: what :func:`load_state` read.
-        path: where it came from, for the message.
-        overrides: values for options of these names, wherever in the configuration they are.
+    """fairseq's configuration that a checkpoint was trained by, but for options to override.
 
     Raises:
-        UsageError: there is none, or it is not one of this fairseq, or it would read this machine's
-            environment.
+        UsageError: there is none, or it is not one of this fairseq.
     """
     try:
-        _refuse_interpolations(state.get("args"), path)
-        _refuse_interpolations(state.get("cfg"), path)
         if state.get("args") is not None:
             arguments = Namespace(**{**vars(state["args"]), **overrides})
             with silent("fairseq.dataclass.utils"):  # it lists all options beside its exception
@@ -98,8 +92,6 @@ def config_of(state: dict[str, Any], path: Path, **overrides: Any) -> DictConfig
             overwrite_args_by_name(cfg, overrides)
             _ = cfg.task, cfg.model
             return cfg
-    except UsageError:
-        raise
     except Exception as error:  # strangers' values, anywhere inside fairseq, hydra and omegaconf
         raise UsageError(
             f"{path}: its options are not those of this fairseq: {one_line(error)}"
@@ -119,22 +111,25 @@ def silent(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _refuse_interpolations(value: Any, path: Path) -> None:
+def _refuse_interpolations(options: Any, path: Path) -> None:
     """Make sure that no option is like ``${oc.env:HOME}``; fairseq saves what these stand for."""
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, dict):
-        for key, each in value.items():
-            _refuse_interpolations(key, path)
-            _refuse_interpolations(each, path)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _refuse_interpolations(each, path)
-    elif isinstance(value, str) and "${" in value:
-        raise UsageError(
-            f"{path}: one of its options is {value!r:.100}, which would read from this machine: it "
-            "is not loaded"
-        )
+    rest, seen = [options], set()
+    while rest:
+        value = rest.pop()
+        if id(value) in seen:  # a file may hold what holds itself
+            continue
+        seen.add(id(value))
+        if isinstance(value, Namespace):
+            value = vars(value)
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            rest += value
+        elif isinstance(value, str) and "${" in value:
+            raise UsageError(
+                f"{path}: one of its options is {value!r:.100}, which would read from this "
+                "machine: it is not loaded"
+            )
 
 
 def heads_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
@@ -152,11 +147,9 @@ def settings_of(state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], d
         The options of the model; and those of task and criterion, the task's name under ``task``.
 
     Raises:
-        UsageError: it says nothing, or one of its options would read this machine's environment.
+        UsageError: it says nothing.
     """
     args, cfg = state.get("args"), state.get("cfg")
-    _refuse_interpolations(args, path)
-    _refuse_interpolations(cfg, path)
     if isinstance(args, Namespace):
         return vars(args), {"task": None, **vars(args)}
     if not isinstance(cfg, dict):

@@ -1,5 +1,7 @@
 """What fairseq needs on today's Python and torch. Each fix says which version needs it."""
 
+from functools import cache
+
 from alum_fairseq.compat import (
     bf16,
     chatter,
@@ -17,8 +19,9 @@ from alum_fairseq.compat.requirements import require_fairseq
 __all__ = ["apply", "evaluate_literal", "require_fairseq"]
 
 
+@cache
 def apply() -> None:
-    """Apply every fix. Safe to call more than once."""
+    """Apply every fix, once."""
     reading.load_checkpoints_with_namespace()
     reading.load_checkpoints_with_numpy_numbers()
     reading.hand_checkpoints_to_all_ranks()

@@ -16,28 +16,19 @@ def use_bf16_without_a_tpu() -> None:
     GPU.
     """
     from fairseq import options
+    from fairseq.criterions import CRITERION_REGISTRY
+    from fairseq.tasks import TASK_REGISTRY
 
     parse = options.parse_args_and_arch
-    if parse.__module__ == __name__:
-        return
 
     def parse_args_and_arch(parser: Any, input_args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         parsed = parse(parser, input_args, *rest, **kwargs)
         args = parsed[0] if isinstance(parsed, tuple) else parsed
         asked = "--tpu" in (sys.argv if input_args is None else input_args)
-        if getattr(args, "bf16", False) and not asked and _trains_ours(args):
+        criterion = CRITERION_REGISTRY.get(getattr(args, "criterion", None), object)
+        task = TASK_REGISTRY.get(getattr(args, "task", None), object)
+        if getattr(args, "bf16", False) and not asked and (is_ours(criterion) or is_ours(task)):
             args.tpu = False
         return parsed
 
     options.parse_args_and_arch = parse_args_and_arch
-
-
-def _trains_ours(args: Any) -> bool:
-    from fairseq.criterions import CRITERION_REGISTRY
-    from fairseq.tasks import TASK_REGISTRY
-
-    chosen = (
-        CRITERION_REGISTRY.get(getattr(args, "criterion", None)),
-        TASK_REGISTRY.get(getattr(args, "task", None)),
-    )
-    return any(kind is not None and is_ours(kind) for kind in chosen)

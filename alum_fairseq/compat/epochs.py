@@ -29,8 +29,6 @@ def tell_all_parts_the_epoch() -> None:
     from fairseq.trainer import Trainer
 
     get_iterator, begin_epoch = Trainer.get_train_iterator, Trainer.begin_epoch
-    if begin_epoch.__module__ == __name__:
-        return
 
     def get_train_iterator(self: Trainer, *args: Any, **kwargs: Any) -> Any:
         batches = get_iterator(self, *args, **kwargs)

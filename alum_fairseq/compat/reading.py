@@ -127,8 +127,6 @@ def hand_checkpoints_to_all_ranks() -> None:
     from fairseq.distributed import utils
 
     broadcast_slow = utils._broadcast_object_slow
-    if broadcast_slow.__module__ == __name__:
-        return
 
     def broadcast(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
         if utils.use_xla():

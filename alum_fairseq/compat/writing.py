@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Iterator
@@ -25,10 +24,7 @@ def name_the_folder_of_checkpoints() -> None:
     from fairseq import checkpoint_utils
 
     verify = checkpoint_utils.verify_checkpoint_directory
-    if getattr(verify, "__wrapped__", None) is not None:
-        return
 
-    @functools.wraps(verify)
     def verify_checkpoint_directory(save_dir: str) -> None:
         try:
             verify(save_dir)  # of an empty file, for which a full disk has room
@@ -53,8 +49,6 @@ def write_checkpoints_whole() -> None:
     from fairseq.file_io import PathManager
 
     copy, rename = PathManager.copy, PathManager.rename
-    if copy.__module__ == __name__:
-        return
 
     def copy_aside(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
         if not overwrite or not PathManager.supports_rename(dst_path):
@@ -109,8 +103,6 @@ def survive_a_full_disk() -> None:
     from fairseq.file_io import PathManager
 
     persistent_save = checkpoint_utils.torch_persistent_save
-    if persistent_save.__module__ == __name__:
-        return
 
     def save_from_the_beginning(obj: Any, file: Any) -> None:
         for attempt in range(_ATTEMPTS):

@@ -6,9 +6,11 @@ import math
 import shlex
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.models.alum_roberta import FAIRSEQ_EPS
@@ -32,8 +34,23 @@ _HF_ACTIVATIONS["gelu_fast"] = "gelu_new"
 PRENORM = "roberta-prelayernorm"
 MODEL_TYPES = ("roberta", "xlm-roberta", "camembert", PRENORM, "bert")
 
+ENCODER = "encoder.sentence_encoder."
+
 # Position embeddings start after the index of the padding symbol, 1, in fairseq and in RoBERTa.
 FIRST_POSITION = 2
+
+# fairseq's options, and the entries of config.json that mean the same.
+_SIZES = {
+    "encoder_layers": "num_hidden_layers",
+    "encoder_embed_dim": "hidden_size",
+    "encoder_ffn_embed_dim": "intermediate_size",
+    "encoder_attention_heads": "num_attention_heads",
+}
+_DROPOUTS = {
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "pooler_dropout": "classifier_dropout",
+}
 
 # Options of fairseq's RoBERTa of which transformers supports one value only.
 _FIXED_OPTIONS: Mapping[str, Any] = {
@@ -47,74 +64,40 @@ _FIXED_OPTIONS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Hyper-parameters of an encoder.
+    """Hyper-parameters of an encoder, under the names of fairseq's options."""
 
-    Attributes:
-        layers: number of layers.
-        width: size of the embeddings and hidden states.
-        ffn_width: size of the hidden layer of the feed-forward networks.
-        heads: number of attention heads.
-        max_positions: maximum number of tokens in a sequence.
-        activation: fairseq's name of the activation function.
-        eps: epsilon of the layer normalisations.
-        dropout: dropout of embeddings and hidden states.
-        attention_dropout: dropout of attention weights.
-        pooler_dropout: dropout of the classification head.
-        prenorm: whether layers are normalised before each block (and once at the end) rather than
-            after each.
-        tied: whether the LM head shares its output weights with the embeddings.
-    """
-
-    layers: int
-    width: int
-    ffn_width: int
-    heads: int
+    encoder_layers: int
+    encoder_embed_dim: int
+    encoder_ffn_embed_dim: int
+    encoder_attention_heads: int
     max_positions: int
-    activation: str
-    eps: float
+    activation_fn: str
     dropout: float
     attention_dropout: float
     pooler_dropout: float
-    prenorm: bool
-    tied: bool
+    encoder_normalize_before: bool
+    untie_weights_roberta: bool
+    alum_layer_norm_eps: float
 
     @property
     def options(self) -> dict[str, Any]:
         """fairseq's options, under their names in a checkpoint."""
-        options: dict[str, Any] = {
-            "arch": "roberta",
-            "encoder_layers": self.layers,
-            "encoder_embed_dim": self.width,
-            "encoder_ffn_embed_dim": self.ffn_width,
-            "encoder_attention_heads": self.heads,
-            "max_positions": self.max_positions,
-            "activation_fn": self.activation,
-            "dropout": self.dropout,
-            "attention_dropout": self.attention_dropout,
-            "pooler_dropout": self.pooler_dropout,
-            "encoder_normalize_before": self.prenorm,
-            "untie_weights_roberta": not self.tied,
-        }
-        if self.eps != FAIRSEQ_EPS:
-            options.update(arch="alum_roberta", alum_layer_norm_eps=self.eps)
+        options = {"arch": "alum_roberta", **asdict(self)}
+        if self.alum_layer_norm_eps == FAIRSEQ_EPS:
+            del options["alum_layer_norm_eps"]
+            options["arch"] = "roberta"
         return options
 
     @property
     def config(self) -> dict[str, Any]:
         """The entries of a ``config.json``."""
         return {
-            "model_type": PRENORM if self.prenorm else "roberta",
-            "num_hidden_layers": self.layers,
-            "hidden_size": self.width,
-            "intermediate_size": self.ffn_width,
-            "num_attention_heads": self.heads,
+            "model_type": PRENORM if self.encoder_normalize_before else "roberta",
+            **{hf: getattr(self, ours) for ours, hf in (_SIZES | _DROPOUTS).items()},
             "max_position_embeddings": self.max_positions + FIRST_POSITION,
-            "hidden_act": _HF_ACTIVATIONS[self.activation],
-            "layer_norm_eps": self.eps,
-            "hidden_dropout_prob": self.dropout,
-            "attention_probs_dropout_prob": self.attention_dropout,
-            "classifier_dropout": self.pooler_dropout,
-            "tie_word_embeddings": self.tied,
+            "hidden_act": _HF_ACTIVATIONS[self.activation_fn],
+            "layer_norm_eps": self.alum_layer_norm_eps,
+            "tie_word_embeddings": not self.untie_weights_roberta,
         }
 
     @classmethod
@@ -137,52 +120,29 @@ class Architecture:
             )
         dropout = config.probability("hidden_dropout_prob", 0.1)
         return cls(
-            layers=config.integer("num_hidden_layers"),
-            width=config.integer("hidden_size"),
-            ffn_width=config.integer("intermediate_size"),
-            heads=config.integer("num_attention_heads"),
+            **{ours: config.integer(hf) for ours, hf in _SIZES.items()},
             max_positions=rows - first,
-            activation=ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, "gelu")],
-            eps=config.positive("layer_norm_eps", 1e-12),
+            activation_fn=ACTIVATIONS[config.choice("hidden_act", ACTIVATIONS, "gelu")],
             dropout=dropout,
             attention_dropout=config.probability("attention_probs_dropout_prob", 0.1),
             pooler_dropout=config.probability("classifier_dropout", dropout),
-            prenorm=family == PRENORM,
-            tied=config.choice("tie_word_embeddings", (True, False), True),
+            encoder_normalize_before=family == PRENORM,
+            untie_weights_roberta=not config.choice("tie_word_embeddings", (True, False), True),
+            alum_layer_norm_eps=config.positive("layer_norm_eps", 1e-12),
         )
 
     @classmethod
-    def of_options(cls, options: Namespace, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-        """From the options and the weight shapes of a fairseq checkpoint.
-
-        Args:
-            options: the model's options, with defaults filled in.
-            shapes: of the encoder's weights, under fairseq's current names within the encoder.
+    def of_options(cls, options: Namespace, weights: Mapping[str, Tensor]) -> Architecture:
+        """From the options of a fairseq checkpoint, defaults filled in, and its weights.
 
         Raises:
             UsageError: transformers has no such RoBERTa; the message names the option.
         """
-
-        def require(allowed: bool, option: str, right: str) -> None:
-            if not allowed:
-                value = getattr(options, option)
-                raise UsageError(
-                    f"the checkpoint was trained with {option}={value!s:.100}: {right}"
-                )
-
-        for option, only in _FIXED_OPTIONS.items():
-            right = f"RoBERTa in transformers supports {only} only"
-            require(getattr(options, option, only) == only, option, right)
-        known = ", ".join(_HF_ACTIVATIONS)
-        require(
-            str(options.activation_fn) in _HF_ACTIVATIONS,
-            "activation_fn",
-            f"RoBERTa in transformers supports {known}",
-        )
-        layers = {name.split(".")[1] for name in shapes if name.startswith("layers.")}
+        start = f"{ENCODER}layers."
+        layers = {name[len(start) :].split(".")[0] for name in weights if name.startswith(start)}
         try:
-            positions, width = shapes["embed_positions.weight"]
-            ffn_width, _ = shapes["layers.0.fc1.weight"]
+            positions, width = weights[f"{ENCODER}embed_positions.weight"].shape
+            ffn_width, _ = weights[f"{start}0.fc1.weight"].shape
         except (KeyError, ValueError):
             raise UsageError("the checkpoint does not contain a RoBERTa encoder") from None
         if positions <= FIRST_POSITION:
@@ -190,30 +150,42 @@ class Architecture:
                 f"the checkpoint has {positions} position embeddings: it must have more than "
                 f"{FIRST_POSITION}"
             )
-        heads = options.encoder_attention_heads
-        require(
-            type(heads) is int and heads > 0 and width % heads == 0,
-            "encoder_attention_heads",
-            f"it must divide the width of the encoder, {width}",
-        )
-        for option in ("dropout", "attention_dropout", "pooler_dropout"):
-            value = getattr(options, option)
-            fine = type(value) in (int, float) and 0 <= value <= 1
-            require(fine, option, "it must be from 0 to 1")
+        _check_options(options, width)
         return cls(
-            layers=len(layers),
-            width=width,
-            ffn_width=ffn_width,
-            heads=heads,
+            encoder_layers=len(layers),
+            encoder_embed_dim=width,
+            encoder_ffn_embed_dim=ffn_width,
+            encoder_attention_heads=options.encoder_attention_heads,
             max_positions=positions - FIRST_POSITION,
-            activation=options.activation_fn,
-            eps=getattr(options, "alum_layer_norm_eps", FAIRSEQ_EPS),
-            dropout=options.dropout,
-            attention_dropout=options.attention_dropout,
-            pooler_dropout=options.pooler_dropout,
-            prenorm=options.encoder_normalize_before,
-            tied=not options.untie_weights_roberta,
+            activation_fn=options.activation_fn,
+            **{name: getattr(options, name) for name in _DROPOUTS},
+            encoder_normalize_before=options.encoder_normalize_before,
+            untie_weights_roberta=options.untie_weights_roberta,
+            alum_layer_norm_eps=getattr(options, "alum_layer_norm_eps", FAIRSEQ_EPS),
         )
+
+
+def _check_options(options: Namespace, width: int) -> None:
+    """Raise a UsageError where transformers' RoBERTa has no such option, or has no such value."""
+    found = _FIXED_OPTIONS | vars(options)
+    heads = found["encoder_attention_heads"]
+    supports = "RoBERTa in transformers supports"
+    right = {name: (found[name] == v, f"{supports} {v} only") for name, v in _FIXED_OPTIONS.items()}
+    right["activation_fn"] = (
+        str(found["activation_fn"]) in _HF_ACTIVATIONS,
+        f"{supports} {', '.join(_HF_ACTIVATIONS)}",
+    )
+    right["encoder_attention_heads"] = (
+        type(heads) is int and heads > 0 and width % heads == 0,
+        f"it must divide the width of the encoder, {width}",
+    )
+    for name in _DROPOUTS:
+        fine = type(found[name]) in (int, float) and 0 <= found[name] <= 1
+        right[name] = fine, "it must be from 0 to 1"
+    for name, (fine, remedy) in right.items():
+        if not fine:
+            value = f"{found[name]!s:.100}"
+            raise UsageError(f"the checkpoint was trained with {name}={value}: {remedy}")
 
 
 def command_line(options: Mapping[str, Any]) -> list[str]:
@@ -230,12 +202,7 @@ def command_line(options: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Config:
-    """A ``config.json``, whose entries are validated when they are read.
-
-    Attributes:
-        path: path of the file.
-        values: its entries.
-    """
+    """The entries of a ``config.json``, which are validated when they are asked for."""
 
     path: Path
     values: Mapping[str, Any]

@@ -27,11 +27,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> None:
     parser = cli.make_parser("alum-convert", _DESCRIPTION)
-    add = cli.add_commands(parser)
-    command = add("from-hf", _FROM)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    command = cli.add_command(commands, "from-hf", _FROM)
     command.add_argument("source", metavar="HF_FOLDER", type=Path, help="holds config.json")
     command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is created")
-    command = add("to-hf", _TO)
+    command = cli.add_command(commands, "to-hf", _TO)
     command.add_argument("source", metavar="CHECKPOINT", type=Path, help="such as model.pt")
     command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is created")
     command.add_argument(

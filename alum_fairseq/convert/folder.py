@@ -22,11 +22,7 @@ PICKLED = "pytorch_model.bin"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UsageError: the file cannot be read, or does not hold an object.
-    """
+    """The object in a JSON file; a UsageError if it cannot be read, or holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -49,11 +45,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_config(folder: Path) -> Config:
-    """The folder's ``config.json``.
-
-    Raises:
-        UsageError: there is none, or it is broken.
-    """
+    """The folder's ``config.json``; a UsageError if there is none, or it is broken."""
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} has no {CONFIG}: it is not the folder of a transformers model")
     return Config(folder / CONFIG, read_json(folder / CONFIG))

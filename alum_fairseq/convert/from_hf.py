@@ -54,7 +54,8 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     tensors = read_tensors(source)
     rows = config.integer("vocab_size")
     order = symbol_order(tokenizer, rows, _unknowns(tensors, tokenizer, rows))
-    weights, lost = to_fairseq(tensors, config, architecture, order, rows)
+    weights, lost = to_fairseq(tensors, config, architecture, order)
+    has_head = f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in weights
     notes = [*(f"not carried over: {phrase}" for phrase in lost), *tokenizer.notes]
     with whole_folder(target) as folder:
         for name, content in tokenizer.files.items():
@@ -66,23 +67,23 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
                 f"their rows are kept, under the names madeupword... in {DICTIONARY}"
             )
         torch.save(_checkpoint(weights, config, architecture), folder / CHECKPOINT)
-        if f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in weights:
-            _write_labels(config, folder / LABELS)
-    return notes, _next_steps(Vocabulary.load(target), architecture, config, weights)
+        if has_head:
+            # The names of the classes, in order, as the dictionary that fairseq's task reads.
+            lines = [f"{label} 1\n" for label in label_names(config)]
+            (folder / LABELS).parent.mkdir()
+            (folder / LABELS).write_text("".join(lines), encoding="utf-8")
+    return notes, _next_steps(Vocabulary.load(target), architecture, config, has_head)
 
 
 def _unknowns(tensors: Tensors, tokenizer: FairseqTokenizer, rows: int) -> frozenset[int]:
     """The rows that ``to-hf`` added after ``<mask>``: copies of the row of ``<unk>``."""
     unknown, mask = tokenizer.special[3:]
-    name = f"{encoder_prefix(tensors)}{WORDS}"
-    if name not in tensors or max(unknown, mask) >= rows:
+    embeddings = tensors.get(f"{encoder_prefix(tensors)}{WORDS}", torch.empty(0))
+    if embeddings.dim() != 2 or len(embeddings) != rows or max(unknown, mask) >= rows:
         return frozenset()  # to_fairseq reports what is wrong
-    embeddings = tensors[name]
-    if embeddings.dim() != 2 or len(embeddings) != rows:
-        return frozenset()
-    same = (embeddings == embeddings[unknown]).all(dim=1).nonzero().flatten().tolist()
-    copies = {i for i in same if i > mask}
-    return frozenset(copies if copies == set(range(mask + 1, rows)) else ())
+    added = frozenset(range(mask + 1, rows))
+    copies = (embeddings[mask + 1 :] == embeddings[unknown]).all()
+    return added if copies else frozenset()
 
 
 def _is_regression(config: Config) -> bool:
@@ -119,19 +120,8 @@ def _checkpoint(
     }
 
 
-def _write_labels(config: Config, path: Path) -> None:
-    """Write the names of the classes, in order, as the dictionary that fairseq's task reads."""
-    labels = label_names(config)
-    path.parent.mkdir()
-    path.write_text("".join(f"{label} 1\n" for label in labels), encoding="utf-8")
-
-
 def label_names(config: Config) -> list[str]:
-    """Names of the classes.
-
-    Raises:
-        UsageError: ``id2label`` is broken.
-    """
+    """Names of the classes; a UsageError if ``id2label`` is broken."""
     count = number_of_labels(config)
     found = config.values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
     labels = [found.get(str(i)) for i in range(count)]
@@ -143,30 +133,26 @@ def label_names(config: Config) -> list[str]:
 
 
 def _next_steps(
-    vocabulary: Vocabulary,
-    architecture: Architecture,
-    config: Config,
-    weights: dict[str, Tensor],
+    vocabulary: Vocabulary, architecture: Architecture, config: Config, has_head: bool
 ) -> str:
     """Commands that use the result, to be copied."""
-    checkpoint = vocabulary.folder / CHECKPOINT
-    arguments = [f'"{vocabulary.folder}"', 'user_dir="alum_fairseq"']
+    folder = vocabulary.folder
+    arguments = [f'"{folder}"', 'user_dir="alum_fairseq"']
     arguments += [f'{name}="{value}"' for name, value in vocabulary.options.items()]
-    options = " ".join(command_line(architecture.options))
     lines = [
         "In Python:",
         "    from fairseq.models.roberta import RobertaModel",
         f"    roberta = RobertaModel.from_pretrained({', '.join(arguments)}).eval()",
         "To continue training, with data prepared with this vocabulary "
-        f"(alum-prepare --vocabulary {vocabulary.folder}):",
-        f"    fairseq-train DATA --user-dir alum_fairseq --finetune-from-model {checkpoint} "
-        f"{options} --task ... --criterion ...",
+        f"(alum-prepare --vocabulary {folder}):",
+        "    fairseq-train DATA --user-dir alum_fairseq --finetune-from-model "
+        f"{folder / CHECKPOINT} {' '.join(command_line(architecture.options))} --task ... "
+        "--criterion ...",
     ]
-    if any(name.startswith(HEADS) for name in weights):
+    if has_head:
         kind = "--regression-target " if _is_regression(config) else ""
         lines.append(
             f"Its classification head is kept by --task sentence_prediction {kind}--num-classes "
-            f"{number_of_labels(config)}, if the labels are in the order of "
-            f"{vocabulary.folder / LABELS}."
+            f"{number_of_labels(config)}, if the labels are in the order of {folder / LABELS}."
         )
     return "\n".join(lines)

@@ -46,14 +46,14 @@ class FairseqTokenizer:
 
 
 def read_tokenizer(folder: Path, model_type: str) -> FairseqTokenizer:
-    """Read the tokenizer of a folder, of whichever kind it is.
-
-    Raises:
-        UsageError: there is none, it is broken, or fairseq cannot use it.
-    """
+    """Read a folder's tokenizer; a UsageError if fairseq can use none that is there."""
     settings = read_optional_json(folder / "special_tokens_map.json")
     settings = settings | read_optional_json(folder / "tokenizer_config.json")
-    tokens = _special_tokens(settings, model_type)
+    defaults = _BERT_TOKENS if model_type == "bert" else SPECIAL_TOKENS
+    pairs = zip(SPECIAL_NAMES, defaults, strict=True)
+    given = [settings.get(name) or default for name, default in pairs]
+    # transformers writes a token's text alone, or with its settings.
+    tokens = tuple(t["content"] if isinstance(t, dict) and "content" in t else t for t in given)
     loaded, source = _load(folder, tokens, settings)
     if loaded is None:
         ids = _xlmr_ids(source, model_type)
@@ -66,9 +66,8 @@ def read_tokenizer(folder: Path, model_type: str) -> FairseqTokenizer:
     content = json.loads(loaded.to_str())
     if _is_gpt2(content):
         return _gpt2(content, ids, special)
-    tokenizer = FairseqTokenizer("alum_tokenizers", ids, special)
     kept = source.read_bytes() if source.name == TOKENIZER else loaded.to_str().encode()
-    tokenizer.files[TOKENIZER] = kept
+    tokenizer = FairseqTokenizer("alum_tokenizers", ids, special, files={TOKENIZER: kept})
     if content["model"]["type"] == "BPE":
         tokenizer.notes.append(
             f"{source} is kept as it is, for --bpe alum_tokenizers: --bpe gpt2 would split text "
@@ -115,15 +114,6 @@ def _load(
     )
 
 
-def _special_tokens(settings: Mapping[str, Any], model_type: str) -> tuple[Any, ...]:
-    """The special tokens that fairseq has, as the folder names them."""
-    defaults = _BERT_TOKENS if model_type == "bert" else SPECIAL_TOKENS
-    pairs = zip(SPECIAL_NAMES, defaults, strict=True)
-    given = [settings.get(name) or default for name, default in pairs]
-    # transformers writes a token's text alone, or with its settings.
-    return tuple(t["content"] if isinstance(t, dict) and "content" in t else t for t in given)
-
-
 def _special_ids(ids: Mapping[str, int], tokens: tuple[Any, ...], source: Path) -> tuple[int, ...]:
     for name, token in zip(SPECIAL_NAMES, tokens, strict=True):
         if not isinstance(token, str) or token not in ids:
@@ -159,13 +149,13 @@ def _gpt2(
         for merge in content["model"]["merges"]
     ]
     encoder = gpt2_encoder(merges, ids)
-    tokenizer = FairseqTokenizer("gpt2", ids, special)
-    tokenizer.symbols = {token: str(number) for token, number in encoder.items()}
+    symbols = {token: str(number) for token, number in encoder.items()}
     lines = ["#version: 0.2", *map(" ".join, merges)]
-    tokenizer.files = {
+    files = {
         "encoder.json": json.dumps(encoder).encode(),  # ASCII: fairseq reads it in the locale's
         "vocab.bpe": "".join(f"{line}\n" for line in lines).encode(),
     }
+    tokenizer = FairseqTokenizer("gpt2", ids, special, symbols, files)
     missing = sum(token not in ids for token in encoder)
     if missing:
         tokenizer.notes.append(
@@ -179,12 +169,10 @@ def _gpt2(
 
 
 def _sentencepiece(path: Path, ids: dict[str, int], special: tuple[int, ...]) -> FairseqTokenizer:
-    tokenizer = FairseqTokenizer("sentencepiece", ids, special)
     missing = sum(piece.piece not in ids for piece in text_pieces(read_sentencepiece(path)))
-    tokenizer.files = {SENTENCEPIECE: path.read_bytes()}
-    if missing:
-        tokenizer.notes.append(f"{path}: {missing} of its pieces have no id: they are <unk>")
-    return tokenizer
+    notes = [f"{path}: {missing} of its pieces have no id: they are <unk>"] if missing else []
+    files = {SENTENCEPIECE: path.read_bytes()}
+    return FairseqTokenizer("sentencepiece", ids, special, files=files, notes=notes)
 
 
 def _xlmr_ids(path: Path, model_type: str) -> dict[str, int]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from fairseq.models.roberta.model import RobertaLMHead
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor
 
-from alum_fairseq.convert.architecture import FIRST_POSITION, Architecture, Config
+from alum_fairseq.convert.architecture import ENCODER, FIRST_POSITION, Architecture, Config
 from alum_fairseq.errors import UsageError
 
-ENCODER = "encoder.sentence_encoder."
 LM_HEAD = "encoder.lm_head."
 HEADS = "classification_heads."
 # The head that fairseq's sentence_prediction task creates by default.
@@ -26,8 +25,6 @@ _LM_HEADS = {
     "roberta": ("lm_head.", "dense", "layer_norm"),
 }
 
-_ROBERTA_HEAD = ("classifier.dense", "classifier.out_proj")
-
 WORDS = "embeddings.word_embeddings.weight"
 
 # The bias of the logits of rows that stand for <unk>, so that they are never predicted. Within the
@@ -37,30 +34,15 @@ NEVER = -1e4
 # A module with a weight and a bias: its names in transformers and in fairseq, and the shape of the
 # weight, where None stands for any size.
 Module = tuple[str, str, tuple[int | None, ...]]
+Head = tuple[str, int | None]  # fairseq's name of a classification head, and its classes if known
 
 
-class Tensors:
-    """The tensors of a model, taken out one by one; whatever remains was not converted.
-
-    Args:
-        tensors: by name.
-        source: what messages call the place where they were read.
-    """
+class Tensors(dict[str, Tensor]):
+    """The tensors of a model by name, taken out one by one; whatever remains was not converted."""
 
     def __init__(self, tensors: Mapping[str, Tensor], source: object) -> None:
-        self._tensors = dict(tensors)
+        super().__init__(tensors)
         self._source = source
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    @property
-    def remaining(self) -> list[str]:
-        """Names of the tensors that were not taken."""
-        return sorted(self._tensors)
 
     def take(self, name: str, *shape: int | None) -> Tensor:
         """Remove and return a tensor of this shape, in which None stands for any size.
@@ -68,9 +50,9 @@ class Tensors:
         Raises:
             UsageError: it is missing, has another shape, or is not of a floating-point type.
         """
-        if name not in self._tensors:
+        if name not in self:
             raise UsageError(f"{self._source} has no tensor {name}")
-        tensor = self._tensors.pop(name)
+        tensor = self.pop(name)
         found = tuple(tensor.shape)
         if len(found) != len(shape) or any(
             size not in (None, actual) for size, actual in zip(shape, found, strict=True)
@@ -94,72 +76,53 @@ class Tensors:
         bias = self.take(f"{source}.bias", len(weight))
         return {f"{target}.weight": weight, f"{target}.bias": bias}
 
-    def discard(self, *names: str) -> None:
-        """Remove tensors that carry no information of their own, if they are there."""
-        for name in names:
-            self._tensors.pop(name, None)
 
-
-def encoder_modules(architecture: Architecture, prefix: str) -> list[Module]:
-    """The encoder's modules, but for its embeddings; ``prefix`` is that of transformers' names."""
-    width, ffn_width = architecture.width, architecture.ffn_width
+def _modules(
+    architecture: Architecture, family: str, prefix: str, lm_head: bool, head: Head | None
+) -> list[Module]:
+    """The modules of a model, but for its embeddings; ``prefix`` is that of transformers' names."""
+    width, ffn_width = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
     square, norm = (width, width), (width,)
-    first_norm, second_norm = (
-        ("attention.LayerNorm", "intermediate.LayerNorm")
-        if architecture.prenorm
-        else ("attention.output.LayerNorm", "output.LayerNorm")
-    )
+    prenorm = architecture.encoder_normalize_before
     layer: list[Module] = [
         ("attention.self.query", "self_attn.q_proj", square),
         ("attention.self.key", "self_attn.k_proj", square),
         ("attention.self.value", "self_attn.v_proj", square),
         ("attention.output.dense", "self_attn.out_proj", square),
-        (first_norm, "self_attn_layer_norm", norm),
+        (f"attention{'' if prenorm else '.output'}.LayerNorm", "self_attn_layer_norm", norm),
         ("intermediate.dense", "fc1", (ffn_width, width)),
         ("output.dense", "fc2", (width, ffn_width)),
-        (second_norm, "final_layer_norm", norm),
+        (f"{'intermediate' if prenorm else 'output'}.LayerNorm", "final_layer_norm", norm),
     ]
-    modules: list[Module] = [("embeddings.LayerNorm", "layernorm_embedding", norm)]
-    if architecture.prenorm:
-        modules.append(("LayerNorm", "layer_norm", norm))
-    modules += [
+    encoder: list[Module] = [("embeddings.LayerNorm", "layernorm_embedding", norm)]
+    encoder += [("LayerNorm", "layer_norm", norm)] if prenorm else []
+    encoder += [
         (f"encoder.layer.{i}.{hf}", f"layers.{i}.{ours}", shape)
-        for i in range(architecture.layers)
+        for i in range(architecture.encoder_layers)
         for hf, ours, shape in layer
     ]
-    return [(f"{prefix}{hf}", f"{ENCODER}{ours}", shape) for hf, ours, shape in modules]
-
-
-def _lm_head_modules(family: str, width: int) -> list[Module]:
-    prefix, dense, norm = _LM_HEADS[family]
-    return [
-        (f"{prefix}{dense}", f"{LM_HEAD}dense", (width, width)),
-        (f"{prefix}{norm}", f"{LM_HEAD}layer_norm", (width,)),
-    ]
-
-
-def _head_modules(hf: tuple[str, str], head: str, width: int, classes: int | None) -> list[Module]:
-    """A classification head; ``hf`` are transformers' names of its dense and its output layer."""
-    return [
-        (hf[0], f"{HEADS}{head}.dense", (width, width)),
-        (hf[1], f"{HEADS}{head}.out_proj", (classes, width)),
-    ]
+    modules = [(f"{prefix}{hf}", f"{ENCODER}{ours}", shape) for hf, ours, shape in encoder]
+    if lm_head:
+        before, dense, layer_norm = _LM_HEADS[family]
+        modules.append((f"{before}{dense}", f"{LM_HEAD}dense", square))
+        modules.append((f"{before}{layer_norm}", f"{LM_HEAD}layer_norm", norm))
+    if head is not None:
+        name, classes = head
+        bert = family == "bert"
+        dense = f"{prefix}pooler.dense" if bert else "classifier.dense"
+        output = "classifier" if bert else "classifier.out_proj"
+        modules.append((dense, f"{HEADS}{name}.dense", square))
+        modules.append((output, f"{HEADS}{name}.out_proj", (classes, width)))
+    return modules
 
 
 # --------------------------------------------------------------------------------------- to fairseq
 
 
 def to_fairseq(
-    tensors: Tensors, config: Config, architecture: Architecture, order: Sequence[int], rows: int
+    tensors: Tensors, config: Config, architecture: Architecture, order: Sequence[int]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Convert the tensors of a transformers model to fairseq's.
-
-    Args:
-        tensors: the model's tensors.
-        config: its ``config.json``.
-        architecture: what the configuration describes.
-        order: for each of fairseq's V symbols, its row in transformers' embeddings.
-        rows: number of rows of transformers' embeddings.
+    """Convert a transformers model's tensors, given for each of fairseq's symbols its row in them.
 
     Returns:
         The weights under fairseq's names, and a phrase for each thing that was not converted.
@@ -169,52 +132,63 @@ def to_fairseq(
     """
     family = "bert" if config.values["model_type"] == "bert" else "roberta"
     prefix = encoder_prefix(tensors)
-    width = architecture.width
+    width, rows = architecture.encoder_embed_dim, config.integer("vocab_size")
     lost: list[str] = []
-    index = torch.tensor(order)
-    in_order = torch.equal(index, torch.arange(rows))
 
-    def by_symbol(tensor: Tensor) -> Tensor:
-        return tensor if in_order else tensor[index]
+    def by_symbol(name: str, *shape: int) -> Tensor:
+        tensor = tensors.take(name, rows, *shape)
+        return tensor if list(order) == list(range(rows)) else tensor[torch.tensor(order)]
 
-    words = by_symbol(tensors.take(f"{prefix}{WORDS}", rows, width))
+    words = by_symbol(f"{prefix}{WORDS}", width)
     weights = {
         f"{ENCODER}embed_tokens.weight": words,
         f"{ENCODER}embed_positions.weight": _positions(tensors, prefix, config, architecture, lost),
         f"{ENCODER}version": torch.tensor([3.0]),  # as fairseq's encoder has it
     }
-    modules = encoder_modules(architecture, prefix)
-    head, dense, _ = _LM_HEADS[family]
-    if f"{head}{dense}.weight" in tensors:
-        modules += _lm_head_modules(family, width)
-        bias, own, output = f"{head}bias", f"{head}decoder.bias", f"{head}decoder.weight"
-        # The output layer's own bias matters only if it is not tied to the head's.
-        name = own if own in tensors and (bias not in tensors or not architecture.tied) else bias
-        weights[f"{LM_HEAD}bias"] = by_symbol(tensors.take(name, rows))
-        weights[f"{LM_HEAD}weight"] = (
-            words if architecture.tied else by_symbol(tensors.take(output, rows, width))
-        )
-        tensors.discard(bias, own, output)
-        if family == "roberta" and architecture.activation != "gelu":
+    before, dense, _ = _LM_HEADS[family]
+    lm_head, head = f"{before}{dense}.weight" in tensors, None
+    if lm_head:
+        weights |= _lm_head_output(tensors, before, architecture, words, by_symbol)
+        if family == "roberta" and architecture.activation_fn != "gelu":
             lost.append(
                 "the masked-LM head's activation: it is gelu in transformers, but that of the "
-                f"layers, {architecture.activation}, in fairseq, whose predictions differ"
+                f"layers, {architecture.activation_fn}, in fairseq, whose predictions differ"
             )
     else:
         weights |= _new_lm_head(architecture, words)
         lost.append("there is no masked-LM head to carry over: fairseq's was initialised")
-    classes = config.values.get("architectures") or [""]
-    if str(classes[0]).endswith("ForSequenceClassification"):
-        names = (f"{prefix}pooler.dense", "classifier") if family == "bert" else _ROBERTA_HEAD
-        modules += _head_modules(names, DEFAULT_HEAD, width, number_of_labels(config))
+    if str((config.values.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+        head = (DEFAULT_HEAD, number_of_labels(config))
         if config.values.get("problem_type") == "multi_label_classification":
             lost.append(
                 "that an example may have several labels: fairseq's sentence_prediction applies "
                 "a softmax to the head's output"
             )
-    for hf, ours, shape in modules:
+    for hf, ours, shape in _modules(architecture, family, prefix, lm_head, head):
         weights |= tensors.take_module(hf, ours, shape)
-    return weights, [*lost, *_unconverted(tensors.remaining)]
+    return weights, [*lost, *_unconverted(sorted(tensors))]
+
+
+def _lm_head_output(
+    tensors: Tensors,
+    head: str,
+    architecture: Architecture,
+    words: Tensor,
+    by_symbol: Callable[..., Tensor],
+) -> dict[str, Tensor]:
+    """The weight and the bias of the masked-LM head's logits."""
+    tied = not architecture.untie_weights_roberta
+    bias, own, output = f"{head}bias", f"{head}decoder.bias", f"{head}decoder.weight"
+    # The output layer's own bias matters only if it is not tied to the head's.
+    weights = {
+        f"{LM_HEAD}bias": by_symbol(
+            own if own in tensors and (bias not in tensors or not tied) else bias
+        ),
+        f"{LM_HEAD}weight": words if tied else by_symbol(output, words.shape[1]),
+    }
+    for name in (bias, own, output):
+        tensors.pop(name, None)
+    return weights
 
 
 def encoder_prefix(tensors: Tensors) -> str:
@@ -227,8 +201,7 @@ def _positions(
     tensors: Tensors, prefix: str, config: Config, architecture: Architecture, lost: list[str]
 ) -> Tensor:
     """Position embeddings, with the embedding of the first segment added."""
-    width = architecture.width
-    rows = config.integer("max_position_embeddings")
+    width, rows = architecture.encoder_embed_dim, config.integer("max_position_embeddings")
     positions = tensors.take(f"{prefix}embeddings.position_embeddings.weight", rows, width)
     # fairseq's positions start at row 2; the rows before are unused.
     missing = architecture.max_positions + FIRST_POSITION - rows
@@ -244,7 +217,8 @@ def _positions(
             )
         if count and segments[0].any():
             positions[FIRST_POSITION:] += segments[0]
-    tensors.discard(*(f"{prefix}embeddings.{name}" for name in ("position_ids", "token_type_ids")))
+    for name in ("position_ids", "token_type_ids"):
+        tensors.pop(f"{prefix}embeddings.{name}", None)
     return positions
 
 
@@ -252,10 +226,11 @@ def _new_lm_head(architecture: Architecture, words: Tensor) -> dict[str, Tensor]
     """fairseq's masked-LM head, newly initialised."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        head = RobertaLMHead(architecture.width, len(words), architecture.activation, words)
+        head = RobertaLMHead(words.shape[1], len(words), architecture.activation_fn, words)
         head.apply(init_bert_params)
     weights = {f"{LM_HEAD}{name}": tensor.to(words) for name, tensor in head.state_dict().items()}
-    return weights | {f"{LM_HEAD}weight": words if architecture.tied else words.clone()}
+    output = words.clone() if architecture.untie_weights_roberta else words
+    return weights | {f"{LM_HEAD}weight": output}
 
 
 def number_of_labels(config: Config) -> int:
@@ -270,16 +245,12 @@ _KNOWN_REMAINDERS = {
 }
 
 
-def _unconverted(names: Sequence[str]) -> list[str]:
+def _unconverted(names: Sequence[str]) -> dict[str, None]:
     """A phrase for each module that was not converted."""
-    phrases = [
-        next(
-            (phrase for part, phrase in _KNOWN_REMAINDERS.items() if part in name),
-            f"tensors {name.rsplit('.', 1)[0]}.*",
-        )
-        for name in names
-    ]
-    return list(dict.fromkeys(phrases))
+    phrases = {name: f"tensors {name.rsplit('.', 1)[0]}.*" for name in names}
+    for part, phrase in _KNOWN_REMAINDERS.items():
+        phrases |= {name: phrase for name in names if part in name}
+    return dict.fromkeys(phrases.values())
 
 
 # ----------------------------------------------------------------------------------- from fairseq
@@ -309,7 +280,7 @@ def to_transformers(
     """Convert the weights of a fairseq checkpoint to transformers' tensors.
 
     Args:
-        tensors: the weights, under fairseq's current names.
+        tensors: under fairseq's current names.
         architecture: of the model.
         head: the classification head to convert; None for the masked-LM head.
         unknowns: number of rows to add for tokens that are ``<unk>`` to fairseq.
@@ -318,31 +289,27 @@ def to_transformers(
         UsageError: a tensor is missing, has the wrong shape or type, or has no counterpart in
             transformers.
     """
-    width = architecture.width
-    prefix = "roberta_prelayernorm." if architecture.prenorm else "roberta."
+    width = architecture.encoder_embed_dim
+    prefix = "roberta_prelayernorm." if architecture.encoder_normalize_before else "roberta."
     words = tensors.take(f"{ENCODER}embed_tokens.weight", None, width)
     rows = architecture.max_positions + FIRST_POSITION
+    positions = tensors.take(f"{ENCODER}embed_positions.weight", rows, width)
     converted = {
         f"{prefix}{WORDS}": _with_unknowns(words, unknowns),
-        f"{prefix}embeddings.position_embeddings.weight": tensors.take(
-            f"{ENCODER}embed_positions.weight", rows, width
-        ),
+        f"{prefix}embeddings.position_embeddings.weight": positions,
         f"{prefix}embeddings.token_type_embeddings.weight": words.new_zeros(1, width),
     }
-    modules = encoder_modules(architecture, prefix)
     if head is None:
-        modules += _lm_head_modules("roberta", width)
         bias = _with_unknowns(tensors.take(f"{LM_HEAD}bias", len(words)), unknowns, NEVER)
         converted["lm_head.bias"] = bias
-        if not architecture.tied:
+        if architecture.untie_weights_roberta:
             output = tensors.take(f"{LM_HEAD}weight", len(words), width)
             converted["lm_head.decoder.weight"] = _with_unknowns(output, unknowns)
             converted["lm_head.decoder.bias"] = bias.clone()
-    else:
-        modules += _head_modules(_ROBERTA_HEAD, head, width, None)
-    for hf, ours, shape in modules:
+    classifier = None if head is None else (head, None)
+    for hf, ours, shape in _modules(architecture, "roberta", prefix, head is None, classifier):
         converted |= tensors.take_module(ours, hf, shape)
-    for name in tensors.remaining:
+    for name in sorted(tensors):
         if name.startswith(ENCODER) and not name.endswith(".version"):
             raise UsageError(f"the checkpoint has {name}, which RoBERTa in transformers lacks")
     return {name: tensor.contiguous() for name, tensor in converted.items()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,28 +25,6 @@ from alum_fairseq.convert.sentencepiece_model import read_sentencepiece, text_pi
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError, one_line
-
-
-@dataclass(frozen=True)
-class Template:
-    """The special symbols that fairseq's task adds to the texts of an example.
-
-    Attributes:
-        first: the symbol before the first text, or None.
-        separator: the symbol between ``</s>`` and a second text, or None.
-    """
-
-    first: str | None = "<s>"
-    separator: str | None = "</s>"
-
-    def processor(self, ids: Callable[[str], int]) -> processors.TemplateProcessing:
-        """The post-processor that adds them."""
-        single = [*([self.first] if self.first else []), "$A", "</s>"]
-        pair = [*single, *([self.separator] if self.separator else []), "$B", "</s>"]
-        used = {symbol for symbol in pair if not symbol.startswith("$")}
-        return processors.TemplateProcessing(
-            single=single, pair=pair, special_tokens=[(symbol, ids(symbol)) for symbol in used]
-        )
 
 
 class TokenIds:
@@ -86,8 +63,15 @@ class TokenIds:
         return rest
 
 
-def make_tokenizer(vocabulary: Vocabulary, template: Template) -> tuple[Tokenizer, int]:
+def make_tokenizer(
+    vocabulary: Vocabulary, first: str | None, separator: str | None
+) -> tuple[Tokenizer, int]:
     """A tokenizer that splits text as fairseq does, and gives fairseq's ids.
+
+    Args:
+        vocabulary: that of the model.
+        first: the symbol that fairseq's task puts before the first text, or None.
+        separator: the symbol that it puts between ``</s>`` and a second text, or None.
 
     Returns:
         The tokenizer, and the number of its tokens that fairseq reads as ``<unk>``: their ids come
@@ -115,13 +99,18 @@ def make_tokenizer(vocabulary: Vocabulary, template: Template) -> tuple[Tokenize
     tokenizer.add_special_tokens(
         [AddedToken(token, lstrip=token == "<mask>", normalized=False) for token in SPECIAL_TOKENS]
     )
-    tokenizer.post_processor = template.processor(tokenizer.token_to_id)
+    single = [*([first] if first else []), "$A", "</s>"]
+    pair = [*single, *([separator] if separator else []), "$B", "</s>"]
+    used = {symbol for symbol in pair if not symbol.startswith("$")}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(s, tokenizer.token_to_id(s)) for s in used]
+    )
     return tokenizer, ids.unknowns
 
 
 def _words(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
-    words = models.WordLevel({word: ids(word) for word in ids.symbols}, unk_token="<unk>")
-    tokenizer = Tokenizer(words)
+    tokens = {word: ids(word) for word in ids.symbols}
+    tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
@@ -172,13 +161,8 @@ def _sentencepiece(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
     # Not split at spaces: some models have pieces with spaces inside.
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    tokenizer.add_tokens(
-        [
-            AddedToken(piece.piece, normalized=False)
-            for piece in pieces
-            if piece.type == piece.USER_DEFINED
-        ]
-    )
+    users = [piece.piece for piece in pieces if piece.type == piece.USER_DEFINED]
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in users])
     return tokenizer
 
 
@@ -213,23 +197,17 @@ def _merges(pieces: list[Any], ids: TokenIds, byte_fallback: bool) -> models.BPE
 def _remapped(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
     """The same tokenizer, with fairseq's ids and special tokens in place of its own."""
     content = json.loads(Tokenizer.from_file(str(vocabulary.files[1])).to_str())
-    known = set(ids.symbols)
-    own = {
-        token["content"]
-        for token in content["added_tokens"]
-        if token["special"] and token["content"] not in known
-    }
-    model = content["model"]
-    own.add(_unknown_token(model))
+    model, known = content["model"], set(ids.symbols)
+    own = {t["content"] for t in content["added_tokens"] if t["special"]} - known
+    unknown = model.get("unk_token")
+    if model.get("unk_id") is not None:
+        unknown = model["vocab"][model["unk_id"]][0]
+    own.add(unknown)
     pairs: list[tuple[str, Any]] = (
         list(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"]
     )
     kept = [(token, value) for token, value in pairs if token not in own - known]
-    added = [
-        token
-        for token in content["added_tokens"]
-        if not token["special"] and token["content"] not in own
-    ]
+    added = [t for t in content["added_tokens"] if not t["special"] and t["content"] not in own]
     numbers = {token: ids(token) for token, _ in kept}
     numbers |= {t["content"]: ids(t["content"]) for t in added if t["content"] not in numbers}
     numbers |= ids.unused(numbers)
@@ -249,12 +227,6 @@ def _remapped(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
         [AddedToken(t["content"], **{name: t[name] for name in settings}) for t in added]
     )
     return tokenizer
-
-
-def _unknown_token(model: dict[str, Any]) -> str | None:
-    if "unk_id" in model:
-        return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
-    return model.get("unk_token")
 
 
 # ------------------------------------------------------------------------------------------- files

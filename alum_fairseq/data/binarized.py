@@ -53,17 +53,7 @@ class BinarizedSplit:
             yield tokens[begin : begin + _CHUNK]
 
     def check_tokens(self, first: int, end: int, what: str, others: tuple[int, ...] = ()) -> None:
-        """Check that every token is in ``range(first, end)``, or one of ``others``.
-
-        Args:
-            first: lowest token.
-            end: highest token, plus 1.
-            what: what the message calls the tokens.
-            others: further tokens that are allowed.
-
-        Raises:
-            UsageError: a token is not.
-        """
+        """Raise a UsageError unless every token is in ``range(first, end)`` or ``others``."""
         for tokens in self.tokens() if self.sizes.any() else ():
             wrong = ((tokens < first) | (tokens >= end)) & ~np.isin(tokens, others)
             if wrong.any():
@@ -122,15 +112,9 @@ def read_split(prefix: Path) -> BinarizedSplit | None:
 
 
 def read_inputs(data: Path, split: str, symbols: int) -> list[BinarizedSplit]:
-    """The inputs of a split: those of ``input0``, ``input1`` and so on, as many as there are.
+    """The inputs of a split, of a dictionary with so many symbols: ``input0``, ``input1``, ...
 
-    Args:
-        data: folder of ``input0``.
-        split: such as ``train``.
-        symbols: number of symbols of the dictionary.
-
-    Returns:
-        One split for each input, but for those in fairseq's other formats.
+    Those in fairseq's other formats are left out.
 
     Raises:
         UsageError: one is missing or broken, or their numbers of examples differ.
@@ -155,11 +139,7 @@ def labels_optional(split: str) -> bool:
 
 
 def read_label_lines(path: Path) -> list[tuple[str, str]]:
-    """The lines of a text file of labels, each with its ``file:line``.
-
-    Raises:
-        UsageError: there is no such file, or it is not in UTF-8.
-    """
+    """The lines of a text file of labels, each with its ``file:line``; a UsageError if none."""
     try:
         lines = existing_file(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

@@ -62,26 +62,23 @@ class ExampleEncoder:
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
         """Encode one example."""
-        symbols = [self._without_special(tokenize_line(self._bpe.encode(text))) for text in texts]
+        known, unknown = self._dictionary, self._dictionary.unk_word
+        # A text that contains the characters </s> must not end the sentence.
+        symbols = [
+            [
+                symbol if known.index(symbol) >= known.nspecial else unknown
+                for symbol in tokenize_line(self._bpe.encode(text))
+            ]
+            for text in texts
+        ]
         lengths = [len(each) for each in symbols]
         kept = self._truncate(lengths)
         symbols = [each[:length] for each, length in zip(symbols, kept, strict=True)]
         return Encoded(
             tuple(" ".join(each) for each in symbols),
             kept != lengths,
-            sum(each.count(self._dictionary.unk_word) for each in symbols),
+            sum(each.count(unknown) for each in symbols),
         )
-
-    def _without_special(self, symbols: list[str]) -> list[str]:
-        """The symbols, with ``<unk>`` for those that are special or not in the dictionary.
-
-        A text that contains the characters ``</s>`` must not end the sentence.
-        """
-        dictionary = self._dictionary
-        return [
-            symbol if dictionary.index(symbol) >= dictionary.nspecial else dictionary.unk_word
-            for symbol in symbols
-        ]
 
     def _truncate(self, lengths: list[int]) -> list[int]:
         kept = list(lengths)

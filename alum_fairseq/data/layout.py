@@ -39,11 +39,9 @@ class Layout:
         return [self._joined(*together) for together in self.problem.inputs(texts)]
 
     def _joined(self, first: Tensor, second: Tensor | None = None) -> Tensor:
-        parts = [torch.cat([*_as_token(self.init_token), first])[: self.max_option_length]]
-        if second is not None:
-            parts += [*_as_token(self.separator_token), second]
-        return torch.cat(parts)
-
-
-def _as_token(index: int | None) -> list[Tensor]:
-    return [] if index is None else [torch.tensor([index])]
+        start, separator = (
+            torch.tensor([] if token is None else [token], dtype=torch.long)
+            for token in (self.init_token, self.separator_token)
+        )
+        joined = torch.cat([start, first])[: self.max_option_length]
+        return joined if second is None else torch.cat([joined, separator, second])

@@ -83,11 +83,7 @@ class DataRecord:
 
     @classmethod
     def load(cls, folder: Path) -> DataRecord:
-        """Read the record of a folder.
-
-        Raises:
-            UsageError: there is none, or it is broken, or of another version.
-        """
+        """Read a folder's record; a UsageError if it is missing, broken or of another version."""
         path = folder / RECORD
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -144,7 +140,7 @@ def _problem(entries: dict[str, Any]) -> SupervisedProblem:
         labels=classes if kind.categorical else labels is None,
         scale=type(scale) in (int, float) and 0 < scale < float("inf"),
     )
-    return kind.of(labels, scale)
+    return kind(tuple(labels or ()), scale)
 
 
 def _require(entries: dict[str, Any], **right: bool) -> None:

@@ -38,11 +38,7 @@ class TableFormat:
     header: bool | None = None
 
     def format_of(self, path: Path) -> str:
-        """The format of a file.
-
-        Raises:
-            UsageError: it is not given, and the suffix does not tell it.
-        """
+        """The format of a file; a UsageError if neither an option nor the suffix tells it."""
         known = self.format or _SUFFIXES.get(path.suffix.lower())
         if known is None:
             if path.is_dir():
@@ -179,9 +175,11 @@ def _fields(
 ) -> Iterator[tuple[int, list[str | None]]]:
     """The wanted fields of each row of a TSV or CSV; None for an optional column that is absent."""
     named = has_header(TableFormat(kind, header), wanted)
-    split = _split_csv if kind == "csv" else _split_tsv
     with _opened(path) as stream:
-        rows = _without_blank_lines(path, split(path, _decoded(path, stream)))
+        lines = _decoded(path, stream)
+        tabbed = (line.removesuffix("\n").removesuffix("\r").split("\t") for line in lines)
+        split = _split_csv(path, lines) if kind == "csv" else enumerate(tabbed, 1)
+        rows = _without_blank_lines(path, split)
         first = next(rows, None)
         if first is None:
             return
@@ -233,37 +231,28 @@ def _objects(
                 raise UsageError(f"{where}: this is not JSON: {error}") from None
             if not isinstance(found, dict):
                 raise UsageError(f"{where}: a JSON object is expected, not {_brief(found)}")
-            values: list[str | None] = [_text(where, found, column) for column in columns]
+            values: list[str | None] = [_value(where, found, column) for column in columns]
             if label is not None:
-                values.append(_label(where, found, label, label_optional))
+                absent = label_optional and found.get(label) is None
+                values.append(None if absent else _value(where, found, label, number=True))
             yield number, values
 
 
-def _text(where: str, found: dict[str, Any], column: str) -> str:
+def _value(where: str, found: dict[str, Any], column: str, number: bool = False) -> str:
+    """A text; or if that is allowed, a number."""
     if column not in found:
         raise UsageError(f"{where}: there is no {column}: there are {', '.join(found)}")
     value = found[column]
+    if number and isinstance(value, bool | int | float):
+        return json.dumps(value)
     if not isinstance(value, str):
-        raise UsageError(f"{where}: {column} must be a text, not {_brief(value)}")
+        wanted = "a text or a number" if number else "a text"
+        raise UsageError(f"{where}: {column} must be {wanted}, not {_brief(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{where}: {column} holds half a character ({_brief(value)})") from None
     return value
-
-
-def _label(where: str, found: dict[str, Any], label: str, optional: bool) -> str | None:
-    value = found.get(label)
-    if value is None:
-        if optional:
-            return None
-        if label not in found:
-            raise UsageError(f"{where}: there is no {label}: there are {', '.join(found)}")
-    if isinstance(value, str):
-        return _text(where, found, label)
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    raise UsageError(f"{where}: {label} must be a text or a number, not {_brief(value)}")
 
 
 @contextmanager
@@ -292,23 +281,16 @@ def _decoded(path: Path, stream: BinaryIO) -> Iterator[str]:
             raise UsageError(f"{shown(path)}:{number}: the text is not in UTF-8: {error}") from None
 
 
-def _split_tsv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(lines, 1):
-        yield number, line.removesuffix("\n").removesuffix("\r").split("\t")
-
-
 def _split_csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(2**31 - 1)  # whole documents
     reader = csv.reader(lines, strict=True)
-    while True:
-        begins = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UsageError(f"{shown(path)}:{begins}: this is not CSV: {error}") from None
-        yield begins, fields
+    begins = 1
+    try:
+        for fields in reader:
+            yield begins, fields
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(f"{shown(path)}:{begins}: this is not CSV: {error}") from None
 
 
 def _without_blank_lines(

@@ -92,32 +92,24 @@ class Vocabulary:
         return Vocabulary(folder, self.bpe, self.dictionary)
 
     def encoder(self) -> Any:
-        """fairseq's encoder, with ``encode(text)`` and ``decode(symbols)``.
-
-        Raises:
-            UsageError: the files are broken.
-        """
+        """fairseq's encoder, with ``encode(text)`` and ``decode(symbols)``, or a UsageError."""
         if self.bpe == "none":
             return _Words()
         try:
             encoder = build_bpe(Namespace(**self.options))
-            if self.bpe == "gpt2":
-                self._check_byte_level(encoder.bpe)
+            # Every token that the merges can produce must have a number.
+            for token in gpt2_encoder(encoder.bpe.bpe_ranks) if self.bpe == "gpt2" else ():
+                if token not in encoder.bpe.encoder:
+                    raise UsageError(
+                        f"{self.files[1]} has no number for {token!r}, which {self.files[2]} "
+                        "makes: they do not belong together"
+                    )
             return encoder
         except UsageError:
             raise
         except Exception as error:  # each library raises its own
             names = ", ".join(str(file) for file in self.files[1:])
             raise UsageError(f"{names} cannot be read: {one_line(error)}") from None
-
-    def _check_byte_level(self, bpe: Any) -> None:
-        """Check that every token that the merges can produce has a number."""
-        for token in gpt2_encoder(bpe.bpe_ranks):
-            if token not in bpe.encoder:
-                raise UsageError(
-                    f"{self.files[1]} has no number for {token!r}, which {self.files[2]} makes: "
-                    "they do not belong together"
-                )
 
 
 class _Words:

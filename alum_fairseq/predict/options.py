@@ -55,11 +55,7 @@ def on_gpu(arguments: argparse.Namespace) -> bool:
 
 
 def check_compute_options(arguments: argparse.Namespace) -> None:
-    """Make sure that the numbers are in their range.
-
-    Raises:
-        UsageError: one is not.
-    """
+    """Raise a UsageError if a number is out of its range."""
     if arguments.max_tokens < 1:
         raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
 

@@ -118,11 +118,7 @@ class Predictor:
         return self.checkpoint.layout.inputs(encoded.texts, self.checkpoint.dictionary)
 
     def check_inputs(self, texts: int) -> None:
-        """Make sure that this is how many texts an example has.
-
-        Raises:
-            UsageError: it is not.
-        """
+        """Raise a UsageError unless an example has so many texts."""
         self.problem.check_texts(texts)
         record = self.checkpoint.record
         if record is not None and texts != record.inputs:

@@ -14,7 +14,7 @@ from fairseq.data import Dictionary
 from alum_fairseq import cli
 from alum_fairseq.data.encoding import ExampleEncoder, encode_all
 from alum_fairseq.data.record import VOCABULARY, DataRecord, SplitRecord
-from alum_fairseq.data.tables import Row, has_header, read_rows, shown
+from alum_fairseq.data.tables import Row, read_rows, shown
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
@@ -31,11 +31,11 @@ class Split:
     """A split as it was read.
 
     Attributes:
-        rows: its examples, each with the file that it is from; all of them have labels, or none.
+        rows: its examples, each with its ``file:line``; all of them have labels, or none.
         dropped: the number of rows that were left out.
     """
 
-    rows: list[tuple[Path, Row]]
+    rows: list[tuple[str, Row]]
     dropped: int
 
     @property
@@ -58,8 +58,8 @@ def prepare(
         splits = {name: read_split(name, source, plan) for name, source in plan.sources.items()}
         problem = settled(plan, splits)
         for split in splits.values():
-            for file, row in split.rows if split.labelled else ():
-                problem.check_answer(str(row.label), f"{shown(file)}:{row.line}")
+            for place, row in split.rows if split.labelled else ():
+                problem.check_answer(str(row.label), place)
         vocabulary.copy_to(folder / VOCABULARY)
         _write_labels(folder / "label", problem, splits)
         record = _record(plan, problem, vocabulary, max_positions)
@@ -79,15 +79,11 @@ def prepare(
 
 
 def read_split(name: str, source: Source, plan: Plan) -> Split:
-    """Read the tables of a split.
-
-    Raises:
-        UsageError: a row is not as it should be, or there is none.
-    """
+    """Read the tables of a split; a UsageError if a row is malformed, or there is none."""
     malformed: list[int] = []
     is_test = name.startswith(TEST)
     rows = [
-        (file, row)
+        (f"{shown(file)}:{row.line}", row)
         for file in source.files
         for row in read_rows(
             file,
@@ -103,73 +99,57 @@ def read_split(name: str, source: Source, plan: Plan) -> Split:
         raise UsageError(f"{files}: there are no rows")
     labels = {row.label for _, row in rows}
     if is_test and labels <= {None, plan.no_label}:
-        unlabelled = [(file, Row(row.line, row.texts, None)) for file, row in rows]
+        unlabelled = [(place, replace(row, label=None)) for place, row in rows]
         return Split(unlabelled, len(malformed))
-    agreed = [(file, row) for file, row in rows if row.label is None or row.label != plan.no_label]
-    for file, row in agreed:
+    agreed = [each for each in rows if each[1].label is None or each[1].label != plan.no_label]
+    for place, row in agreed:
         if row.label is None:
-            raise UsageError(f"{shown(file)}:{row.line}: the label is empty, but others are not")
+            raise UsageError(f"{place}: the label is empty, but others are not")
     if not agreed:
         raise UsageError(f"{files}: no row has a label other than {plan.no_label}")
     return Split(agreed, len(malformed) + len(rows) - len(agreed))
 
 
 def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
-    """The problem with its classes in their order.
-
-    Raises:
-        UsageError: they cannot be those that were meant.
-    """
+    """The problem with its classes in their order; a UsageError if they make no sense."""
     if not plan.problem.categorical:
         return plan.problem
     train, source = splits[TRAIN].rows, plan.sources[TRAIN]
+    file = source.files[0]
     counts = Counter(row.label for _, row in train)
-    if not plan.problem.labels:
-        _refuse_hidden_header(source, train, counts)
+    if not plan.problem.labels and source.table.header is None and len(counts) > 1:
+        # Suspect a first row whose label is the only one that does not recur.
+        place, first = train[0]
+        alone = [label for label, count in counts.items() if count == 1] == [first.label]
+        if alone and source.table.format_of(file) != "jsonl" and not source.has_header:
+            raise UsageError(
+                f"{place}: no other row has the label {first.label!r}: give --header if this line "
+                "holds the columns' names, else --no-header"
+            )
     labels = plan.problem.labels or tuple(in_order(counts))
     problem = replace(plan.problem, labels=labels)
     problem.check_columns(len(source.columns))
     if len(labels) < 2:
         raise UsageError(
-            f"every row of {shown(train[0][0])} has the label {labels[0]} (column {source.label}): "
-            "there is nothing to learn; give --regression if labels are numbers"
+            f"every row of {shown(file)} has the label {labels[0]} (column {source.label}): there "
+            "is nothing to learn; give --regression if labels are numbers"
         )
     for label in set(labels) - set(counts):
-        cli.say(f"no row of {shown(train[0][0])} has the label {label}")
+        cli.say(f"no row of {shown(file)} has the label {label}")
     return problem
-
-
-def _refuse_hidden_header(
-    source: Source, rows: list[tuple[Path, Row]], counts: Counter[str | None]
-) -> None:
-    """Suspect a first row whose label is the only one that does not recur.
-
-    Unless --header or --no-header was given.
-    """
-    file, first = rows[0]
-    headless = source.table.format_of(file) != "jsonl" and not has_header(
-        source.table, [*source.columns, str(source.label)]
-    )
-    alone = [label for label, count in counts.items() if count == 1] == [first.label]
-    if source.table.header is None and headless and alone and len(counts) > 1:
-        raise UsageError(
-            f"{shown(file)}:{first.line}: no other row has the label {first.label!r}: give "
-            "--header if this line holds the columns' names, else --no-header"
-        )
 
 
 def _record(
     plan: Plan, problem: SupervisedProblem, vocabulary: Vocabulary, max_positions: int
 ) -> DataRecord:
     source = plan.sources[TRAIN]
-    kind = source.table.format_of(source.files[0])
     return DataRecord(
         problem=problem,
         inputs=len(source.columns),
         columns=list(source.columns),
         label_column=str(source.label),
-        format=kind,
-        header=kind != "jsonl" and has_header(source.table, [*source.columns, str(source.label)]),
+        format=source.table.format_of(source.files[0]),
+        header=source.has_header,
         max_positions=max_positions,
         bpe=vocabulary.bpe,
         task=plan.task,

@@ -7,6 +7,7 @@ import os
 import shlex
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from alum_fairseq import cli
 from alum_fairseq.data.record import DataRecord
@@ -15,7 +16,7 @@ from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.prepare.build import prepare
 from alum_fairseq.prepare.datasets import KNOWN_TASKS, known_task, plan_of
-from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source, split_names
+from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
 from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
 
 _DESCRIPTION = """\
@@ -56,7 +57,42 @@ def _main(argv: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.make_parser("alum-prepare", _DESCRIPTION, _EPILOG)
-    own = parser.add_argument_group("your own tables")
+    _add_own_tables(parser.add_argument_group("your own tables"))
+    add_table_options(parser)
+    known = parser.add_argument_group("a known data set")
+    known.add_argument("--task", metavar="NAME", help="one of those listed below")
+    known.add_argument(
+        "--input", type=Path, metavar="DIR", help="folder with the files as they were published"
+    )
+    out = parser.add_argument_group("what is made")
+    out.add_argument(
+        "--vocabulary",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the model's dict.txt, and the files of its BPE",
+    )
+    out.add_argument("--output", type=Path, required=True, metavar="DATA", help="a new folder")
+    out.add_argument(
+        "--max-positions",
+        type=int,
+        default=512,
+        metavar="N",
+        help="most tokens of an example, special ones included: of longer ones the longest text "
+        "loses its end (default: 512)",
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    out.add_argument(
+        "--workers",
+        type=int,
+        default=cores or 1,
+        metavar="N",
+        help="processes (default: all cores)",
+    )
+    return parser
+
+
+def _add_own_tables(own: Any) -> None:
     own.add_argument("--train", type=Path, metavar="FILE", help="training set; -: standard input")
     for name, what in ((VALID, "validation sets"), (TEST, "test sets; labels may be missing")):
         own.add_argument(
@@ -87,37 +123,6 @@ def _parser() -> argparse.ArgumentParser:
         help="multiple choice: columns of the candidates; the text of --columns is their context, "
         "the label says which of them is right",
     )
-    add_table_options(parser)
-    known = parser.add_argument_group("a known data set")
-    known.add_argument("--task", metavar="NAME", help="one of those listed below")
-    known.add_argument(
-        "--input", type=Path, metavar="DIR", help="folder with the files as they were published"
-    )
-    out = parser.add_argument_group("what is made")
-    out.add_argument(
-        "--vocabulary",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="the model's dict.txt, and the files of its BPE",
-    )
-    out.add_argument("--output", type=Path, required=True, metavar="DATA", help="a new folder")
-    out.add_argument(
-        "--max-positions",
-        type=int,
-        default=512,
-        metavar="N",
-        help="most tokens of an example, special ones included: of longer ones the longest text "
-        "loses its end (default: 512)",
-    )
-    out.add_argument(
-        "--workers", type=int, default=_cores(), metavar="N", help="processes (default: all cores)"
-    )
-    return parser
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _known_plan(arguments: argparse.Namespace) -> Plan:
@@ -143,12 +148,10 @@ def _own_plan(arguments: argparse.Namespace) -> Plan:
             raise UsageError(f"give --{option}, or --task and --input for a known data set")
     if arguments.input is not None:
         raise UsageError("--input goes with --task: name your own tables by --train, ...")
-    columns = tuple(arguments.columns)
-    table = table_format(arguments)
+    columns, table = tuple(arguments.columns), table_format(arguments)
     files = {TRAIN: arguments.train}
-    for kind in (VALID, TEST):
-        paths = getattr(arguments, kind)
-        files |= zip(split_names(kind, len(paths)), paths, strict=True)
+    for kind in (VALID, TEST):  # fairseq's names: test, test1, test2, ...
+        files |= {f"{kind}{i or ''}": path for i, path in enumerate(getattr(arguments, kind))}
     problem = _problem(arguments, columns)
     columns += tuple(arguments.choices or ())
     return Plan(
@@ -179,7 +182,7 @@ def _problem(arguments: argparse.Namespace, columns: tuple[str, ...]) -> Supervi
     if len(columns) > 2:
         raise UsageError(f"--columns names {len(columns)} columns: fairseq reads one text, or two")
     if arguments.regression:
-        return Regression(1.0 if arguments.scale is None else arguments.scale)
+        return Regression(scale=1.0 if arguments.scale is None else arguments.scale)
     return Classification(labels)
 
 

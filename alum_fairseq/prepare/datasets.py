@@ -19,13 +19,18 @@ _ENTAILED_OR_NOT = Classification(("entailment", "not_entailment"))
 _PAIR = ("sentence1", "sentence2")
 
 
+def _files(pattern: str = "{}.tsv") -> dict[str, tuple[str, ...]]:
+    """A file a split; ``{}`` in the pattern is the split's name, as the authors call it."""
+    names = {TRAIN: "train", VALID: "dev", TEST: "test"}
+    return {split: (pattern.replace("{}", name),) for split, name in names.items()}
+
+
 @dataclass(frozen=True)
 class KnownTask:
     """The layout of one data set.
 
     Attributes:
         name: what it is called.
-        source: who says so.
         columns: the columns of the texts.
         label: the column of the label. Test sets whose labels are secret lack it.
         problem: what is to be predicted, with the classes in their order.
@@ -37,97 +42,52 @@ class KnownTask:
     """
 
     name: str
-    source: str
     columns: tuple[str, ...]
     label: str
     problem: SupervisedProblem
-    files: Mapping[str, tuple[str, ...]]
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=_files)
     unlike_the_rest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     header: bool | None = None
     no_label: str | None = None
     skip_malformed: bool = False
 
 
-def _files(pattern: str = "{}.tsv", valid: str = "dev") -> dict[str, tuple[str, ...]]:
-    """A file a split; ``{}`` in the pattern is the split's name, as the authors call it."""
-    names = {TRAIN: "train", VALID: valid, TEST: "test"}
-    return {split: (pattern.replace("{}", name),) for split, name in names.items()}
-
-
 def _sick(name: str, label: str, problem: SupervisedProblem) -> KnownTask:
-    return KnownTask(
-        name,
-        "SemEval-2014 task 1 (Marelli et al. 2014)",
-        ("sentence_A", "sentence_B"),
-        label,
-        problem,
-        {
-            TRAIN: ("train.tsv|SICK_train.txt",),
-            VALID: ("dev.tsv|SICK_trial.txt",),
-            TEST: ("test.tsv|SICK_test_annotated.txt",),
-        },
-    )
+    """SemEval-2014 task 1 (Marelli et al. 2014)."""
+    files = {
+        TRAIN: ("train.tsv|SICK_train.txt",),
+        VALID: ("dev.tsv|SICK_trial.txt",),
+        TEST: ("test.tsv|SICK_test_annotated.txt",),
+    }
+    return KnownTask(name, ("sentence_A", "sentence_B"), label, problem, files)
 
 
 def _anli(*rounds: str) -> KnownTask:
-    """One round, or several: together, and for evaluation each by itself as well."""
+    """``anli_v1.0.zip`` (Nie et al. 2020), its README.
+
+    One round, or several: together, and for evaluation each by itself as well.
+    """
     one = len(rounds) == 1
     files = {}
     for split, name in {TRAIN: "train", VALID: "dev", TEST: "test"}.items():
         files[split] = tuple(f"{each}/{name}.jsonl" for each in rounds)
         if split != TRAIN and not one:
             files |= {f"{split}{i}": (file,) for i, file in enumerate(files[split], 1)}
-    return KnownTask(
-        f"ANLI-{rounds[0]}" if one else "ANLI",
-        "anli_v1.0.zip (Nie et al. 2020), README",
-        ("context", "hypothesis"),
-        "label",
-        Classification(("c", "n", "e")),
-        files,
-    )
+    name, classes = f"ANLI-{rounds[0]}" if one else "ANLI", Classification(("c", "n", "e"))
+    return KnownTask(name, ("context", "hypothesis"), "label", classes, files)
 
 
-_GLUE = "the GLUE benchmark's zip (Wang et al. 2019)"
 _ALL = (
-    KnownTask(
-        "CoLA",
-        _GLUE + "; test.tsv alone has a header",
-        ("4",),
-        "2",
-        _YES_NO,
-        _files(),
-        {TEST: ("sentence",)},
-        header=False,
-    ),
-    KnownTask("SST-2", _GLUE, ("sentence",), "label", _YES_NO, _files()),
-    KnownTask(
-        "MRPC",
-        _GLUE + ", as its download script divides it",
-        ("#1 String", "#2 String"),
-        "Quality",
-        _YES_NO,
-        _files(),
-    ),
-    KnownTask(
-        "QQP",
-        _GLUE + "; a few rows of train.tsv are broken in two",
-        ("question1", "question2"),
-        "is_duplicate",
-        _YES_NO,
-        _files(),
-        skip_malformed=True,
-    ),
-    KnownTask(
-        "STS-B",
-        _GLUE + "; divided by 5 as in fairseq's examples/roberta/preprocess_GLUE_tasks.sh",
-        _PAIR,
-        "score",
-        Regression(scale=5.0),
-        _files(),
-    ),
+    # The GLUE benchmark's zip (Wang et al. 2019). CoLA: test.tsv alone has a header. MRPC: as its
+    # download script divides it. QQP: a few rows of train.tsv are broken in two. STS-B: divided by
+    # 5 as in fairseq's examples/roberta/preprocess_GLUE_tasks.sh.
+    KnownTask("CoLA", ("4",), "2", _YES_NO, unlike_the_rest={TEST: ("sentence",)}, header=False),
+    KnownTask("SST-2", ("sentence",), "label", _YES_NO),
+    KnownTask("MRPC", ("#1 String", "#2 String"), "Quality", _YES_NO),
+    KnownTask("QQP", ("question1", "question2"), "is_duplicate", _YES_NO, skip_malformed=True),
+    KnownTask("STS-B", _PAIR, "score", Regression(scale=5.0)),
     KnownTask(
         "MNLI",
-        _GLUE,
         _PAIR,
         "gold_label",
         _NLI,
@@ -140,21 +100,21 @@ _ALL = (
         },
         no_label="-",
     ),
-    KnownTask("QNLI", _GLUE, ("question", "sentence"), "label", _ENTAILED_OR_NOT, _files()),
-    KnownTask("RTE", _GLUE, _PAIR, "label", _ENTAILED_OR_NOT, _files()),
+    KnownTask("QNLI", ("question", "sentence"), "label", _ENTAILED_OR_NOT),
+    KnownTask("RTE", _PAIR, "label", _ENTAILED_OR_NOT),
+    # snli_1.0.zip (Bowman et al. 2015), README: "-" where the annotators did not agree; train.tsv
+    # and its like are those of the GLUE zip.
     KnownTask(
         "SNLI",
-        "snli_1.0.zip (Bowman et al. 2015), README: '-' where the annotators did not agree; "
-        "train.tsv and its like are those of the GLUE zip",
         _PAIR,
         "gold_label",
         _NLI,
         _files("snli_1.0_{}.jsonl|snli_1.0_{}.txt|{}.tsv"),
         no_label="-",
     ),
+    # SciTailV1.1.zip (Khot et al. 2018), tsv_format/README.txt.
     KnownTask(
         "SciTail",
-        "SciTailV1.1.zip (Khot et al. 2018), tsv_format/README.txt",
         ("1", "2"),
         "3",
         Classification(("neutral", "entails")),
@@ -176,11 +136,7 @@ KNOWN_TASKS: Mapping[str, KnownTask] = {task.name: task for task in _ALL}
 
 
 def known_task(name: str) -> KnownTask:
-    """Look a data set up, in capitals or not.
-
-    Raises:
-        UsageError: it is not known.
-    """
+    """Look a data set up, in capitals or not; a UsageError if it is not known."""
     for known, task in KNOWN_TASKS.items():
         if known.lower() == name.lower():
             return task
@@ -204,14 +160,7 @@ def plan_of(task: KnownTask, folder: Path) -> tuple[Plan, list[str]]:
             raise UsageError(f"{folder} has no {absent}: --input must be {task.name}'s folder")
         else:
             missing.append(split)
-    plan = Plan(
-        task.problem,
-        sources,
-        task.name,
-        task.no_label,
-        task.skip_malformed,
-    )
-    return plan, missing
+    return Plan(task.problem, sources, task.name, task.no_label, task.skip_malformed), missing
 
 
 def _first_there(folder: Path, alternatives: str) -> Path | None:

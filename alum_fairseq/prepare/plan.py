@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alum_fairseq.data.tables import TableFormat
+from alum_fairseq.data.tables import TableFormat, has_header
 from alum_fairseq.problems import SupervisedProblem
 
 TRAIN, VALID, TEST = "train", "valid", "test"
@@ -28,6 +28,13 @@ class Source:
     columns: tuple[str, ...]
     label: str | None
 
+    @property
+    def has_header(self) -> bool:
+        """Whether the tables begin with the names of their columns."""
+        if self.table.format_of(self.files[0]) == "jsonl":
+            return False
+        return has_header(self.table, [*self.columns, str(self.label)])
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -46,8 +53,3 @@ class Plan:
     task: str | None = None
     no_label: str | None = None
     skip_malformed: bool = False
-
-
-def split_names(first: str, count: int) -> list[str]:
-    """fairseq's names of several splits of a kind: ``test``, ``test1``, ``test2``, ..."""
-    return [first if i == 0 else f"{first}{i}" for i in range(count)]

@@ -9,7 +9,6 @@ from alum_fairseq.problems.problem import (
     Problem,
     SupervisedProblem,
     Verdict,
-    get_problem,
     register_problem,
 )
 from alum_fairseq.problems.regression import Regression
@@ -24,6 +23,5 @@ __all__ = [
     "Regression",
     "SupervisedProblem",
     "Verdict",
-    "get_problem",
     "register_problem",
 ]

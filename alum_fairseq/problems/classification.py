@@ -5,38 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.problems.problem import (
-    Prediction,
-    SupervisedProblem,
-    Verdict,
-    register_problem,
-)
+from alum_fairseq.problems.problem import Prediction, SupervisedProblem, Verdict, register_problem
 
 
 @register_problem
 @dataclass(frozen=True)
 class Classification(SupervisedProblem):
-    """One logit for each class.
-
-    Attributes:
-        labels: the classes as they stand in the table, in the order of the logits.
-    """
+    """One logit for each class."""
 
     name = "classification"
     binarized_labels = True
-    labels: tuple[str, ...] = ()
-
-    @classmethod
-    @override
-    def of(cls, labels: Sequence[str] | None, scale: float = 1.0) -> Self:
-        return cls(tuple(labels or ()))
 
     @property
     @override
@@ -47,10 +31,9 @@ class Classification(SupervisedProblem):
     def _listed(self) -> str:
         return ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
 
-    @property
     @override
-    def num_classes(self) -> int:
-        return len(self.labels)
+    def train_options(self) -> list[str]:
+        return ["--num-classes", str(len(self.labels))]
 
     @override
     def answer(self, text: str) -> int:
@@ -74,15 +57,6 @@ class Classification(SupervisedProblem):
         probabilities = logits.softmax(dim=0)
         label = self.labels[int(probabilities.argmax())]
         return Prediction(label, dict(zip(self.labels, probabilities.tolist(), strict=True)))
-
-    @override
-    def row(self, prediction: Prediction) -> dict[str, str]:
-        probabilities = {f"p({k})": f"{p:.6f}" for k, p in prediction.probabilities.items()}
-        return {"label": prediction.label, **probabilities}
-
-    @override
-    def entries(self, prediction: Prediction) -> dict[str, Any]:
-        return {"label": prediction.label, "probabilities": prediction.probabilities}
 
     @override
     def scores(self, predictions: Sequence[Prediction], answers: Sequence[str]) -> dict[str, float]:

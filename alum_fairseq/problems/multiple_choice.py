@@ -20,9 +20,6 @@ class MultipleChoice(Classification):
     """One logit for each candidate, each from a pass of its own over the candidate and the context.
 
     The first text of an example is the context, the others are the candidates.
-
-    Attributes:
-        labels: what stands in the table for each candidate, in their order.
     """
 
     name = "multiple_choice"

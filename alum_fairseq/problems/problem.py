@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -30,8 +30,8 @@ class Prediction:
         value: the predicted number; None for classification.
     """
 
-    label: str | None
-    probabilities: dict[str, float]
+    label: str | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
     value: float | None = None
 
 
@@ -70,10 +70,7 @@ class Problem(ABC):
     categorical: ClassVar[bool] = True
 
     def logits(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The logits of a batch's predictions.
-
-        Args:
-            outputs: what the model returned, call by call, while the criterion computed the loss.
+        """The logits of a batch, from what the model returned, call by call, for the loss.
 
         Raises:
             UsageError: the criterion called the model more than once, or not at all.
@@ -101,6 +98,7 @@ class Problem(ABC):
         return None
 
 
+@dataclass(frozen=True)
 class SupervisedProblem(Problem):
     """A problem whose right answers stand in a table: a head predicts them, commands score them.
 
@@ -117,45 +115,22 @@ class SupervisedProblem(Problem):
 
     # ---------------------------------------------------------------- the task, and its data
 
-    @classmethod
-    @abstractmethod
-    def of(cls, labels: Sequence[str] | None, scale: float) -> Self:
-        """Make one from what a record of prepared data says.
-
-        Args:
-            labels: the classes; None where answers are numbers.
-            scale: what numbers were divided by.
-        """
-
     @property
     @abstractmethod
     def answers(self) -> str:
         """What the answers are, for people to read."""
 
-    @property
     @abstractmethod
-    def num_classes(self) -> int:
-        """What fairseq calls ``--num-classes``: classes, candidates, or 1 number."""
-
     def train_options(self) -> list[str]:
         """The options of ``fairseq-train`` that name the problem."""
-        return ["--num-classes", str(self.num_classes)]
 
     def check_texts(self, count: int) -> None:
-        """Make sure that an example may have so many texts.
-
-        Raises:
-            UsageError: it may not.
-        """
+        """Raise a UsageError unless an example may have so many texts."""
         if not 1 <= count <= 2:
             raise UsageError(f"an example has 1 or 2 texts, not {count}")
 
     def check_columns(self, count: int) -> None:
-        """Make sure that a table's examples, of so many texts, have as many labels as they need.
-
-        Raises:
-            UsageError: they do not.
-        """
+        """Raise a UsageError unless there are as many labels as examples of so many texts need."""
 
     def inputs(self, texts: Sequence[Text]) -> list[tuple[Text, ...]]:
         """How the texts of an example make up the inputs of the model: one, or several."""
@@ -163,18 +138,10 @@ class SupervisedProblem(Problem):
 
     @abstractmethod
     def answer(self, text: str) -> int | float:
-        """What a label in a table stands for: the number of a class, or a number.
-
-        Raises:
-            UsageError: it is no answer to this problem.
-        """
+        """The number of a table's class, or the number itself; a UsageError if it is neither."""
 
     def check_answer(self, text: str, place: str) -> None:
-        """Make sure that a label of a table is an answer to this problem.
-
-        Raises:
-            UsageError: it is not; the message begins with the place.
-        """
+        """Raise a UsageError, which begins with the place, if a label is no :meth:`answer`."""
         try:
             self.answer(text)
         except UsageError as error:
@@ -186,11 +153,7 @@ class SupervisedProblem(Problem):
 
     @abstractmethod
     def from_label_line(self, line: str) -> str:
-        """The label of a table, from a line of a ``.label`` file.
-
-        Raises:
-            ValueError: it is no label.
-        """
+        """The inverse of :meth:`label_line`; a ValueError if the line is no label."""
 
     # ---------------------------------------------------------------- what a model answers
 
@@ -198,24 +161,22 @@ class SupervisedProblem(Problem):
     def prediction(self, logits: Tensor) -> Prediction:
         """What the logits (``C``) of one example say."""
 
-    @abstractmethod
-    def row(self, prediction: Prediction) -> dict[str, str]:
-        """A prediction as a row of a table, by the names of the columns."""
-
-    @abstractmethod
     def entries(self, prediction: Prediction) -> dict[str, Any]:
         """A prediction as an object of JSON."""
+        return {name: value for name, value in vars(prediction).items() if value not in (None, {})}
+
+    def row(self, prediction: Prediction) -> dict[str, str]:
+        """A prediction as a row of a table, by the names of the columns."""
+        label = {} if prediction.label is None else {"label": prediction.label}
+        value = {} if prediction.value is None else {"value": f"{prediction.value:.6g}"}
+        probabilities = {f"p({k})": f"{p:.6f}" for k, p in prediction.probabilities.items()}
+        return label | probabilities | value
 
     @abstractmethod
     def scores(self, predictions: Sequence[Prediction], answers: Sequence[str]) -> dict[str, float]:
-        """fairseq's metrics of predictions.
+        """fairseq's metrics of one or more predictions, given the labels of the table."""
 
-        Args:
-            predictions: one or more.
-            answers: the labels as they stand in the table.
-        """
-
-    # ---------------------------------------------------------------- right and wrong, for attacks
+    # ------------ right and wrong, for attacks: logits are B x C, targets what `targets` returns
 
     @abstractmethod
     def within(self, tolerance: float | None, answers: Sequence[str]) -> Self:
@@ -242,12 +203,7 @@ class SupervisedProblem(Problem):
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each example (``B``): nats, or the squared error in the table's unit.
-
-        Args:
-            logits: ``B x C``.
-            targets: see :meth:`targets`.
-        """
+        """The loss of each example (``B``): nats, or the squared error in the table's unit."""
 
     def attack_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What an attack climbs (``B``): it rises with :meth:`loss`, and stays steep."""
@@ -257,44 +213,19 @@ class SupervisedProblem(Problem):
     def margins(self, logits: Tensor, targets: Tensor) -> Tensor:
         """How far predictions are from each of R ways to be wrong, in the unit of the logits.
 
-        Args:
-            logits: ``B x C``.
-            targets: see :meth:`targets`.
-
-        Returns:
-            ``B x R``: negative where a prediction is wrong, infinite where there is no such way.
+        ``B x R``: negative where a prediction is wrong, infinite where there is no such way.
         """
 
     @abstractmethod
     def verdict(self, logits: Tensor, target: Tensor) -> Verdict:
-        """Whether one example is right.
-
-        Args:
-            logits: ``C``.
-            target: a row of :meth:`targets`.
-        """
+        """Whether one example is right: its logits are ``C``, its target a row of the targets."""
 
 
 PROBLEMS: dict[str, type[Problem]] = {}
 
 
 def register_problem(problem: _Type) -> _Type:
-    """Add a class to :data:`PROBLEMS`, under its ``name``; a decorator, for users' own as well.
-
-    Raises:
-        UsageError: the name is taken.
-    """
+    """Add a class to :data:`PROBLEMS` by its ``name``, which must be free; a decorator."""
     if PROBLEMS.setdefault(problem.name, problem) is not problem:
         raise UsageError(f"there is a problem {problem.name!r} already: give yours another name")
     return problem
-
-
-def get_problem(name: str) -> type[Problem]:
-    """Look a class up by its name.
-
-    Raises:
-        UsageError: the name is not a key of :data:`PROBLEMS`.
-    """
-    if name not in PROBLEMS:
-        raise UsageError(f"problem {name!r} is unknown: choose one of {', '.join(PROBLEMS)}")
-    return PROBLEMS[name]

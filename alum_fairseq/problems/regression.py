@@ -6,19 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import pstdev
-from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import Self, override
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.problems.problem import (
-    Prediction,
-    SupervisedProblem,
-    Verdict,
-    register_problem,
-)
+from alum_fairseq.problems.problem import Prediction, SupervisedProblem, Verdict, register_problem
 
 
 @register_problem
@@ -27,7 +21,6 @@ class Regression(SupervisedProblem):
     """One logit, which is the number itself.
 
     Attributes:
-        scale: what the numbers of the table were divided by for training.
         tolerance: how far from the answer a prediction still is right, in the table's unit.
     """
 
@@ -35,27 +28,16 @@ class Regression(SupervisedProblem):
     problem_type = "regression"
     divergence = "squared_error"
     categorical = False
-    scale: float = 1.0
     tolerance: float = 0.0
-
-    @classmethod
-    @override
-    def of(cls, labels: Sequence[str] | None = None, scale: float = 1.0) -> Self:
-        return cls(scale)
 
     @property
     @override
     def answers(self) -> str:
         return "numbers"
 
-    @property
-    @override
-    def num_classes(self) -> int:
-        return 1
-
     @override
     def train_options(self) -> list[str]:
-        return [*super().train_options(), "--regression-target"]
+        return ["--num-classes", "1", "--regression-target"]
 
     @override
     def answer(self, text: str) -> float:
@@ -77,15 +59,7 @@ class Regression(SupervisedProblem):
 
     @override
     def prediction(self, logits: Tensor) -> Prediction:
-        return Prediction(None, {}, self.scale * float(logits[0]))
-
-    @override
-    def row(self, prediction: Prediction) -> dict[str, str]:
-        return {"value": f"{prediction.value:.6g}"}
-
-    @override
-    def entries(self, prediction: Prediction) -> dict[str, Any]:
-        return {"value": prediction.value}
+        return Prediction(value=self.scale * float(logits[0]))
 
     @override
     def scores(self, predictions: Sequence[Prediction], answers: Sequence[str]) -> dict[str, float]:

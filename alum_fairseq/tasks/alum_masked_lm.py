@@ -32,11 +32,7 @@ class AlumMaskedLMTask(AlumTask, MaskedLMTask):
 
     @classmethod
     def check_setup(cls, cfg: Any) -> None:
-        """Make sure that the shares of tokens are shares, and that there is a dictionary.
-
-        Raises:
-            UsageError: they are not, or there is none.
-        """
+        """Raise a UsageError unless shares of tokens are shares, and there is a dictionary."""
         if not 0 < cfg.mask_prob < 1:
             raise UsageError(f"--mask-prob is {cfg.mask_prob}: it must be above 0 and below 1")
         others = cfg.leave_unmasked_prob, cfg.random_token_prob
@@ -52,11 +48,7 @@ class AlumMaskedLMTask(AlumTask, MaskedLMTask):
         check_dictionary(Path(split_paths(cfg.data)[0]))
 
     def check_data(self, split: str, epoch: int, combine: bool) -> None:
-        """Make sure that a split is whole, and that no shard lacks its training data.
-
-        Raises:
-            UsageError: it is not, or one does.
-        """
+        """Raise a UsageError unless a split is whole, and every shard has its training data."""
         shards = [Path(path) for path in split_paths(self.cfg.data)]
         shard = shards[(epoch - 1) % len(shards)]
         for part in combined_splits(shard, split, combine):

@@ -5,24 +5,18 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
-from alum_fairseq.data.binarized import (
-    BinarizedSplit,
-    combined_splits,
-    labels_optional,
-    read_inputs,
-    read_split,
-)
+from alum_fairseq.data.binarized import combined_splits, labels_optional, read_inputs, read_split
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
     AlumTask,
     AlumTaskConfig,
     check_dictionary,
-    check_token,
+    check_inputs,
     labels_of,
 )
 
@@ -41,15 +35,8 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
 
     @classmethod
     def check_setup(cls, cfg: Any) -> None:
-        """Make sure that options and dictionaries are there, and fit each other.
-
-        Raises:
-            UsageError: they do not.
-        """
-        data = Path(cfg.data)
-        symbols = check_dictionary(data / "input0") + 1  # <mask>
-        check_token("--init-token", cfg.init_token, symbols)
-        check_token("--separator-token", cfg.separator_token, symbols)
+        """Raise a UsageError unless options and dictionaries are there, and fit each other."""
+        check_inputs(cfg)
         if cfg.regression_target:
             if cfg.num_classes < 1:
                 raise UsageError(f"--num-classes is {cfg.num_classes}: for regression give 1")
@@ -59,14 +46,10 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
                 f"--num-classes is {cfg.num_classes}: give the number of classes, 2 or more (for "
                 "regression 1, with --regression-target)"
             )
-        check_dictionary(data / "label")
+        check_dictionary(Path(cfg.data) / "label")
 
     def check_data(self, split: str, epoch: int, combine: bool) -> None:
-        """Make sure that a split is whole, and has a label for each example.
-
-        Raises:
-            UsageError: it is not, or has not.
-        """
+        """Raise a UsageError unless a split is whole, and has a label for each example."""
         data = Path(self.cfg.data)
         for part in combined_splits(data / "input0", split, combine):
             texts = read_inputs(data, part, len(self.source_dictionary))
@@ -86,7 +69,7 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
                 f"--num-classes is {self.cfg.num_classes}, but {folder} has {len(names)} classes "
                 f"({', '.join(names[:10])}): give --num-classes {len(names)}"
             )
-        labels: Optional[BinarizedSplit] = read_split(folder / split)
+        labels = read_split(folder / split)
         if labels is None:
             return
         if len(labels) != examples:

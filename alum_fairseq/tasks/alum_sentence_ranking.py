@@ -7,22 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.sentence_prediction import SHORTEN_METHOD_CHOICES
 from fairseq.tasks.sentence_ranking import SentenceRankingTask
 from omegaconf import II, MISSING, OmegaConf, open_dict
 
 from alum_fairseq.data.binarized import combined_splits, read_inputs
 from alum_fairseq.errors import UsageError
-from alum_fairseq.tasks.alum_task import (
-    AlumTask,
-    AlumTaskConfig,
-    check_dictionary,
-    check_token,
-    labels_of,
-)
-
-SHORTEN_METHOD_CHOICES = ChoiceEnum(["none", "truncate", "random_crop"])
+from alum_fairseq.tasks.alum_task import AlumTask, AlumTaskConfig, check_inputs, labels_of
 
 
 @dataclass
@@ -72,21 +64,7 @@ class _SentenceRanking(SentenceRankingTask):
 
     @classmethod
     def setup_task(cls, cfg: AlumSentenceRankingTaskConfig, **kwargs: Any) -> FairseqTask:
-        if cfg.num_classes < 2:
-            raise UsageError(
-                f"--num-classes is {cfg.num_classes}: give the number of candidates, 2 or more"
-            )
-        data = Path(cfg.data)
-        symbols = check_dictionary(data / "input0") + 1  # <mask>
-        check_token("--init-token", cfg.init_token, symbols)
-        check_token("--separator-token", cfg.separator_token, symbols)
-        dictionary = cls.load_dictionary(cfg, str(data / "input0" / "dict.txt"))
-        candidates = sum(path.is_dir() for path in data.glob("input[1-9]*"))
-        if candidates != cfg.num_classes:
-            raise UsageError(
-                f"--num-classes is {cfg.num_classes}, but {data} has {candidates} candidates "
-                "(the folders input1, input2, ...)"
-            )
+        dictionary = cls.load_dictionary(cfg, str(Path(cfg.data) / "input0" / "dict.txt"))
         return cls(cfg, dictionary)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
@@ -108,12 +86,23 @@ class AlumSentenceRankingTask(AlumTask, _SentenceRanking):
     ``inputN`` are the candidates, ``label/SPLIT.label`` holds the index of the right one.
     """
 
-    def check_data(self, split: str, epoch: int, combine: bool) -> None:
-        """Make sure that a split is whole, and says for each example which candidate is right.
+    @classmethod
+    def check_setup(cls, cfg: Any) -> None:
+        """Raise a UsageError unless options and data fit each other."""
+        if cfg.num_classes < 2:
+            raise UsageError(
+                f"--num-classes is {cfg.num_classes}: give the number of candidates, 2 or more"
+            )
+        check_inputs(cfg)
+        candidates = sum(path.is_dir() for path in Path(cfg.data).glob("input[1-9]*"))
+        if candidates != cfg.num_classes:
+            raise UsageError(
+                f"--num-classes is {cfg.num_classes}, but {cfg.data} has {candidates} candidates "
+                "(the folders input1, input2, ...)"
+            )
 
-        Raises:
-            UsageError: it is not, or does not.
-        """
+    def check_data(self, split: str, epoch: int, combine: bool) -> None:
+        """Raise a UsageError unless a split is whole, and says which candidates are right."""
         data, classes = Path(self.cfg.data), self.cfg.num_classes
         for part in combined_splits(data / "input0", split, combine):
             texts = read_inputs(data, part, len(self.source_dictionary))

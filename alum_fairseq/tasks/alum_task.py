@@ -2,8 +2,6 @@
 
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
-import glob
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,6 @@ from omegaconf import II
 from torch import distributed
 
 from alum_fairseq.checkpoints.fit import check_fits, check_resumable, is_as_deep
-from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import labels_optional, read_label_lines
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
@@ -25,9 +22,11 @@ from alum_fairseq.files import existing_file, existing_folder, reporting_access_
 from alum_fairseq.tasks.best_metric import check_best_metric
 from alum_fairseq.tasks.loss_scale import loss_scale_of
 from alum_fairseq.tasks.momentum import MomentumSchedule
-from alum_fairseq.tasks.other_data import warn_of_other_data
-
-LAST_CHECKPOINT = "checkpoint_last.pt"
+from alum_fairseq.tasks.starting_point import (
+    load_starting_point,
+    starting_point,
+    warn_of_other_data,
+)
 
 
 @dataclass
@@ -62,6 +61,9 @@ class AlumTask:
     passes_update_number = True
     uses_ema = True  # asks fairseq's trainer for its EMA model, where --store-ema keeps one
     cfg: Any
+    _built_model: Any = None
+    _trained_by: Optional[tuple[Path, Any]] = None
+    _trains = False
 
     @cached_property
     def _momentum_schedule(self) -> MomentumSchedule:
@@ -111,12 +113,11 @@ class AlumTask:
 
         fairseq leaves out what is too long for training, and fails at it in the first validation.
         """
-        model = getattr(self, "_built_model", None)
-        if model is None:
+        if self._built_model is None:
             return
         sizes = self.datasets[split].sizes
         lengths = np.asarray(sizes[0] if isinstance(sizes, list | tuple) else sizes)
-        most = min(self.max_positions(), model.max_positions())
+        most = min(self.max_positions(), self._built_model.max_positions())
         too_long = int((lengths > most).sum())
         training = split == self.cfg.alum_train_subset
         if too_long and (too_long == len(lengths) if training else not self.cfg.alum_skip_long):
@@ -140,36 +141,28 @@ class AlumTask:
         """
         model = super().build_model(cfg, from_checkpoint)
         # To check the criterion against, which is built next.
-        self._built_model, self._trained_by, self._ddp_backend = model, None, None
-        self._broadcasts_buffers = False
-        if not from_checkpoint:
-            self._ddp_backend = str(self.cfg.alum_ddp_backend)
-            self._broadcasts_buffers = bool(self.cfg.alum_broadcast_buffers)
+        self._built_model, self._trained_by, self._trains = model, None, not from_checkpoint
+        if self._trains:
             with reporting_access_errors():
                 self._check_starting_point(model, cfg)
         return model
 
     def _check_starting_point(self, model: Any, cfg: Any) -> None:
-        self._refuse_contradictions()
-        path = starting_point(
-            self.cfg.alum_save_dir, self.cfg.alum_restore_file, self.cfg.alum_finetune_from_model
-        )
+        path = starting_point(self.cfg)
+        reads = not distributed.is_initialized() or distributed.get_rank() == 0  # for the others
         # Each process leaves out layers by itself.
         layers_to_keep = getattr(cfg, "encoder_layers_to_keep", None)
-        if path is None or not (_reads_checkpoints() or layers_to_keep):
+        if path is None or not (reads or layers_to_keep):
             return
-        state = _load_starting_point(path)
+        state = load_starting_point(path)
         check_resumable(state, path)
         if layers_to_keep and is_as_deep(state, model):
             # This run's own checkpoint, whose layers are the kept ones.
             layers_to_keep = cfg.encoder_layers_to_keep = None
         check_fits(state, model, path, layers_to_keep)
-        fresh = self.cfg.alum_finetune_from_model is not None and path == Path(
-            self.cfg.alum_finetune_from_model
-        )
-        if state.get("last_optimizer_state") is not None and not (
-            fresh or self.cfg.alum_reset_optimizer
-        ):
+        asked_for = self.cfg.alum_finetune_from_model
+        anew = self.cfg.alum_reset_optimizer or (asked_for is not None and path == Path(asked_for))
+        if state.get("last_optimizer_state") is not None and not anew:
             warn_of_other_data(state, self.cfg.data, path)
             self._trained_by = path, state["optimizer_history"][-1].get("criterion_name")
 
@@ -179,31 +172,14 @@ class AlumTask:
         Raises:
             UsageError: the criterion is one of ours, but the model is no RoBERTa, has no layer of
                 the number that was asked for, or is to be trained in a way that the options do not
-                go with; or the checkpoint's optimizer
-                belongs to training by another criterion.
+                go with; or the checkpoint's optimizer belongs to training by another criterion.
         """
         criterion = super().build_criterion(cfg, from_checkpoint)
-        model = getattr(self, "_built_model", None)
-        if isinstance(criterion, AlumCriterion) and model is not None:
-            criterion.check_model(model)
-            if self._ddp_backend == "fully_sharded":
-                raise UsageError(
-                    "--ddp-backend is fully_sharded: the adversary re-runs parts of the model, for "
-                    "which sharded weights are not gathered; choose pytorch_ddp or legacy_ddp"
-                )
-            if criterion.options.alum_fraction < 1 and self._broadcasts_buffers:
-                raise UsageError(
-                    f"--alum-fraction is {criterion.options.alum_fraction}: with it workers make "
-                    "different numbers of passes, but --broadcast-buffers makes each wait for the "
-                    "others in every one: leave one of the two away"
-                )
-            if self._ddp_backend is not None and not self.cfg.alum_disable_validation:  # it trains
-                check_best_metric(
-                    str(self.cfg.alum_best_checkpoint_metric),
-                    bool(self.cfg.alum_maximize_metric),
-                    criterion,
-                )
-        if getattr(self, "_trained_by", None) is not None:
+        if isinstance(criterion, AlumCriterion) and self._built_model is not None:
+            criterion.check_model(self._built_model)
+            if self._trains:
+                self._check_training(criterion)
+        if self._trained_by is not None:
             path, name = self._trained_by
             if name != type(criterion).__name__:
                 raise UsageError(
@@ -214,22 +190,24 @@ class AlumTask:
                 )
         return criterion
 
-    def _refuse_contradictions(self) -> None:
-        cfg = self.cfg
-        if cfg.alum_finetune_from_model is None:
-            return
-        if cfg.alum_restore_file != LAST_CHECKPOINT:
+    def _check_training(self, criterion: AlumCriterion) -> None:
+        if self.cfg.alum_ddp_backend == "fully_sharded":
             raise UsageError(
-                f"--finetune-from-model {cfg.alum_finetune_from_model} and --restore-file "
-                f"{cfg.alum_restore_file} exclude each other: the first trains anew from weights, "
-                "the second goes on"
+                "--ddp-backend is fully_sharded: the adversary re-runs parts of the model, for "
+                "which sharded weights are not gathered; choose pytorch_ddp or legacy_ddp"
             )
-        for name in ("optimizer", "lr_scheduler", "dataloader", "meters"):
-            if cfg[f"alum_reset_{name}"]:
-                option = f"--reset-{name.replace('_', '-')}"
-                raise UsageError(
-                    f"--finetune-from-model resets everything by itself: leave out {option}"
-                )
+        if criterion.options.alum_fraction < 1 and self.cfg.alum_broadcast_buffers:
+            raise UsageError(
+                f"--alum-fraction is {criterion.options.alum_fraction}: with it workers make "
+                "different numbers of passes, but --broadcast-buffers makes each wait for the "
+                "others in every one: leave one of the two away"
+            )
+        if not self.cfg.alum_disable_validation:
+            check_best_metric(
+                str(self.cfg.alum_best_checkpoint_metric),
+                bool(self.cfg.alum_maximize_metric),
+                criterion,
+            )
 
     def train_step(
         self,
@@ -259,66 +237,30 @@ class AlumTask:
         return super().valid_step(sample, model, criterion, **kw)
 
 
-def _load_starting_point(path: Path) -> dict[str, Any]:
-    """Read a checkpoint.
-
-    Raises:
-        UsageError: it cannot be read. The message names the newest one beside it that can.
-    """
-    try:
-        return load_state(path)
-    except UsageError as error:
-        whole = _newest_whole_checkpoint(path.parent)
-        if whole is None:
-            raise
-        raise UsageError(
-            f"{error}. The newest whole one beside it is {whole.name}: to go on from there, copy "
-            f"it to {path}"
-        ) from None
-
-
-def _newest_whole_checkpoint(folder: Path) -> Optional[Path]:
-    paths = sorted(folder.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(paths):
-        with suppress(UsageError):
-            load_state(path)
-            return path
-    return None
-
-
 def check_dictionary(folder: Path) -> int:
-    """Make sure that there is a dictionary; returns the number of its symbols.
-
-    Raises:
-        UsageError: there is none, or it is broken.
-    """
+    """The number of a dictionary's symbols; a UsageError if it is missing or broken."""
     existing_folder(folder)
     existing_file(folder / DICTIONARY)
     return len(load_dictionary(folder))
 
 
-def check_token(option: str, token: Optional[int], symbols: int) -> None:
-    """Make sure that an option names a symbol of the dictionary.
-
-    Raises:
-        UsageError: it does not.
-    """
-    if token is not None and not 0 <= token < symbols:
-        raise UsageError(
-            f"{option} is {token}: it must be the number of a symbol, from 0 (<s>) to {symbols - 1}"
-        )
+def check_inputs(cfg: Any) -> None:
+    """Raise a UsageError unless ``input0`` has a dictionary with the task's special tokens."""
+    symbols = check_dictionary(Path(cfg.data) / "input0") + 1  # <mask>
+    for name in ("init_token", "separator_token"):
+        token = getattr(cfg, name)
+        if token is not None and not 0 <= token < symbols:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {token}: it must be the number of a symbol, from 0 "
+                f"(<s>) to {symbols - 1}"
+            )
 
 
 def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
     """The labels that are text, as :func:`~alum_fairseq.data.binarized.read_label_lines`.
 
-    Args:
-        folder: of the labels.
-        split: such as ``train``.
-        examples: how many there must be; none are needed of a test set.
-
     Raises:
-        UsageError: there are none, or more, or less.
+        UsageError: there are not as many as examples; a test set may have none.
     """
     path = folder / f"{split}.label"
     if not path.is_file() and labels_optional(split):
@@ -327,37 +269,3 @@ def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
     if len(labels) != examples:
         raise UsageError(f"{path} has {len(labels):,} labels for {examples:,} examples")
     return labels
-
-
-def _reads_checkpoints() -> bool:
-    """Whether this process is the one that reads a checkpoint, and broadcasts it to the others."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def starting_point(
-    save_dir: str, restore_file: str, finetune_from_model: Optional[str]
-) -> Optional[Path]:
-    """The checkpoint that training will start from, by fairseq's rules; None: from scratch.
-
-    A checkpoint that lies elsewhere (fairseq reads remote ones), or in shards, is not looked at.
-
-    Raises:
-        UsageError: a checkpoint that was asked for is missing. fairseq would train from scratch.
-    """
-    if restore_file != LAST_CHECKPOINT:
-        option, asked_for = "--restore-file", restore_file
-    else:
-        last = Path(save_dir, LAST_CHECKPOINT)
-        if last.exists():
-            return last
-        option, asked_for = "--finetune-from-model", finetune_from_model
-    if asked_for is None or PathManager.path_requires_pathmanager(asked_for):
-        return None
-    path = Path(asked_for)
-    if path.is_dir():
-        raise UsageError(f"{option} {asked_for} is a folder: name a checkpoint in it")
-    if not path.is_file():
-        if glob.glob(f"{glob.escape(str(path.with_suffix('')))}[-_]*{path.suffix}"):
-            return None
-        raise UsageError(f"{option} {asked_for} does not exist")
-    return path

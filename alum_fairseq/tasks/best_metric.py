@@ -19,11 +19,6 @@ _LOWER_IS_BETTER = {"loss", "nll_loss", "ppl", "task_loss"}
 def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
     """Make sure that the best checkpoint can be told, before an epoch is spent.
 
-    Args:
-        metric: ``--best-checkpoint-metric``.
-        maximize: ``--maximize-best-checkpoint-metric``.
-        criterion: one of ours.
-
     Raises:
         UsageError: validation will not have the metric, or its worst value would count as its best.
     """
@@ -43,13 +38,10 @@ def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
             f"--best-checkpoint-metric {metric} is not there with --regression-target: take loss, "
             "or add --report-pearson-and-spearman and take pearson_and_spearman"
         )
-    if clean in _HIGHER_IS_BETTER and not maximize:
+    wrong = clean in (_LOWER_IS_BETTER if maximize else _HIGHER_IS_BETTER)
+    if wrong:
+        remedy = "lower: leave out" if maximize else "higher: add"
         raise UsageError(
-            f"--best-checkpoint-metric {metric} is better when it is higher: add "
-            "--maximize-best-checkpoint-metric"
-        )
-    if clean in _LOWER_IS_BETTER and maximize:
-        raise UsageError(
-            f"--best-checkpoint-metric {metric} is better when it is lower: leave out "
+            f"--best-checkpoint-metric {metric} is better when it is {remedy} "
             "--maximize-best-checkpoint-metric"
         )

@@ -15,9 +15,6 @@ class MomentumSchedule:
     """Sets the decay that fairseq's EMA model, which asks its options, takes in its next step.
 
     A decay that the user gave is left alone.
-
-    Args:
-        cfg: fairseq's whole configuration.
     """
 
     def __init__(self, cfg: Any) -> None:

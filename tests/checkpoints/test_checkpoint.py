@@ -62,7 +62,7 @@ def test_all_that_belongs_to_it(case: Any) -> None:
     assert (found.data, found.vocabulary.folder) == (case.data, case.data / "vocabulary")
     assert found.record.problem == problem
     assert found.layout == Layout(problem, max_positions=40)
-    assert found.dictionary == found.task.source_dictionary
+    assert found.dictionary.symbols == [*found.vocabulary.dictionary.symbols, "<mask>"]
     weights = found.model.state_dict()
     assert all(torch.equal(weights[name], weight) for name, weight in saved.items())
     assert not found.model.training

@@ -29,7 +29,7 @@ CATEGORICAL = pytest.mark.parametrize("problem", [CLASSES, CHOICES], ids=lambda 
 
 
 def logits_of(problem: SupervisedProblem, examples: int = 12) -> torch.Tensor:
-    return torch.randn(examples, problem.num_classes, dtype=torch.float64)
+    return torch.randn(examples, len(problem.labels) or 1, dtype=torch.float64)
 
 
 def answers_of(problem: SupervisedProblem, examples: int = 12) -> list[str]:
@@ -42,7 +42,7 @@ def answers_of(problem: SupervisedProblem, examples: int = 12) -> list[str]:
 
 @EVERY
 def test_made_of_what_a_record_says(problem: SupervisedProblem) -> None:
-    made = type(problem).of(problem.labels or None, problem.scale)
+    made = type(problem)(problem.labels, problem.scale)
     assert (made.labels, made.scale) == (problem.labels, problem.scale)
 
 

@@ -14,7 +14,6 @@ from alum_fairseq.problems import (
     MultipleChoice,
     Problem,
     Regression,
-    get_problem,
     register_problem,
 )
 
@@ -39,7 +38,7 @@ def test_a_choice_is_made_of_one_call_for_each_candidate() -> None:
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_divergence_suits_the_logits(name: str) -> None:
-    problem = get_problem(name)
+    problem = PROBLEMS[name]
     assert get_divergence(problem.divergence).categorical == problem.categorical
 
 
@@ -72,14 +71,13 @@ def test_the_weights_leave_the_masked_words(divergence: str) -> None:
 
 
 def test_a_user_registers_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alum_fairseq.problems.problem.PROBLEMS", dict(PROBLEMS))
+    known = dict(PROBLEMS)
+    monkeypatch.setattr("alum_fairseq.problems.problem.PROBLEMS", known)
 
     @register_problem
     class Tagging(Problem):
         name = "tagging"
 
-    assert get_problem("tagging") is Tagging
+    assert known["tagging"] is Tagging
     with pytest.raises(UsageError, match="'tagging' already"):
         register_problem(type("Other", (Problem,), {"name": "tagging"}))
-    with pytest.raises(UsageError, match="'parsing' is unknown: choose one of classification, "):
-        get_problem("parsing")

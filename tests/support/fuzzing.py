@@ -149,12 +149,12 @@ def _prepare(kind: str) -> Callable[[Path, Path], Ended]:
 
 def _vocabulary_to_hf(folder: Path, output: Path) -> Ended:
     """The tokenizer.json that is made of a vocabulary."""
-    from alum_fairseq.convert.write_tokenizer import Template, make_tokenizer, write_tokenizer
+    from alum_fairseq.convert.write_tokenizer import make_tokenizer, write_tokenizer
     from alum_fairseq.files import whole_folder
 
     def main(words: list[str]) -> None:
         vocabulary = Vocabulary.load(folder)
-        tokenizer, _ = make_tokenizer(vocabulary, Template())
+        tokenizer, _ = make_tokenizer(vocabulary, "<s>", "</s>")
         with whole_folder(output / "hf") as made:
             write_tokenizer(tokenizer, vocabulary, 40, made)
         tokenizer.encode("some of the words")
