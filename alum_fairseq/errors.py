@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Collection
 from types import TracebackType
@@ -44,7 +45,10 @@ def require(name: str, value: object, right: str, condition: bool) -> None:
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise a :class:`FieldError` unless a field's value is one of its choices."""
-    require(name, value, f"one of {', '.join(choices)}", value in choices)
+    if value not in choices:
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise FieldError(name, f"is {value!r}: it must be one of {', '.join(choices)}{hint}")
 
 
 def is_number(value: object) -> bool:

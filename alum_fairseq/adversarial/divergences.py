@@ -26,7 +26,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from alum_fairseq.adversarial.precision import widen
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, require_choice
 
 DivergenceFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -231,7 +231,13 @@ class _Sum(torch.autograd.Function):
         ctx.function, ctx.gradients, ctx.pieces = function, gradients, pieces
         total = widen(p.new_zeros(()))
         for rows in pieces:
-            values = function(p[rows], q[rows])
+            values = function(widen(p[rows]), widen(q[rows]))
+            if values.shape not in (p[rows].shape, p[rows].shape[:-1]):
+                raise UsageError(
+                    f"a divergence gave shape {tuple(values.shape)} for logits of shape "
+                    f"{tuple(p[rows].shape)}: it must give one number for each prediction, "
+                    f"{tuple(p[rows].shape[:-1])}"
+                )
             total += (values if weights is None else values * weights[rows]).sum()
         return total
 
@@ -313,9 +319,5 @@ def get_divergence(name: str) -> Divergence:
     Raises:
         UsageError: the name is not a key of :data:`DIVERGENCES`.
     """
-    try:
-        return DIVERGENCES[name]
-    except KeyError:
-        raise UsageError(
-            f"divergence {name!r} is unknown: choose one of {', '.join(DIVERGENCES)}"
-        ) from None
+    require_choice("divergence", name, DIVERGENCES)
+    return DIVERGENCES[name]

@@ -115,6 +115,8 @@ class Method(ABC):
         self.preset = preset
         self.adversary: Adversary = preset.adversary
         self.divergence = get_divergence(preset.divergence)
+        if self.adversary.steps == 0 and self.adversary.start == "zero":
+            raise FieldError("steps", "is 0: it must be 1 or more where start is zero")
         if preset.objective == "divergence" and self.adversary.steps > 0:
             # At delta = 0 every divergence has its minimum, hence gradient zero.
             problem = "it must be {} when steps is above 0, since the divergence has gradient zero "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, require_choice
 
 SCOPES: dict[str, tuple[int, ...]] = {"token": (-1,), "sentence": (-2, -1)}
 
@@ -33,8 +33,7 @@ class Norm(ABC):
     """
 
     def __init__(self, scope: str) -> None:
-        if scope not in SCOPES:
-            raise UsageError(f"norm scope {scope!r} is unknown: choose one of {', '.join(SCOPES)}")
+        require_choice("norm_scope", scope, SCOPES)
         self.scope = scope
         self.dims = SCOPES[scope]
 
@@ -179,6 +178,5 @@ def get_norm(name: str, scope: str) -> Norm:
     Raises:
         UsageError: the name is not a key of :data:`NORMS`, or the scope not one of :data:`SCOPES`.
     """
-    if name not in NORMS:
-        raise UsageError(f"norm {name!r} is unknown: choose one of {', '.join(NORMS)}")
+    require_choice("norm", name, NORMS)
     return NORMS[name](scope)

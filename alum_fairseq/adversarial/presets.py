@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from alum_fairseq.adversarial.adversary import Adversary
 from alum_fairseq.adversarial.divergences import get_divergence
 from alum_fairseq.adversarial.objectives import OBJECTIVES
-from alum_fairseq.errors import UsageError, require, require_choice
+from alum_fairseq.errors import require, require_choice
 
 SIDES = ("both", "adversarial")
 DROPOUTS = ("shared", "independent")
@@ -145,9 +145,5 @@ def get_preset(name: str) -> Preset:
     Raises:
         UsageError: the name is not a key of :data:`PRESETS`.
     """
-    try:
-        return PRESETS[name]
-    except KeyError:
-        raise UsageError(
-            f"preset {name!r} is unknown: choose one of {', '.join(PRESETS)}"
-        ) from None
+    require_choice("preset", name, PRESETS)
+    return PRESETS[name]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alum_fairseq.compat.ema import started_from_the_weights
 from alum_fairseq.compat.ours import trains_ours
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def resume_as_never_stopped() -> None:
         if not trains_ours(trainer):
             return load(cfg, trainer, **kwargs)
         _forget_other_runs()
-        extra_state, batches = load(cfg, trainer, **kwargs)
+        with started_from_the_weights(trainer):
+            extra_state, batches = load(cfg, trainer, **kwargs)
         if extra_state is not None and trainer.get_num_updates():  # not a fresh start from weights
             _restore(extra_state, cfg, trainer)
             _leave_alone_what_is_over(cfg, trainer, batches)

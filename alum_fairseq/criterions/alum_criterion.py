@@ -20,6 +20,7 @@ from alum_fairseq.criterions.options import (
     describe,
     named_by_option,
     resolve,
+    without_effect,
 )
 from alum_fairseq.criterions.schedule import Schedule
 from alum_fairseq.criterions.updates import BatchUpdate, Output
@@ -78,6 +79,8 @@ class AlumCriterion:
         self._gains_measured: int | None = None
         self._watch = Watch(self.preset)
         logger.info("ALUM: %s", describe(cfg, self.preset, self.schedule.alpha))
+        for message in without_effect(cfg, self.preset):
+            logger.warning("ALUM: %s", message)
 
     def _refuse_other_tasks(self, task: Any) -> None:
         """Of fairseq's tasks and ours; whoever writes one of their own knows what they do."""
@@ -106,8 +109,9 @@ class AlumCriterion:
                 )
         if self.preset.proximal > 0 and not getattr(task, "passes_ema_model", False):
             raise UsageError(
-                f"--alum-proximal is {self.preset.proximal:g}: it compares with a momentum model, "
-                f"which --task {self.task_name} has with --store-ema alone: add it, or give "
+                f"--alum-proximal is {self.preset.proximal:g} (--alum-preset "
+                f"{self.options.alum_preset}), which compares with a momentum model: add "
+                f"--store-ema and --task {self.task_name}, which make one, or give "
                 "--alum-proximal 0"
             )
 

@@ -172,7 +172,10 @@ def resolve(cfg: Any, stage: Stage, divergence: str, categorical: bool) -> Prese
         UsageError: an option is out of its range, or does not fit the task.
     """
     check(cfg)
-    preset = get_preset(str(cfg.alum_preset))
+    try:
+        preset = get_preset(str(cfg.alum_preset))
+    except FieldError as error:
+        raise named_by_option(error) from None
     given = {
         f.name.removeprefix("alum_"): getattr(cfg, f.name)
         for f in dataclasses.fields(AlumConfig)
@@ -233,6 +236,23 @@ def check_used(cfg: Any, unused: frozenset[str]) -> None:
                 f"{option} is {value}, but has no effect with --alum-preset {cfg.alum_preset}: "
                 "leave it out"
             )
+
+
+def without_effect(cfg: Any, preset: Preset) -> list[str]:
+    """What to tell whoever gave an option that other settings leave no effect; often nothing."""
+    adversary = preset.adversary
+    reasons = {
+        "epsilon": ("--alum-projection none", adversary.projection == "none"),
+        "noise_std": ("--alum-start zero", adversary.start == "zero"),
+        "projection": ("--alum-step-size inf", adversary.step_size == float("inf")),
+        "step_size": ("--alum-steps 0", adversary.steps == 0),
+        "gradient": ("--alum-steps 0", adversary.steps == 0),
+    }
+    return [
+        f"--alum-{name.replace('_', '-')} has no effect with {reason}"
+        for name, (reason, holds) in reasons.items()
+        if holds and getattr(cfg, f"alum_{name}") is not None
+    ]
 
 
 def named_by_option(error: FieldError) -> UsageError:

@@ -586,8 +586,8 @@ def test_relative_epsilon_scales_with_the_embeddings(norm: str, scope: str) -> N
         ({"step_size": math.nan}, "step_size is nan"),
         ({"noise_std": -1}, "noise_std is -1: it must be a finite number, 0 or more"),
         ({"noise_std": math.inf}, "noise_std is inf"),
-        ({"norm": "l7"}, "norm 'l7' is unknown: choose one of linf, l2"),
-        ({"norm_scope": "batch"}, "norm scope 'batch' is unknown"),
+        ({"norm": "l7"}, "norm is 'l7': it must be one of linf, l2"),
+        ({"norm_scope": "batch"}, "norm_scope is 'batch': it must be one of token, sentence"),
         ({"epsilon_mode": "x"}, "epsilon_mode is 'x': it must be one of absolute, relative"),
         ({"gradient": "sign"}, "gradient is 'sign': it must be one of raw, normalized, steepest"),
         ({"start": "cauchy"}, "start is 'cauchy': it must be one of normal, uniform, zero"),
@@ -603,7 +603,7 @@ def test_bad_settings_are_named(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"divergence": "js"}, "divergence 'js' is unknown: choose one of kl, "),
+        ({"divergence": "js"}, "divergence is 'js': it must be one of kl, "),
         ({"objective": "loss"}, "objective is 'loss': it must be one of divergence, task-loss"),
         ({"sides": "clean"}, "sides is 'clean': it must be one of both, adversarial"),
         ({"dropout": "both"}, "dropout is 'both': it must be one of shared, independent"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr, softmax
 
-from alum_fairseq import DIVERGENCES, UsageError
+from alum_fairseq import DIVERGENCES, Divergence, UsageError
 from alum_fairseq.adversarial.divergences import get_divergence
 
 NAMES = sorted(DIVERGENCES)
@@ -179,3 +181,10 @@ def test_no_predictions_make_zero() -> None:
     assert total == 0
     assert p.grad.shape == q.grad.shape == (0, 7)
     assert DIVERGENCES["kl"].gradient(p, q).shape == (0, 7)
+
+
+@pytest.mark.parametrize("function", [lambda p, q: (p - q).square().mean(), lambda p, q: p[:, :2]])
+def test_a_divergence_of_another_shape_is_refused(function: Any) -> None:
+    logits = torch.randn(3, 5)
+    with pytest.raises(UsageError, match=r"shape \(3, 5\): it must give one number for each"):
+        Divergence(function, symmetric=True).total(logits, logits)

@@ -108,7 +108,7 @@ def test_l2_of_tiny_and_huge_gradients_neither_underflows_nor_overflows(
 
 @pytest.mark.parametrize(("name", "scope"), [("l3", "token"), ("l2", "batch")])
 def test_unknown_names_are_refused(name: str, scope: str) -> None:
-    with pytest.raises(UsageError, match="choose one of"):
+    with pytest.raises(UsageError, match="it must be one of"):
         get_norm(name, scope)
 
 

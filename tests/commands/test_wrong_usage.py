@@ -157,9 +157,14 @@ TRAIN: list[Train] = [
             *("start", "objective", "sides"),
         )
     ),
-    ("mlm", {"alum-preset": "x"}, "preset 'x' is unknown: choose one of calibrated, paper,", None),
-    ("mlm", {"alum-norm": "x"}, "norm 'x' is unknown: choose one of linf, l2", None),
-    ("mlm", {"alum-divergence": "x"}, "divergence 'x' is unknown: choose one of kl, ", None),
+    (
+        "mlm",
+        {"alum-preset": "x"},
+        "--alum-preset is 'x': it must be one of calibrated, paper,",
+        None,
+    ),
+    ("mlm", {"alum-norm": "x"}, "--alum-norm is 'x': it must be one of linf, l2", None),
+    ("mlm", {"alum-divergence": "x"}, "--alum-divergence is 'x': it must be one of kl, ", None),
     ("mlm", {"alum-fraction": 0}, "--alum-fraction is 0.0: it must be above 0 and at most", None),
     ("mlm", {"alum-fraction": "nan"}, "--alum-fraction is nan: it must be above 0 and at", None),
     # Options that are gone.
@@ -202,8 +207,8 @@ TRAIN: list[Train] = [
     (
         "mlm",
         {"alum-proximal": 1},
-        "--alum-proximal is 1: it compares with a momentum model, which --task alum_masked_lm has "
-        "with --store-ema alone: add it, or give --alum-proximal 0",
+        "--alum-proximal is 1 (--alum-preset smart), which compares with a momentum model: add "
+        "--store-ema and --task alum_masked_lm, which make one, or give --alum-proximal 0",
         None,
     ),
     (

@@ -79,9 +79,9 @@ def test_an_option_with_an_effect_is_taken(preset: str, options: dict[str, Any])
     [
         ({"alum_fraction": 0.0}, "--alum-fraction is 0.0: it must be above 0 and at most 1"),
         ({"alum_fraction": 1.5}, "--alum-fraction is 1.5"),
-        ({"alum_preset": "x"}, "preset 'x' is unknown: choose one of calibrated, paper, "),
-        ({"alum_norm": "x"}, "norm 'x' is unknown: choose one of linf, l2"),
-        ({"alum_divergence": "x"}, "divergence 'x' is unknown: choose one of kl, "),
+        ({"alum_preset": "x"}, "--alum-preset is 'x': it must be one of calibrated, paper, "),
+        ({"alum_norm": "x"}, "--alum-norm is 'x': it must be one of linf, l2"),
+        ({"alum_divergence": "x"}, "--alum-divergence is 'x': it must be one of kl, "),
         ({"alum_site": "x"}, "--alum-site is 'x': it must be words, embeddings, or the number"),
     ],
 )

@@ -179,7 +179,7 @@ def test_a_checkpoint_has_so_many_positions(
         (["--heads", "3"], "--heads is 3: it must divide the width, 128"),
         (["--batch", "0"], "--batch is 0: it must be 1 or more"),
         (["--batch", "2"], "--batch is 2: the mode 'a quarter of the batch' needs a multiple of 4"),
-        (["--preset", "none"], "preset 'none' is unknown"),
+        (["--preset", "none"], "--alum-preset is 'none': it must be one of"),
     ],
 )
 def test_bad_options_are_named(

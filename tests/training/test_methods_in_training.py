@@ -80,6 +80,28 @@ def test_smart_without_its_momentum_term_needs_no_such_model(
     assert done.began
 
 
+def test_smart_starts_from_a_checkpoint_without_a_momentum_model(
+    mlm_data: Path, tmp_path: Path
+) -> None:
+    """Which then is the model that training starts from, weight by weight."""
+    assert fairseq_train(*mlm_options(mlm_data, tmp_path / "before", max_update=2)).error is None
+    start = tmp_path / "before/checkpoint_last.pt"
+    done = fairseq_train(
+        *smart_options(mlm_data, tmp_path / "after", finetune_from_model=start, max_update=1)
+    )
+    assert done.error is None
+    before, after = (
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        for path in (start, tmp_path / "after/checkpoint_last.pt")
+    )
+    [name] = [n for n in before["model"] if n.endswith("layers.0.fc1.weight")]
+    old, new = before["model"][name], after["model"][name]
+    assert not torch.equal(old, new)
+    torch.testing.assert_close(
+        after["extra_state"]["ema"][name], 0.99 * old + 0.01 * new, rtol=1e-6, atol=1e-8
+    )
+
+
 def test_a_decay_that_was_asked_for_is_kept(mlm_data: Path, tmp_path: Path) -> None:
     done = fairseq_train(*smart_options(mlm_data, tmp_path, ema_decay=0.5, max_update=4))
     assert done.error is None
