@@ -13,6 +13,7 @@ from alum_fairseq.adversarial.method import perturbed
 from alum_fairseq.adversarial.methods import build_method
 from alum_fairseq.criterions import metrics
 from alum_fairseq.criterions.batches import merge_logs, split_rows
+from alum_fairseq.criterions.checks import check_model, check_needs, check_task
 from alum_fairseq.criterions.options import (
     AlumConfig,
     Stage,
@@ -26,14 +27,12 @@ from alum_fairseq.criterions.schedule import Schedule
 from alum_fairseq.criterions.updates import BatchUpdate, Output
 from alum_fairseq.criterions.watch import Watch
 from alum_fairseq.encoder.modes import (
-    has_quant_noise,
     non_reentrant,
     through_wrappers,
     unwrap,
     weights_fixed,
 )
-from alum_fairseq.encoder.tap import number_of_layers
-from alum_fairseq.errors import FieldError, UsageError
+from alum_fairseq.errors import FieldError
 from alum_fairseq.problems.problem import Problem
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class AlumCriterion:
     tasks: tuple[type, ...]  # fairseq's, whose batches it can train on
 
     def __init__(self, cfg: AlumConfig, task: Any) -> None:
-        self._refuse_other_tasks(task)
+        check_task(task, self.tasks, self.name, self.task_name)
         super().__init__(cfg, task)
         self.options, self.problem = cfg, self.problem_of(cfg)
         self.preset = resolve(cfg, self.stage, self.problem.divergence, self.problem.categorical)
@@ -74,7 +73,7 @@ class AlumCriterion:
             cfg.alum_log_gain_interval,
         )
         self._told_updates = getattr(task, "passes_update_number", False)
-        self._refuse_unmet_needs(task)
+        check_needs(self.preset, self.options, task, self.task_name)
         self.num_updates, self.loss_scale, self.ema_model = 0, 1.0, None
         self._gains_measured: int | None = None
         self._watch = Watch(self.preset)
@@ -82,38 +81,10 @@ class AlumCriterion:
         for message in without_effect(cfg, self.preset):
             logger.warning("ALUM: %s", message)
 
-    def _refuse_other_tasks(self, task: Any) -> None:
-        """Of fairseq's tasks and ours; whoever writes one of their own knows what they do."""
-        known = type(task).__module__.startswith(("fairseq.", "alum_fairseq."))
-        if known and not isinstance(task, self.tasks):
-            raise UsageError(
-                f"--criterion {self.name} cannot train on the batches of --task "
-                f"{_name_of(task)}: use --task {self.task_name}"
-            )
-
     @property
     def task_name(self) -> str:
         """The task that goes with the criterion."""
         return self.name
-
-    def _refuse_unmet_needs(self, task: Any) -> None:
-        needs = {
-            "--alum-start-update": self.schedule.start_update > 0,
-            "--alum-warmup-updates": self.schedule.warmup_updates > 0,
-        }
-        for option, used in needs.items():
-            if used and not self._told_updates:
-                raise UsageError(
-                    f"{option} needs the number of the update, which --task {_name_of(task)} "
-                    f"does not pass on: use --task {self.task_name}"
-                )
-        if self.preset.proximal > 0 and not getattr(task, "passes_ema_model", False):
-            raise UsageError(
-                f"--alum-proximal is {self.preset.proximal:g} (--alum-preset "
-                f"{self.options.alum_preset}), which compares with a momentum model: add "
-                f"--store-ema and --task {self.task_name}, which make one, or give "
-                "--alum-proximal 0"
-            )
 
     @property
     def scales_gradients(self) -> bool:
@@ -154,18 +125,7 @@ class AlumCriterion:
         Raises:
             UsageError: it is no RoBERTa, has no such layer, or cannot be run again as asked for.
         """
-        layers, site = number_of_layers(model), self.preset.site
-        if site.isdecimal() and int(site) >= layers:
-            raise UsageError(
-                f"--alum-site is {site}: it must be words, embeddings, or a layer from 0 (the "
-                f"embedding output) to {layers - 1} (the input of the last of this model's "
-                f"{layers} layers)"
-            )
-        if self.options.alum_memory == "low" and any(map(has_quant_noise, model.modules())):
-            raise UsageError(
-                "--alum-memory is low: it runs the clean pass twice, and --quant-noise-pq would "
-                "noise the weights in both: leave one of the two away"
-            )
+        check_model(self.preset, self.options, model)
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Output:
         """Compute the loss of a batch: the extended criterion's, and what the method adds.
@@ -274,7 +234,3 @@ class AlumCriterion:
     def logging_outputs_can_be_summed() -> bool:
         """Every logging output is a sum."""
         return True
-
-
-def _name_of(task: Any) -> str:
-    return getattr(task.cfg, "_name", None) or type(task).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from fairseq import utils
@@ -16,9 +16,6 @@ from alum_fairseq.adversarial.method import Clean, Graph, Result, Update, pertur
 from alum_fairseq.encoder.modes import recomputed
 from alum_fairseq.encoder.tap import EncoderTap
 
-if TYPE_CHECKING:
-    from alum_fairseq.criterions.alum_criterion import AlumCriterion
-
 # The loss, the sample size and the logging outputs, as fairseq's criteria return them.
 Output = tuple[Tensor, Tensor | int, dict[str, Any]]
 
@@ -27,7 +24,7 @@ class BatchUpdate:
     """A batch, as the functions of an :class:`Update`.
 
     Args:
-        criterion: whose batch it is.
+        criterion: whose batch it is, an ``AlumCriterion``.
         forward: of the criterion that ours extends.
         model: to be trained.
         sample: the batch.
@@ -40,7 +37,7 @@ class BatchUpdate:
 
     def __init__(
         self,
-        criterion: AlumCriterion,
+        criterion: Any,
         forward: Callable[..., Output],
         model: nn.Module,
         sample: dict[str, Any],
