@@ -222,6 +222,11 @@ class Checkpoint:
         return self._built[0]
 
     @property
+    def task(self) -> FairseqTask:
+        """fairseq's task that it was trained by, set up for the data."""
+        return self._built[1]
+
+    @property
     def dictionary(self) -> Dictionary:
         """The model's."""
-        return self._built[1].source_dictionary
+        return self.task.source_dictionary

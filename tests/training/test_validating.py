@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
-from fairseq_cli.validate import cli_main
 from support.places import PLUGIN
 from support.quick_train import mlm_options, run_forked, start
 
 
 @pytest.mark.parametrize("trained", ["masked_lm", "alum_mlm"])
-def test_an_attack_that_is_not_made_is_said(
-    trained: str, few_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_attack_that_is_not_made_is_said(trained: str, few_data: Path, tmp_path: Path) -> None:
     chosen = {"criterion": trained, "max_update": 1, "tokens_per_sample": 32}
     start(mlm_options(few_data, tmp_path, **chosen), tmp_path / "log").wait()
     path = tmp_path / "checkpoint_last.pt"
     command = [str(few_data), "--path", str(path), "--task", "masked_lm", "--cpu"]
-    command += ["--criterion", "alum_mlm", "--alum-validate", "--batch-size", "8"]
-    with mock.patch.object(sys, "argv", ["fairseq-validate", *command]):
-        cli_main()
+    command += ["--user-dir", str(PLUGIN), "--criterion", "alum_mlm", "--alum-validate"]
+    done = run_forked("validate", [*command, "--batch-size", "8"], cwd=None, check=True)
     said = f"--criterion alum_mlm is not used: {path} was trained with masked_lm"
-    assert (said in caplog.text) == (trained == "masked_lm")
+    assert (said in done.stdout) == (trained == "masked_lm")
 
 
 def test_a_criterion_put_in_place_of_the_checkpoint_s_is_used(
