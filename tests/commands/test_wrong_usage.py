@@ -206,7 +206,7 @@ TRAIN: list[Train] = [
     ),
     (
         "mlm",
-        {"alum-proximal": 1},
+        {"alum-preset": "smart"},
         "--alum-proximal is 1 (--alum-preset smart), which compares with a momentum model: add "
         "--store-ema and --task alum_masked_lm, which make one, or give --alum-proximal 0",
         None,
