@@ -432,7 +432,7 @@ def test_wrong_from_the_start() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"norm": "l1"}, "norm 'l1' is unknown: choose one of linf, l2"),
+        ({"norm": "l1"}, "norm is 'l1': it must be one of linf, l2"),
         ({"steps": 0}, "steps is 0: it must be a whole number, 1 or more"),
         ({"restarts": 1.5}, "restarts is 1.5"),
         ({"patience": -1}, "patience is -1"),

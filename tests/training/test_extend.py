@@ -105,4 +105,4 @@ def test_each_is_registered_by_one_file_and_trains(mlm_data: Path, tmp_path: Pat
     unknown = start(
         mlm_options(mlm_data, tmp_path / "save", **options, alum_norm="yours"), tmp_path / "unknown"
     )
-    assert "norm 'yours' is unknown: choose one of linf, l2, mine" in unknown.wait(check=False)
+    assert "--alum-norm is 'yours': it must be one of linf, l2, mine" in unknown.wait(check=False)
