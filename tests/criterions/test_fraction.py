@@ -124,6 +124,14 @@ def test_a_batch_is_cut_in_two() -> None:
     assert part["ntokens"] + rest["ntokens"] == sample["ntokens"]
 
 
+def test_what_belongs_to_no_row_stays_whole() -> None:
+    """Such as weights of the classes, of which there are as many as sentences."""
+    _, sample, _ = make_case("classification")
+    sample["class_weights"] = torch.arange(float(sample["nsentences"]))
+    for part in split_rows(sample, torch.tensor([3, 1])):
+        assert torch.equal(part["class_weights"], sample["class_weights"])
+
+
 def test_logs_of_parts_add_up() -> None:
     assert merge_logs([{"a": 1, "b": torch.tensor(2.0)}, {"a": 3, "c": 1}]) == {
         "a": 4,

@@ -37,6 +37,37 @@ def test_an_option_that_is_gone_names_its_successor(options: dict[str, Any], mes
             criterion(**given)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"alum_projection": "none", "alum_epsilon": 0.1}, "--alum-epsilon has no effect with "),
+        (
+            {"alum_preset": "fgm", "alum_noise_std": 0.1},
+            "--alum-noise-std has no effect with --alum-start zero",
+        ),
+        (
+            {"alum_preset": "vat", "alum_projection": "clip"},
+            "--alum-projection has no effect with --alum-step-size inf",
+        ),
+        ({"alum_steps": 0, "alum_step_size": 0.1}, "--alum-step-size has no effect with "),
+        ({"alum_steps": 0, "alum_gradient": "raw"}, "--alum-gradient has no effect with "),
+    ],
+)
+def test_an_option_that_others_leave_without_effect_is_named(
+    options: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    criterion = make_case("mlm")[2]
+    criterion()
+    assert "has no effect" not in caplog.text
+    criterion(**options)
+    assert said in caplog.text
+
+
+def test_no_steps_from_no_start_are_refused() -> None:
+    with pytest.raises(UsageError, match="--alum-steps is 0: it must be 1 or more where start is"):
+        make_case("mlm")[2](alum_preset="fgm", alum_steps=0)
+
+
 def test_a_checkpoint_of_before_holds_their_defaults() -> None:
     make_case("mlm")[2](**{name: default for name, (default, _) in GONE.items()})
 
