@@ -11,9 +11,11 @@ same model and the same batch, in turns, and prints for each mode, as ratios to 
 
     FLOPs    floating-point operations, by torch's counter
     time     median and quartiles over the rounds of (time of the mode / mean time of the stock
-             updates just before and after it); stock's own line shows the noise. Memory that is
-             freed is kept for the next turn
-    memory   peak of what tensors hold: parameters, gradients, activations
+             updates just before and after it); stock's own line shows the noise. On a GPU by its
+             own clock. Memory that is freed is kept for the next turn
+    memory   peak of what tensors hold: parameters (of SMART's momentum model, too), gradients,
+             activations. On a GPU by torch's counter of its allocator
+    waits    how often the host waits for the GPU in an update (on a GPU alone; not a ratio)
     gain     divergence under the perturbation / under a random one of equal length (not a ratio to
              stock), on held-out text without dropout
     KL       that divergence, nats per prediction (squared error has no part in this)
@@ -40,6 +42,7 @@ import re
 import statistics
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -72,6 +75,27 @@ from alum_fairseq.criterions.alum_sentence_prediction import (
 from alum_fairseq.encoder.tap import sentence_encoder
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_file
+
+
+@dataclass(frozen=True)
+class Precision:
+    """As an option of fairseq-train sets it: in what the weights are, in what autocast computes."""
+
+    weights: torch.dtype = torch.float32
+    autocast: torch.dtype | None = None
+
+    @property
+    def loss_scale(self) -> float:
+        """What a loss is multiplied by before its backward pass."""
+        return LOSS_SCALE if torch.float16 in (self.weights, self.autocast) else 1.0
+
+
+PRECISIONS = {
+    "fp32": Precision(),
+    "fp16": Precision(weights=torch.float16),
+    "bf16": Precision(weights=torch.bfloat16),
+    "amp": Precision(autocast=torch.float16),
+}
 
 
 @dataclass(frozen=True)
@@ -115,8 +139,7 @@ MODES: dict[str, dict[str, Any] | None] = {
 TASKS = ("masked_lm", "sentence_prediction")
 CLASSES = 8
 HEAD = "sentence_classification_head"
-PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-LOSS_SCALE = 2.0**10  # for fp16; exact, and out of what is reported
+LOSS_SCALE = 2.0**10  # for float16; exact, and out of what is reported
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 Batch = dict[str, Any]
@@ -273,35 +296,45 @@ class Mode:
         task: str,
         dictionary: Dictionary,
         options: dict[str, Any] | None,
+        precision: Precision,
         compiled: bool = False,
     ) -> None:
         self.model, self.task, self.dictionary, self.options = model, task, dictionary, options
-        self.compiled = compiled
+        self.precision, self.compiled = precision, compiled
         self.criterion = build_criterion(task, dictionary, options)
         self.ema_model = None
         if options is not None and self.criterion.preset.proximal > 0:
             self.ema_model = copy.deepcopy(model).requires_grad_(False)
 
-    def update(self, batch: Batch, dtype: torch.dtype | None, eager: bool = False) -> None:
+    @property
+    def parameters_size(self) -> int:
+        """Bytes of the parameters, a momentum model's among them."""
+        models = [self.model] if self.ema_model is None else [self.model, self.ema_model]
+        return sum(p.numel() * p.element_size() for m in models for p in m.parameters())
+
+    def update(self, batch: Batch, eager: bool = False) -> None:
         """Forward and backward pass.
 
         Args:
             batch: of the update.
-            dtype: of autocast.
             eager: without torch.compile, whose kernels torch's counter of FLOPs does not see.
         """
         self.model.train()
         compile_layers(self.model, self.compiled and not eager)
-        device, scale = batch["target"].device.type, LOSS_SCALE if dtype == torch.float16 else 1.0
+        scale = self.precision.loss_scale
         torch.manual_seed(0)
         if self.options is not None:
             self.criterion.prepare_update(0, scale, self.ema_model)
-        with torch.autocast(device, dtype, enabled=dtype is not None):
+        with self._autocast(batch):
             loss = self.criterion(self.model, batch)[0]
         (loss * scale).backward()
         self.model.zero_grad(set_to_none=True)
 
-    def adversarial(self, batches: list[Batch], dtype: torch.dtype | None) -> dict[str, float]:
+    def _autocast(self, batch: Batch) -> torch.autocast:
+        dtype = self.precision.autocast
+        return torch.autocast(batch["target"].device.type, dtype, enabled=dtype is not None)
+
+    def adversarial(self, batches: list[Batch]) -> dict[str, float]:
         """The divergence reached, and the gain, without dropout."""
         if self.options is None:
             return {}
@@ -312,8 +345,7 @@ class Mode:
         found = by_chance = predictions = 0.0
         with torch.no_grad():
             for batch in batches:
-                device = batch["target"].device.type
-                with torch.autocast(device, dtype, enabled=dtype is not None):
+                with self._autocast(batch):
                     log = criterion(self.model, batch)[2]
                 found += float(log["_alum_gain_adversarial"])
                 by_chance += float(log["_alum_gain_random"])
@@ -353,20 +385,33 @@ def count_flops(run: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def peak_memory(model: nn.Module, run: Callable[[], None]) -> int:
-    """The most bytes that tensors held at once, parameters included."""
-    if next(model.parameters()).is_cuda:
+def peak_memory(parameters_size: int, run: Callable[[], None], cuda: bool) -> int:
+    """The most bytes that tensors held at once, these parameters' included."""
+    if cuda:
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated() - before + parameters_size
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = sum(p.numel() * p.element_size() for p in model.parameters())
+    held = most = parameters_size
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
         most = max(most, held)
     return most
+
+
+def host_waits(run: Callable[[], None]) -> int:
+    """How often the host waits for the GPU, as torch tells; copies of single numbers among it."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in said)
 
 
 def keep_freed_memory() -> None:
@@ -384,33 +429,31 @@ def keep_freed_memory() -> None:
 def seconds(run: Callable[[], None], cuda: bool) -> float:
     """How long it takes."""
     if cuda:
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        run()
+        ended.record()
+        ended.synchronize()
+        return begun.elapsed_time(ended) / 1000
+    started = time.perf_counter()
     run()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def measure(
-    modes: dict[str, Mode],
-    batch: Batch,
-    held_out: list[Batch],
-    dtype: torch.dtype | None,
-    rounds: int,
-    seed: int,
+    modes: dict[str, Mode], batch: Batch, held_out: list[Batch], rounds: int, seed: int
 ) -> dict[str, dict[str, float]]:
     """Every mode on the same batch, in turns."""
-    model = next(iter(modes.values())).model
-    cuda = next(model.parameters()).is_cuda
-    run = {name: (lambda mode=mode: mode.update(batch, dtype)) for name, mode in modes.items()}
+    cuda = batch["target"].is_cuda
+    run = {name: (lambda mode=mode: mode.update(batch)) for name, mode in modes.items()}
     results: dict[str, dict[str, float]] = {}
     for name, mode in tqdm(modes.items(), desc="FLOPs, memory, gain", leave=False, disable=None):
         run[name]()  # warm-up
         results[name] = {
-            "flops": count_flops(lambda mode=mode: mode.update(batch, dtype, True)),
-            "memory": peak_memory(model, run[name]),
-            **mode.adversarial(held_out, dtype),
+            "flops": count_flops(lambda mode=mode: mode.update(batch, eager=True)),
+            "memory": peak_memory(mode.parameters_size, run[name], cuda),
+            **({"host_waits": host_waits(run[name])} if cuda else {}),
+            **mode.adversarial(held_out),
         }
     for result in results.values():
         result |= {
@@ -473,16 +516,20 @@ def compare_times(
 
 def table(results: dict[str, dict[str, float]]) -> Iterator[str]:
     """Rows for people."""
+    waits = "host_waits" in results["stock"]
     heads = f"{'FLOPs':>6} {'time':>6} {'(quartiles)':>12} {'memory':>7} {'gain':>8} {'KL':>9}"
+    heads += f" {'waits':>6}" * waits
     yield f"{'mode':28} {heads}"
     for name, r in results.items():
         timed = f"{'':6} {'':12}"
         if "time_ratio" in r:
             spread = f"{r['time_ratio_low']:.2f}-{r['time_ratio_high']:.2f}"
             timed = f"{r['time_ratio']:6.2f} {spread:>12}"
-        adversarial = f"{r['gain']:8.1f} {r['divergence']:9.2g}" if "gain" in r else ""
+        adversarial = f"{r['gain']:8.1f} {r['divergence']:9.2g}" if "gain" in r else f"{'':18}"
+        waited = f" {r['host_waits']:6d}" if waits else ""
         yield (
             f"{name:28} {r['flops_ratio']:6.2f} {timed} {r['memory_ratio']:7.2f} {adversarial}"
+            + waited
         ).rstrip()
     stock = results["stock"]
     yield (
@@ -529,7 +576,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Size]:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="(both)")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="(all)")
     parser.add_argument(
-        "--precision", nargs="+", choices=PRECISIONS, default=["fp32"], help="autocast (fp32)"
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        default=["fp32"],
+        help="as fairseq-train's options of these names have it (fp32)",
     )
     parser.add_argument("--rounds", type=int, default=7, help="timings of every mode; 0: none (7)")
     parser.add_argument("--preset", default="calibrated", help="ALUM's preset (calibrated)")
@@ -604,7 +655,11 @@ def size_of(model: nn.Module, size: Size) -> Size:
 
 
 def build_modes(
-    options: argparse.Namespace, model: nn.Module, task: str, dictionary: Dictionary
+    options: argparse.Namespace,
+    model: nn.Module,
+    task: str,
+    dictionary: Dictionary,
+    precision: Precision,
 ) -> dict[str, Mode]:
     """What is to be measured.
 
@@ -617,11 +672,11 @@ def build_modes(
         if chosen is not None:
             chosen = {"alum_preset": options.preset, **chosen}
         try:
-            modes[name] = Mode(model, task, dictionary, chosen)
+            modes[name] = Mode(model, task, dictionary, chosen, precision)
         except UsageError as error:
             raise UsageError(f"the mode '{name}': {error}") from None
     if options.compile:
-        modes["stock, compiled"] = Mode(model, task, dictionary, None, True)
+        modes["stock, compiled"] = Mode(model, task, dictionary, None, precision, True)
     return modes
 
 
@@ -658,16 +713,17 @@ def _measure_all(options: argparse.Namespace, size: Size) -> None:
     report = {"machine": machine(device), "size": asdict(size), "seed": options.seed, "results": {}}
     print(json.dumps(report["machine"] | {"size": asdict(size)}), flush=True)
     for task in options.tasks:
-        modes = build_modes(options, model, task, batches.dictionary)
+        build_modes(options, model, task, batches.dictionary, Precision())  # refuses early
         if options.checkpoint is None or task == "sentence_prediction":
             loss = train(model, task, batches, size.train_updates, move)
             print(f"\n{task}: trained for {size.train_updates} updates to {loss:.2f} bits")
         batch = move(batches.of(task, seed=10**6))
         held_out = [move(batches.of(task, 10**6 + i, held_out=True)) for i in range(1, 3)]
         for precision in options.precision:
-            results = measure(
-                modes, batch, held_out, PRECISIONS[precision], options.rounds, options.seed
-            )
+            chosen = PRECISIONS[precision]
+            cast = copy.deepcopy(model).to(chosen.weights)
+            modes = build_modes(options, cast, task, batches.dictionary, chosen)
+            results = measure(modes, batch, held_out, options.rounds, options.seed)
             report["results"].setdefault(task, {})[precision] = results
             print(f"\n{task}, {precision}, ratios to stock fairseq")
             print("\n".join(table(results)), flush=True)

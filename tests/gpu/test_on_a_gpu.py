@@ -1,0 +1,205 @@
+"""On a GPU: the numbers of the CPU, every method in every precision, and the programs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.in_process import fairseq_train
+from support.method_cases import KINDS, Case, Found, engine, make_case
+from support.options import SMALL_RUN, command_line
+from support.places import ROOT
+from support.untrained import texts
+from torch import Tensor, nn
+
+from alum_fairseq.adversarial.presets import PRESETS
+from alum_fairseq.encoder.tap import EncoderTap
+from alum_fairseq.predict import Predictor
+from alum_fairseq.robustness.command import main as robustness
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import benchmark
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
+
+# Half precision rounds a perturbation of 1e-5 away.
+SEEN_IN_HALF = {
+    **{"calibrated": {}, "vat": {}, "fgm": {}, "pgd": {}, "freelb": {}, "freelb++": {}},
+    "smart": {"alum_epsilon": 0.3, "alum_step_size": 0.2, "alum_noise_std": 0.05},
+}
+ACCUMULATING = ("fgm", "pgd", "freelb", "freelb++")  # which hold one graph at a time anyway
+METHODS = [
+    (p, m) for p in PRESETS for m in ("normal", "low") if m == "normal" or p not in ACCUMULATING
+]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def placed(value: Any, device: str = "cuda") -> Any:
+    if isinstance(value, dict):
+        return {name: placed(entry, device) for name, entry in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def on_the_gpu(case: Case, dtype: torch.dtype | None = None) -> Case:
+    other = copy.copy(case)
+    other.model, other.momentum = (
+        copy.deepcopy(model).to("cuda", dtype) for model in (case.model, case.momentum)
+    )
+    other.sample = placed(case.sample)
+    return other
+
+
+@pytest.fixture
+def noise_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random starts are drawn on the CPU, by its generator, wherever they are used."""
+    for name in ("normal_", "uniform_"):
+        original = getattr(Tensor, name)
+
+        def draw(
+            noise: Tensor,
+            *numbers: float,
+            generator: Any = None,
+            original: Any = original,
+            **more: float,
+        ) -> Tensor:
+            return noise.copy_(
+                original(torch.empty(noise.shape, dtype=noise.dtype), *numbers, **more)
+            )
+
+        monkeypatch.setattr(Tensor, name, draw)
+
+
+def error(got: Found, expected: Found) -> float:
+    """The distance of all gradients, as a part of their length."""
+    assert got.keys() == expected.keys()
+    names = expected.keys() - {"loss"}
+    found, wanted = (
+        torch.cat([each[name].double().flatten().cpu() for name in sorted(names)])
+        for each in (got, expected)
+    )
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.usefixtures("noise_of_the_cpu")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("preset", "memory"), METHODS)
+def test_losses_and_gradients_are_those_of_the_cpu(preset: str, kind: str, memory: str) -> None:
+    case = make_case(kind)
+    expected = engine(case, preset, alum_memory=memory)
+    got = engine(on_the_gpu(case), preset, alum_memory=memory)
+    # Numbers of 1e-10 are weighed with 1e9 where a preset's perturbations are so small.
+    bound = 1e-4 if preset in ("paper", "r3f", "smart") else 1e-8
+    torch.testing.assert_close(got["loss"].cpu(), expected["loss"], rtol=bound, atol=0)
+    assert error(got, expected) < bound
+
+
+@pytest.mark.usefixtures("noise_of_the_cpu")
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp"])
+@pytest.mark.parametrize("preset", SEEN_IN_HALF)
+def test_half_precision_gives_float32_s_gradients_but_for_rounding(
+    preset: str, precision: str
+) -> None:
+    case = make_case("classification")
+    case.model.float(), case.momentum.float()
+    options = {"alum_alpha": 2.0, **SEEN_IN_HALF[preset]}
+    if preset.startswith("freelb"):
+        del options["alum_alpha"]
+    # The start is larger in half precision, unless it is told how large.
+    options.setdefault("alum_noise_std", 0.1)
+    expected = engine(case, preset, **options)
+    context: AbstractContextManager = nullcontext()
+    if precision == "amp":
+        context = torch.autocast("cuda", torch.float16)
+    with context:
+        got = engine(on_the_gpu(case, DTYPES.get(precision)), preset, **options)
+    assert error(got, expected) < (0.1 if precision == "bf16" else 0.03)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_low_memory_is_normal_memory_dropout_and_all(kind: str) -> None:
+    case = on_the_gpu(make_case(kind, dropout=0.3, attention_dropout=0.3))
+    normal, low = (engine(case, "calibrated", alum_memory=m) for m in ("normal", "low"))
+    torch.testing.assert_close(low["loss"], normal["loss"], rtol=1e-12, atol=0)
+    assert error(low, normal) < 1e-12
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_a_pass_that_is_run_again_has_the_dropout_masks_of_the_first(precision: str) -> None:
+    case = on_the_gpu(make_case("mlm", dropout=0.3, attention_dropout=0.3), DTYPES[precision])
+    tap = EncoderTap(case.model)
+    with tap.recording():
+        first = case.model(**case.sample["net_input"])[0]
+    again = tap.rerun(tap.embeddings)
+    torch.testing.assert_close(again, first)
+    other = case.model(**case.sample["net_input"])[0]
+    assert (other - first).abs().max() > 0.1
+
+
+def waits(model: nn.Module, criterion: nn.Module, sample: dict[str, Any]) -> int:
+    def update() -> None:
+        loss, _, log = criterion(model, sample)
+        loss.backward()
+        criterion.reduce_metrics([log])
+
+    update()
+    return benchmark.host_waits(update)
+
+
+@pytest.mark.parametrize("memory", ["normal", "low"])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("kind", ["mlm", "classification"])
+def test_the_host_waits_hardly_more_often_than_stocks(kind: str, steps: int, memory: str) -> None:
+    case = on_the_gpu(make_case(kind, encoder_layers=12), torch.float32)
+    ours = case.criterion(alum_steps=steps, alum_memory=memory, alum_log_gain_interval=0)
+    stock = waits(case.model, case.stock, case.sample)
+    assert waits(case.model, ours, case.sample) <= stock + 4
+
+
+@pytest.mark.parametrize("precision", ["", "fp16", "memory-efficient-fp16", "bf16", "amp"])
+def test_fairseq_train_pretrains_and_goes_on(
+    precision: str, mlm_data: Path, tmp_path: Path
+) -> None:
+    options = {**SMALL_RUN, "cpu": False, "save-dir": tmp_path, "max-valid-steps": 2}
+    if precision:
+        options |= {precision: True, "fp16-init-scale": 4}
+    options |= {"alum-validate": True, "num-workers": 1}
+    for updates in (3, 6):
+        done = fairseq_train(mlm_data, *command_line({**options, "max-update": updates}))
+        assert done.error is None, done.log
+    assert "@ 3 updates" in done.log
+    [*_, last] = [line for line in done.log.splitlines() if '"valid_adv_gain"' in line]
+    assert float(json.loads(last)["valid_adv_gain"]) > 1.5
+
+
+def test_predictions_are_those_of_the_cpu(case: Any) -> None:
+    on_gpu, on_cpu = (Predictor.load(case.path, device=device) for device in ("cuda", "cpu"))
+    found = on_gpu.logits(texts(case))
+    torch.testing.assert_close(found.cpu(), on_cpu.logits(texts(case)), atol=1e-3, rtol=1e-3)
+
+
+def test_robustness_is_measured(cases: dict[str, Any], tmp_path: Path) -> None:
+    case = cases["single"]
+    reports = []
+    for device in ([], ["--cpu"]):
+        output = tmp_path / f"report{len(reports)}"
+        effort = ["--quick", "--parts", "linf", "l2", "--examples", "60"]
+        command = ["--path", case.path, "--output", output, *effort, *device]
+        assert robustness([str(word) for word in command]) == 0
+        reports.append(json.loads((output / "report.json").read_text()))
+    found, expected = (
+        {m["key"]: v["value"] for m in report["measures"] for v in m["values"].values()}
+        for report in reports
+    )
+    assert found.keys() == expected.keys()
+    assert len(found) > 2
+    for name, value in found.items():
+        assert abs(value - expected[name]) <= 0.1 * max(1.0, abs(expected[name])), name
