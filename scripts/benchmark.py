@@ -6,7 +6,7 @@
 
 Trains a masked language model and a classifier with stock fairseq's criteria for some updates (a
 random network has no adversarial directions to speak of), or takes a checkpoint. Then it runs
-single updates (forward and backward pass, no optimizer) of stock fairseq and of every mode on the
+single updates (forward and backward pass) of stock fairseq and of every mode on the
 same model and the same batch, in turns, and prints for each mode, as ratios to stock:
 
     FLOPs    floating-point operations, by torch's counter
@@ -20,8 +20,9 @@ same model and the same batch, in turns, and prints for each mode, as ratios to 
              stock), on held-out text without dropout
     KL       that divergence, nats per prediction (squared error has no part in this)
 
-``--compile`` takes stock fairseq once more with the encoder's layers compiled by ``torch.compile``.
-``--json`` writes all numbers, with the machine and the versions.
+``--optimizer`` makes whole updates: with unscaling, clipping and the step of fairseq's Adam, and
+what it keeps in memory. ``--compile`` takes stock fairseq once more with the encoder's layers
+compiled by ``torch.compile``. ``--json`` writes all numbers, with the machine and the versions.
 """
 
 from __future__ import annotations
@@ -53,12 +54,14 @@ from typing import Any
 
 import fairseq
 import torch
+from fairseq import optim
 from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
 from fairseq.criterions.sentence_prediction import (
     SentencePredictionConfig,
     SentencePredictionCriterion,
 )
 from fairseq.data import Dictionary, data_utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models.roberta import RobertaModel
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -264,6 +267,22 @@ def build_criterion(task: str, dictionary: Dictionary, options: dict[str, Any] |
     return ours(alum_cfg(**given, **{"alum_log_gain_interval": 0, **options}), _task(dictionary))
 
 
+def build_optimizer(model: nn.Module, precision: str) -> Any:
+    """Adam as fairseq's trainer builds it for a precision, at a rate that changes nothing."""
+    words = ["data", "--task", "masked_lm", "--criterion", "masked_lm", "--arch", "roberta"]
+    words += ["--optimizer", "adam", "--lr", "0", "--fp16-init-scale", str(int(LOSS_SCALE))]
+    words += [] if precision == "fp32" else [f"--{precision}"]
+    # One tensor of all gradients is for GPUs alone.
+    words += [] if next(model.parameters()).is_cuda else ["--fp16-no-flatten-grads"]
+    args = fairseq.options.parse_args_and_arch(fairseq.options.get_training_parser(), words)
+    cfg = convert_namespace_to_omegaconf(args)
+    parameters = list(model.parameters())
+    if precision == "fp32":
+        return optim.build_optimizer(cfg.optimizer, parameters)
+    kind = optim.AMPOptimizer if precision == "amp" else optim.FP16Optimizer
+    return kind.build_optimizer(cfg, parameters)
+
+
 def train(model: nn.Module, task: str, batches: Batches, updates: int, move: Callable) -> float:
     """Train with stock fairseq's criterion; returns the mean loss of the last tenth, in bits."""
     criterion = build_criterion(task, batches.dictionary, None)
@@ -297,23 +316,31 @@ class Mode:
         dictionary: Dictionary,
         options: dict[str, Any] | None,
         precision: Precision,
+        optimizer: Any = None,
         compiled: bool = False,
     ) -> None:
         self.model, self.task, self.dictionary, self.options = model, task, dictionary, options
-        self.precision, self.compiled = precision, compiled
+        self.precision, self.optimizer, self.compiled = precision, optimizer, compiled
         self.criterion = build_criterion(task, dictionary, options)
         self.ema_model = None
         if options is not None and self.criterion.preset.proximal > 0:
             self.ema_model = copy.deepcopy(model).requires_grad_(False)
 
     @property
-    def parameters_size(self) -> int:
-        """Bytes of the parameters, a momentum model's among them."""
+    def held(self) -> int:
+        """Bytes that stay: the parameters, a momentum model's, what the optimizer keeps."""
         models = [self.model] if self.ema_model is None else [self.model, self.ema_model]
-        return sum(p.numel() * p.element_size() for m in models for p in m.parameters())
+        tensors = [p for model in models for p in model.parameters()]
+        if self.optimizer is not None:
+            adam = self.optimizer.optimizer
+            tensors += [value for state in adam.state.values() for value in state.values()]
+            for parameter in (p for group in adam.param_groups for p in group["params"]):
+                tensors += [t for t in (parameter, parameter.grad) if t is not None]
+        unique = {t.data_ptr(): t for t in tensors if isinstance(t, Tensor)}
+        return sum(t.numel() * t.element_size() for t in unique.values())
 
     def update(self, batch: Batch, eager: bool = False) -> None:
-        """Forward and backward pass.
+        """Forward and backward pass, and the optimizer's step where there is one.
 
         Args:
             batch: of the update.
@@ -326,9 +353,16 @@ class Mode:
         if self.options is not None:
             self.criterion.prepare_update(0, scale, self.ema_model)
         with self._autocast(batch):
-            loss = self.criterion(self.model, batch)[0]
-        (loss * scale).backward()
-        self.model.zero_grad(set_to_none=True)
+            loss, size, _ = self.criterion(self.model, batch)
+        if self.optimizer is None:
+            (loss * scale).backward()
+            self.model.zero_grad(set_to_none=True)
+            return
+        self.optimizer.backward(loss)
+        self.optimizer.multiply_grads(1 / size)
+        self.optimizer.clip_grad_norm(1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def _autocast(self, batch: Batch) -> torch.autocast:
         dtype = self.precision.autocast
@@ -385,17 +419,17 @@ def count_flops(run: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def peak_memory(parameters_size: int, run: Callable[[], None], cuda: bool) -> int:
-    """The most bytes that tensors held at once, these parameters' included."""
+def peak_memory(held: int, run: Callable[[], None], cuda: bool) -> int:
+    """The most bytes that tensors held at once, with those that were held before."""
     if cuda:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return torch.cuda.max_memory_allocated() - before + parameters_size
+        return torch.cuda.max_memory_allocated() - before + held
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = parameters_size
+    most = held
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
         most = max(most, held)
@@ -451,7 +485,7 @@ def measure(
         run[name]()  # warm-up
         results[name] = {
             "flops": count_flops(lambda mode=mode: mode.update(batch, eager=True)),
-            "memory": peak_memory(mode.parameters_size, run[name], cuda),
+            "memory": peak_memory(mode.held, run[name], cuda),
             **({"host_waits": host_waits(run[name])} if cuda else {}),
             **mode.adversarial(held_out),
         }
@@ -585,6 +619,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, Size]:
     parser.add_argument("--rounds", type=int, default=7, help="timings of every mode; 0: none (7)")
     parser.add_argument("--preset", default="calibrated", help="ALUM's preset (calibrated)")
     parser.add_argument(
+        "--optimizer", action="store_true", help="updates with fairseq's Adam, at a rate of 0"
+    )
+    parser.add_argument(
         "--compile", action="store_true", help="stock with torch.compile as well: a minute more"
     )
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
@@ -660,6 +697,7 @@ def build_modes(
     task: str,
     dictionary: Dictionary,
     precision: Precision,
+    optimizer: Any = None,
 ) -> dict[str, Mode]:
     """What is to be measured.
 
@@ -672,11 +710,11 @@ def build_modes(
         if chosen is not None:
             chosen = {"alum_preset": options.preset, **chosen}
         try:
-            modes[name] = Mode(model, task, dictionary, chosen, precision)
+            modes[name] = Mode(model, task, dictionary, chosen, precision, optimizer)
         except UsageError as error:
             raise UsageError(f"the mode '{name}': {error}") from None
     if options.compile:
-        modes["stock, compiled"] = Mode(model, task, dictionary, None, precision, True)
+        modes["stock, compiled"] = Mode(model, task, dictionary, None, precision, optimizer, True)
     return modes
 
 
@@ -722,7 +760,8 @@ def _measure_all(options: argparse.Namespace, size: Size) -> None:
         for precision in options.precision:
             chosen = PRECISIONS[precision]
             cast = copy.deepcopy(model).to(chosen.weights)
-            modes = build_modes(options, cast, task, batches.dictionary, chosen)
+            optimizer = build_optimizer(cast, precision) if options.optimizer else None
+            modes = build_modes(options, cast, task, batches.dictionary, chosen, optimizer)
             results = measure(modes, batch, held_out, options.rounds, options.seed)
             report["results"].setdefault(task, {})[precision] = results
             print(f"\n{task}, {precision}, ratios to stock fairseq")
