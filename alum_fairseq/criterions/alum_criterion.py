@@ -31,6 +31,7 @@ from alum_fairseq.encoder.modes import (
     through_wrappers,
     unwrap,
     weights_fixed,
+    with_changing_weights,
 )
 from alum_fairseq.errors import FieldError
 from alum_fairseq.problems.problem import Problem
@@ -173,7 +174,7 @@ class AlumCriterion:
         if count < sentences:
             with ExitStack() as stack:
                 if count > 0:  # what is done once an update was done with the part
-                    stack.enter_context(weights_fixed(model))
+                    stack.enter_context(weights_fixed(with_changing_weights(model)))
                     stack.enter_context(self.without_penalties(model))
                 outputs.append(self._forward_plainly(model, rest, reduce))
         losses, sample_sizes, logging_outputs = zip(*outputs, strict=True)

@@ -13,8 +13,8 @@ from torch import Tensor, distributed, nn
 
 from alum_fairseq.adversarial.gain import mean_size, random_like
 from alum_fairseq.adversarial.method import Clean, Graph, Result, Update, perturbed
-from alum_fairseq.encoder.modes import recomputed
-from alum_fairseq.encoder.tap import EncoderTap
+from alum_fairseq.encoder.modes import padding_asked_once, recomputed
+from alum_fairseq.encoder.tap import EncoderTap, sentence_encoder
 
 # The loss, the sample size and the logging outputs, as fairseq's criteria return them.
 Output = tuple[Tensor, Tensor | int, dict[str, Any]]
@@ -72,7 +72,7 @@ class BatchUpdate:
         run = partial(self._run, model)
         with tap.recording(graph):
             if model.training and criterion.options.alum_memory == "low":
-                loss, self.sample_size, self.log = recomputed(run, model, criterion.silently)
+                loss, self.sample_size, self.log = recomputed(run, model, self._again)
             else:
                 loss, self.sample_size, self.log = run()
         if not tap.recorded:
@@ -81,6 +81,11 @@ class BatchUpdate:
         padding = getattr(criterion, "padding_idx", -1)
         weights = self._problem.weights(self._sample.get("target"), tap.logits, padding)
         return Clean(loss, tap.logits, tap.embeddings, tap.mask, weights, tap.entries, tap.below)
+
+    @contextmanager
+    def _again(self) -> Iterator[None]:
+        with padding_asked_once(sentence_encoder(self._model)), self._criterion.silently():
+            yield
 
     def _task_loss(self, embeddings: Tensor) -> Tensor:
         with ExitStack() as stack:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fairseq.modules.quant_noise import quant_noise
 from torch import Tensor, nn
@@ -22,6 +22,19 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+@contextmanager
+def forward_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, this is what a module computes; its hooks are as they are."""
+    own = vars(module).get("forward")
+    try:
+        module.forward = forward
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
 def through_wrappers(model: nn.Module, loss: Tensor) -> Tensor:
     """Pass a loss through a model's wrappers as if it had come of the model's forward pass.
 
@@ -34,11 +47,8 @@ def through_wrappers(model: nn.Module, loss: Tensor) -> Tensor:
     inner = unwrap(model)
     if inner is model:
         return loss
-    inner.forward = lambda loss: loss
-    try:
+    with forward_as(inner, lambda loss: loss):
         return model(loss)
-    finally:
-        del inner.forward
 
 
 def has_quant_noise(module: nn.Module) -> bool:
@@ -60,10 +70,14 @@ def _changes_weights(module: nn.Module) -> bool:
     return module.training and (normalized or has_quant_noise(module))
 
 
+def with_changing_weights(model: nn.Module) -> list[nn.Module]:
+    """The modules whose weights the next pass would change."""
+    return [module for module in model.modules() if _changes_weights(module)]
+
+
 @contextmanager
-def weights_fixed(model: nn.Module) -> Iterator[None]:
-    """Inside, a pass leaves the model's weights as an earlier one found them (or made them)."""
-    changing = [module for module in model.modules() if _changes_weights(module)]
+def weights_fixed(changing: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, a pass leaves the weights of these as an earlier one found them (or made them)."""
     try:
         for module in changing:
             module.training = False
@@ -71,6 +85,38 @@ def weights_fixed(model: nn.Module) -> Iterator[None]:
     finally:
         for module in changing:
             module.training = True
+
+
+class _AsOne(nn.Module):
+    """Layers that look like one to fairseq's encoder."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor, encoder_padding_mask: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, encoder_padding_mask=encoder_padding_mask)
+        return x
+
+
+@contextmanager
+def padding_asked_once(encoder: nn.Module) -> Iterator[None]:
+    """Inside, a pass asks once whether there is padding; fairseq's asks before every layer.
+
+    Each time the host would wait for the GPU.
+    """
+    layers, forward = encoder.layers, encoder.forward
+
+    def asking_once(*args: Any, **kwargs: Any) -> Any:
+        try:
+            encoder.layers = nn.ModuleList([_AsOne(layers)])
+            return forward(*args, **kwargs)
+        finally:
+            encoder.layers = layers
+
+    with forward_as(encoder, asking_once):
+        yield
 
 
 def _is_checkpointed(module: nn.Module) -> bool:
@@ -85,14 +131,11 @@ def non_reentrant(model: nn.Module) -> Iterator[None]:
     fairseq's own activation checkpointing (as torch's reentrant form) refuses to: torch's
     other form stands in for it.
     """
-    forwards = {m: m.forward for m in model.modules() if _is_checkpointed(m)}
-    try:
-        for module in forwards:
-            module.forward = partial(checkpoint, module.precheckpoint_forward, use_reentrant=False)
+    with ExitStack() as stack:
+        for module in filter(_is_checkpointed, model.modules()):
+            forward = partial(checkpoint, module.precheckpoint_forward, use_reentrant=False)
+            stack.enter_context(forward_as(module, forward))
         yield
-    finally:
-        for module, forward in forwards.items():
-            module.forward = forward
 
 
 @contextmanager
@@ -126,7 +169,7 @@ def recomputed(
 
     @contextmanager
     def second() -> Iterator[None]:
-        with non_reentrant(model), weights_fixed(model), again():
+        with non_reentrant(model), weights_fixed(with_changing_weights(model)), again():
             yield
 
     # The parameter tells torch whose random numbers and autocast to restore.

@@ -1,8 +1,8 @@
 """The bridge to fairseq's RoBERTa: read the embeddings of a pass, and run it again from others.
 
 The model is never copied or subclassed. While a pass is recorded, hooks take notes; while it
-is run again, the sentence encoder's ``forward_embedding`` and ``layers`` are stood in for. Both
-are undone on leaving the context, whatever happens inside.
+is run again, the sentence encoder's ``forward`` is stood in for. Both are undone on leaving the
+context, whatever happens inside.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 from alum_fairseq.adversarial.method import Graph
 from alum_fairseq.encoder.modes import (
+    forward_as,
     non_reentrant,
+    padding_asked_once,
     parameters_frozen,
     unwrap,
     weights_fixed,
+    with_changing_weights,
 )
 from alum_fairseq.errors import UsageError
 from alum_fairseq.problems.problem import Problem
@@ -66,6 +69,8 @@ class _Call:
         rng_state: of the random numbers at that place.
         layers_rng_state: of the random numbers at the first of ``layers``.
         layers: those above it that the pass used, in their order.
+        padding: true on padding, ``B x T``, as the layers were handed it; None where there is none.
+        predicted: the places whose words the head predicts, where it was told some; see `_pick`.
     """
 
     args: tuple[Any, ...]
@@ -75,6 +80,8 @@ class _Call:
     rng_state: dict[str, Any] | None = None
     layers_rng_state: dict[str, Any] | None = None
     layers: list[nn.Module] = field(default_factory=list)
+    padding: Tensor | None = None
+    predicted: tuple[Tensor, ...] | None = None
     output: Tensor | None = None
 
     @property
@@ -162,6 +169,10 @@ class EncoderTap:
         tokens = _side_by_side([call.tokens for call in self._calls])
         return tokens.ne(self._encoder.padding_idx)
 
+    @cached_property
+    def _changing(self) -> list[nn.Module]:
+        return with_changing_weights(self._model)
+
     def of_rows(self, rows: Tensor) -> EncoderTap:
         """A tap of the recorded pass as it would have been with these rows of the batch alone.
 
@@ -180,6 +191,8 @@ class EncoderTap:
                 args=tuple(_rows_of(value, rows) for value in call.args),
                 kwargs={name: _rows_of(value, rows) for name, value in call.kwargs.items()},
                 entry=_rows_of(call.entry, rows),
+                padding=_rows_of(call.padding, rows),
+                predicted=None,
                 below=None,
                 output=None,
             )
@@ -205,6 +218,7 @@ class EncoderTap:
             for hook in self._hooks():
                 stack.callback(hook.remove)
             stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
+            stack.enter_context(padding_asked_once(self._encoder))
             yield
         self._logits = self._logits_of([call.output for call in self._calls])
 
@@ -216,7 +230,7 @@ class EncoderTap:
             yield encoder.embed_tokens.register_forward_hook(self._note_words)
         first = int(self._site) if self._site.isdecimal() else 0
         for layer in layers[first:]:
-            yield layer.register_forward_pre_hook(self._note_layer)
+            yield layer.register_forward_pre_hook(self._note_layer, with_kwargs=True)
         yield model.register_forward_pre_hook(self._note_call, with_kwargs=True)
         yield model.register_forward_hook(self._note_output, with_kwargs=True)
 
@@ -226,16 +240,19 @@ class EncoderTap:
     def _note_words(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return self._enter(output)
 
-    def _note_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _note_layer(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         call = self._calls[-1]
         call.layers.append(layer)
+        call.padding = kwargs["encoder_padding_mask"]
         if len(call.layers) > 1:
             return None
         call.layers_rng_state = utils.get_rng_state()  # LayerDrop has drawn its layers by now
         if call.entry is not None:
             return None
         # fairseq's encoder is T x B x D inside.
-        return self._enter(args[0].transpose(0, 1)).transpose(0, 1), *args[1:]
+        return (self._enter(args[0].transpose(0, 1)).transpose(0, 1), *args[1:]), kwargs
 
     def _enter(self, states: Tensor) -> Tensor:
         """Note what comes by the tap; returns what the pass goes on from."""
@@ -263,36 +280,48 @@ class EncoderTap:
             embeddings: ``B x T x D``, for the batch that was recorded. Its calls are made again
                 in their order.
         """
-        encoder = self._encoder
-        layers, own = encoder.layers, vars(encoder).get("forward_embedding")
-        embed = encoder.forward_embedding
         resume_at = utils.get_rng_state() if self._shared else None
         lengths = [call.entry.size(1) for call in self._calls]
         replayed = zip(self._calls, embeddings.split(lengths, dim=1), strict=True)
+        call: _Call | None = None
 
-        def forward_embedding(tokens: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        def forward(tokens: Tensor, *_: Any, **__: Any) -> dict[str, list[Tensor]]:
+            nonlocal call
             call, states = next(replayed)
-            encoder.layers = nn.ModuleList(call.layers)
-            if self._site != WORDS:
-                self._draw_again_from(call.layers_rng_state)
-                return states, states
-            self._draw_again_from(call.rng_state)
-            embedded = embed(tokens, states)
-            self._draw_again_from(call.layers_rng_state)
-            return embedded
+            return {"encoder_out": [self._go_on(call, states)], "encoder_states": []}
 
+        def pick(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return _pick(call, *args)
+
+        head = unwrap(self._model).encoder.lm_head
         try:
-            with weights_fixed(self._model):
-                encoder.forward_embedding = forward_embedding
+            with (
+                weights_fixed(self._changing),
+                forward_as(self._encoder, forward),
+                head.register_forward_pre_hook(pick),
+            ):
                 yield
         finally:
-            encoder.layers = layers
-            del encoder.forward_embedding
-            if own is not None:
-                encoder.forward_embedding = own
             if resume_at is not None:
                 # Else the next pass would meet the masks of this one again.
                 utils.set_rng_state(resume_at)
+
+    def _go_on(self, call: _Call, states: Tensor) -> Tensor:
+        """The encoder's output, ``T x B x D``, from what entered at the tap.
+
+        As fairseq's encoder computes it, which asks in every layer whether there is padding, and
+        so waits for the GPU.
+        """
+        encoder = self._encoder
+        if self._site == WORDS:
+            self._draw_again_from(call.rng_state)
+            states, _ = encoder.forward_embedding(call.tokens, states)
+            states = states * call.tokens.ne(encoder.padding_idx).unsqueeze(-1)
+        self._draw_again_from(call.layers_rng_state)
+        states = states.transpose(0, 1)
+        for layer in call.layers:
+            states = layer(states, encoder_padding_mask=call.padding)
+        return states if encoder.layer_norm is None else encoder.layer_norm(states)
 
     def _draw_again_from(self, rng_state: dict[str, Any] | None) -> None:
         if self._shared and rng_state is not None:
@@ -316,6 +345,17 @@ class EncoderTap:
         with self.replaying(embeddings):
             outputs = [self._model(*call.args, **call.kwargs)[0] for call in self._calls]
         return self._logits_of(outputs)
+
+
+def _pick(
+    call: _Call, features: Tensor, masked: Tensor | None = None
+) -> tuple[Tensor, None] | None:
+    """Hand a head the masked places alone, found once: an index by a mask waits for the GPU."""
+    if masked is None:
+        return None
+    if call.predicted is None:
+        call.predicted = masked.nonzero(as_tuple=True)
+    return features[call.predicted], None
 
 
 def _rows_of(value: Any, rows: Tensor) -> Any:

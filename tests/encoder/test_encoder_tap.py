@@ -123,6 +123,19 @@ def test_the_embeddings_are_what_enters_the_site() -> None:
     assert torch.equal(tap.embeddings, first.transpose(0, 1))
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_a_sentence_of_padding_alone_is_predicted_as_in_the_clean_pass(site: str) -> None:
+    task = make_task()
+    model = make_model(task, dropout=0.3).train()
+    tokens = make_sample(task.source_dictionary)["net_input"]["src_tokens"]
+    tokens[1] = task.source_dictionary.pad()
+    tap = EncoderTap(model, site=site)
+    with tap.recording():
+        logits = model(tokens)[0]
+    assert logits.isfinite().all()
+    assert torch.equal(tap.rerun(tap.embeddings), logits)
+
+
 def test_independent_dropout_draws_anew() -> None:
     task = make_task()
     model = make_model(task, dropout=0.3).train()
