@@ -193,7 +193,7 @@ class AlumCriterion:
         sums = batch.sums(result)
         if result.delta is not None and self._gain_is_due():
             measured = batch.gain(result, seed=self.num_updates)
-            self._watch.gain(*map(float, measured[:2]))
+            self._watch.gain(*torch.stack(measured[:2]).tolist())
             sums |= dict(zip(metrics.GAIN, measured, strict=True))
         batch.log.update(metrics.sums(loss.device, **sums))
         return loss, batch.sample_size, batch.log

@@ -47,7 +47,9 @@ def reduce(task_metrics: Any, logging_outputs: list[dict[str, Any]]) -> None:
         task_metrics: the extended criterion's ``reduce_metrics``.
         logging_outputs: of the batches, from all workers.
     """
-    total = {key: sum(log.get(key, 0) for log in logging_outputs) for key in SUMS}
+    sums = [torch.as_tensor(sum(log.get(key, 0) for log in logging_outputs)) for key in SUMS]
+    # In one copy: meters would ask a GPU for each number, and several times.
+    total = dict(zip(SUMS, torch.stack(sums).cpu(), strict=True))
     if not total["_alum_attempts"]:
         return
     sample_size = total["_alum_sample_size"]
