@@ -5,6 +5,7 @@ A method knows no model and no framework: an update is a handful of functions.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -188,5 +189,10 @@ def perturbed(embeddings: Tensor, delta: Tensor) -> Tensor:
 
 
 def all_finite(*tensors: Tensor) -> bool:
-    """Whether no number is infinite or NaN; the one answer that an update waits for a GPU for."""
-    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+    """Whether no number is infinite or NaN; the one answer that an update waits for a GPU for.
+
+    By their sum, which takes no memory; it would overflow near a total of 1e38 alone.
+    """
+    wide = [torch.promote_types(tensor.dtype, torch.float32) for tensor in tensors]
+    sums = (tensor.sum(dtype=dtype) for tensor, dtype in zip(tensors, wide, strict=True))
+    return math.isfinite(sum(sums).item())
