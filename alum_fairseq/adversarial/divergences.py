@@ -176,8 +176,12 @@ class Divergence:
         return self.function(p, q.detach()) + self.function(q, p.detach())
 
     def gradient(self, p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The gradient of :meth:`total` with respect to ``p``: its shape, at least float32."""
-        gradient = torch.empty_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+        """The gradient of :meth:`total` with respect to ``p``: its shape, and a type of its range.
+
+        float32 where ``p`` is float16, in which small gradients would underflow.
+        """
+        dtype = torch.float32 if p.dtype == torch.float16 else p.dtype
+        gradient = torch.empty_like(p, dtype=dtype)
         weights = self._fitted(weights, p)
         for rows in self._pieces(p):
             _write_gradients(

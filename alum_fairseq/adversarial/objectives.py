@@ -14,7 +14,7 @@ from alum_fairseq.adversarial.precision import pull_back, widen
 Predict = Callable[[Tensor], Tensor]
 
 # From perturbed embeddings (B, T, D) to what the model puts out for them, and the gradient of the
-# objective there, at least float32. Called with gradients enabled.
+# objective there, in a type with float32's range. Called with gradients enabled.
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 OBJECTIVES = ("divergence", "task-loss")

@@ -43,7 +43,7 @@ def pull_back(
 
     Args:
         outputs: of the model, any shape.
-        upstream: the gradient there, at least float32; overwritten.
+        upstream: the gradient there, in a type with float32's range; overwritten.
         inputs: tensors that ``outputs`` may depend on.
 
     Returns:
