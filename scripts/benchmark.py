@@ -34,6 +34,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler talks o
 import argparse
 import copy
 import ctypes
+import gc
 import inspect
 import json
 import logging
@@ -46,6 +47,7 @@ import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -78,6 +80,7 @@ from alum_fairseq.criterions.alum_sentence_prediction import (
 from alum_fairseq.encoder.tap import sentence_encoder
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_file
+from alum_fairseq.tasks.loss_scale import loss_scale_of
 
 
 @dataclass(frozen=True)
@@ -349,6 +352,8 @@ class Mode:
         self.model.train()
         compile_layers(self.model, self.compiled and not eager)
         scale = self.precision.loss_scale
+        if self.optimizer is not None:
+            scale = loss_scale_of(self.optimizer)
         torch.manual_seed(0)
         if self.options is not None:
             self.criterion.prepare_update(0, scale, self.ema_model)
@@ -360,8 +365,10 @@ class Mode:
             return
         self.optimizer.backward(loss)
         self.optimizer.multiply_grads(1 / size)
-        self.optimizer.clip_grad_norm(1.0)
-        self.optimizer.step()
+        # As in fairseq's trainer: where the scale was too large it is smaller from the next on.
+        with suppress(OverflowError):
+            self.optimizer.clip_grad_norm(1.0)
+            self.optimizer.step()
         self.optimizer.zero_grad()
 
     def _autocast(self, batch: Batch) -> torch.autocast:
@@ -524,6 +531,8 @@ def compare_times(
     ratios: dict[str, list[float]] = {name: [] for name in run}
     order = list(run)
     shuffled = random.Random(seed)
+    gc.collect()
+    gc.freeze()  # else Python goes through all libraries' objects in the middle of a turn
     for _ in tqdm(range(rounds), desc="time", leave=False, disable=None):
         shuffled.shuffle(order)
         before = seconds(run["stock"], cuda)

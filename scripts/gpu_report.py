@@ -4,12 +4,13 @@
 
 which sets up what it needs and runs this. Four steps:
 
-1. the tests that are marked ``gpu``;
-2. ``scripts/benchmark.py`` at RoBERTa-base, 8 x 512 tokens, in every precision;
-3. training with ``fairseq-train``, stock and with ALUM: pre-training from scratch in fp16, then
+1. ``scripts/benchmark.py`` at RoBERTa-base: 8 x 512 tokens in every precision, and a batch that
+   keeps the GPU busy in bf16;
+2. training with ``fairseq-train``, stock and with ALUM: pre-training from scratch in fp16, then
    fine-tuning of what came of it in bf16, on prose from the docstrings of installed packages (which
    package is this paragraph from?);
-4. ``alum-robustness`` of the two fine-tuned models.
+3. ``alum-robustness`` of the two fine-tuned models;
+4. the tests that are marked ``gpu``.
 
 A step that fails is named on the page, and in the exit status.
 """
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import MODES, PRECISIONS, machine
+from benchmark import MODES, machine
 
 from alum_fairseq import cli
 from alum_fairseq.files import whole_file
@@ -46,22 +47,39 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done."""
+    """How much is done; of a benchmark, the options by the name of the batch."""
 
-    benchmark: tuple[str, ...]
-    rounds: int
+    benchmarks: dict[str, tuple[Any, ...]]
     megabytes: float
     layers: int
     width: int
     updates: int
     per_class: int
-    batch: int
     times_chance: float
 
 
+_COSTS = ("exact", "low memory", "a quarter of the batch", "K=3")
+_METHODS = ("vat", "r3f", "smart", "fgm", "pgd", "freelb", "freelb++")
+_BASE = ("--size", "base", "--train-updates", 60, "--rounds", 5)
+
 # Of a model that was trained in a minute accuracy far above chance is asked, of a rehearsal none.
-FULL = Effort(("--size", "base"), 9, 6.0, 6, 384, 400, 800, 32, times_chance=2.0)
-QUICK = Effort(("--size", "tiny"), 1, 1.0, 2, 64, 30, 100, 32, times_chance=0.0)
+FULL = Effort(
+    {
+        "8 x 512": (*_BASE, "--precision", "bf16", "fp16", "fp32", "--modes", *_COSTS, *_METHODS),
+        "64 x 512": (*_BASE, "--batch", 64, "--precision", "bf16", "--modes", *_COSTS, "freelb"),
+    },
+    **{"megabytes": 6.0, "layers": 6, "width": 384, "updates": 300, "per_class": 800},
+    times_chance=2.0,
+)
+_TINY = ("--size", "tiny", "--rounds", 1)
+QUICK = Effort(
+    {
+        "8 x 32": (*_TINY, "--precision", "bf16", "fp32", "--modes", *_COSTS, *_METHODS),
+        "16 x 32": (*_TINY, "--batch", 16, "--precision", "bf16", "--modes", *_COSTS),
+    },
+    **{"megabytes": 1.0, "layers": 2, "width": 64, "updates": 30, "per_class": 100},
+    times_chance=0.0,
+)
 
 
 class StepError(Exception):
@@ -119,15 +137,17 @@ def run_tests(run: Runner, work: Path) -> Report:
     return {**count, "seconds": float(suite.get("time", 0)), "failed": failed}
 
 
-def run_benchmark(run: Runner, work: Path, effort: Effort) -> Report:
-    """What an update costs."""
-    numbers = work / "benchmark.json"
-    run(
-        *("benchmark", sys.executable, ROOT / "scripts" / "benchmark.py", *effort.benchmark),
-        *("--tasks", "masked_lm", "--precision", *PRECISIONS),
-        *("--rounds", effort.rounds, "--optimizer", "--json", numbers),
-    )
-    return json.loads(numbers.read_text(encoding="utf-8"))
+def run_benchmarks(run: Runner, work: Path, effort: Effort) -> Report:
+    """What an update costs, for each batch."""
+    reports = {}
+    for number, (batch, options) in enumerate(effort.benchmarks.items()):
+        numbers = work / f"benchmark{number}.json"
+        run(
+            *(f"benchmark{number}", sys.executable, ROOT / "scripts" / "benchmark.py", *options),
+            *("--tasks", "masked_lm", "--optimizer", "--json", numbers),
+        )
+        reports[batch] = json.loads(numbers.read_text(encoding="utf-8"))
+    return reports
 
 
 def write_data(run: Runner, work: Path, effort: Effort) -> Report:
@@ -215,7 +235,7 @@ def run_training(run: Runner, work: Path, effort: Effort, on_gpu: bool) -> Repor
     )
     task = [
         *("--task", "alum_sentence_prediction", "--num-classes", report["data"]["classes"]),
-        *("--init-token", 0, "--separator-token", 2, "--batch-size", effort.batch, "--lr", 3e-4),
+        *("--init-token", 0, "--separator-token", 2, "--batch-size", 32, "--lr", 3e-4),
         *("--finetune-from-model", work / "mlm-alum" / "checkpoint_last.pt"),
         *("--required-batch-size-multiple", 1, "--best-checkpoint-metric", "accuracy"),
         *("--maximize-best-checkpoint-metric", "--dropout", 0.1, "--attention-dropout", 0.1),
@@ -277,14 +297,9 @@ def page(report: Report) -> Iterator[str]:
     )
     for name, message in report["failures"].items():
         yield f"\n**{name} failed**\n\n```\n{message}\n```"
-    if "tests" in report:
-        yield from _tests(report["tests"])
-    if "benchmark" in report:
-        yield from _benchmark(report["benchmark"])
-    if "training" in report:
-        yield from _training(report["training"])
-    if "robustness" in report:
-        yield from _robustness(report["robustness"])
+    for step, section in _SECTIONS.items():
+        if step in report:
+            yield from section(report[step])
 
 
 def _tests(tests: Report) -> Iterator[str]:
@@ -299,34 +314,37 @@ def _tests(tests: Report) -> Iterator[str]:
         yield f"- `{one['test']}`: {one['message'].splitlines()[0] if one['message'] else ''}"
 
 
-def _benchmark(benchmark: Report) -> Iterator[str]:
-    size = benchmark["size"]
+def _benchmarks(reports: Report) -> Iterator[str]:
+    size = next(iter(reports.values()))["size"]
     yield "\n## What an update costs\n"
     yield (
         "Forward and backward pass and Adam's step of a masked language model, "
-        f"{size['layers']} layers of width {size['width']}, {size['batch']} x {size['tokens']} "
-        f"tokens, vocabulary {size['vocabulary']:,}, as multiples of stock fairseq's in the same "
-        "run. Time: median (quartiles). Gain: the divergence found over that of a random "
-        "perturbation of equal length. Waits: how often the host waits for the GPU."
+        f"{size['layers']} layers of width {size['width']}, vocabulary {size['vocabulary']:,}, as "
+        "multiples of stock fairseq's in the same run. Time: median (quartiles). Gain: the "
+        "divergence found over that of a random perturbation of equal length. Waits: how often "
+        "the host waits for the GPU."
     )
-    for precision, results in benchmark["results"]["masked_lm"].items():
-        stock = results["stock"]
-        yield f"\n### {precision}\n"
-        yield (
-            f"Stock: {1000 * stock['seconds']:.1f} ms, {stock['memory'] / 2**30:.2f} GiB, "
-            f"{stock['flops'] / 1e12:.2f} TFLOP.\n"
-        )
-        yield "| | FLOPs | time | memory | gain | waits |"
-        yield "| --- | --- | --- | --- | --- | --- |"
-        for mode in MODES:
-            if mode in results:
-                r = results[mode]
-                spread = f"{r['time_ratio_low']:.2f} to {r['time_ratio_high']:.2f}"
-                gain = f"{r['gain']:.1f}" if "gain" in r else ""
-                yield (
-                    f"| {mode} | {r['flops_ratio']:.2f} | {r['time_ratio']:.2f} ({spread}) "
-                    f"| {r['memory_ratio']:.2f} | {gain} | {r.get('host_waits', '')} |"
-                )
+    for batch, report in reports.items():
+        for precision, results in report["results"]["masked_lm"].items():
+            stock = results["stock"]
+            yield f"\n### {precision}, {batch} tokens\n"
+            yield (
+                f"Stock: {1000 * stock['seconds']:.1f} ms, {stock['memory'] / 2**30:.2f} GiB, "
+                f"{stock['flops'] / 1e12:.2f} TFLOP.\n"
+            )
+            yield "| | FLOPs | time | memory | gain | waits |"
+            yield "| --- | --- | --- | --- | --- | --- |"
+            for mode in (mode for mode in MODES if mode in results):
+                yield _row(mode, results[mode])
+
+
+def _row(mode: str, r: Report) -> str:
+    spread = f"{r['time_ratio_low']:.2f} to {r['time_ratio_high']:.2f}"
+    gain = f"{r['gain']:.1f}" if "gain" in r else ""
+    return (
+        f"| {mode} | {r['flops_ratio']:.2f} | {r['time_ratio']:.2f} ({spread}) "
+        f"| {r['memory_ratio']:.2f} | {gain} | {r.get('host_waits', '')} |"
+    )
 
 
 def _training(training: Report) -> Iterator[str]:
@@ -362,6 +380,14 @@ def _robustness(robustness: Report) -> Iterator[str]:
         yield f"| {title} | {' | '.join(cells)} |"
 
 
+_SECTIONS = {
+    "benchmark": _benchmarks,
+    "training": _training,
+    "robustness": _robustness,
+    "tests": _tests,
+}
+
+
 # The command.
 
 
@@ -390,10 +416,10 @@ def measure(output: Path, effort: Effort, on_gpu: bool) -> dict[str, str]:
         work = Path(folder)
         run = Runner(work)
         steps: dict[str, Callable[[], Report]] = {
-            "tests": lambda: run_tests(run, work),
-            "benchmark": lambda: run_benchmark(run, work, effort),
+            "benchmark": lambda: run_benchmarks(run, work, effort),
             "training": lambda: run_training(run, work, effort, on_gpu),
             "robustness": lambda: run_robustness(run, work, on_gpu),
+            "tests": lambda: run_tests(run, work),
         }
         for number, (step, take) in enumerate(steps.items(), 1):
             print(f"step {number} of {len(steps)}: {step} ... ", end="", flush=True)

@@ -165,14 +165,14 @@ def test_the_host_waits_hardly_more_often_than_stocks(kind: str, steps: int, mem
     assert waits(case.model, ours, case.sample) <= stock + 4
 
 
-@pytest.mark.parametrize("precision", ["", "fp16", "memory-efficient-fp16", "bf16", "amp"])
+@pytest.mark.parametrize("precision", ["", "fp16", "bf16", "amp"])
 def test_fairseq_train_pretrains_and_goes_on(
     precision: str, mlm_data: Path, tmp_path: Path
 ) -> None:
     options = {**SMALL_RUN, "cpu": False, "save-dir": tmp_path, "max-valid-steps": 2}
     if precision:
         options |= {precision: True, "fp16-init-scale": 4}
-    options |= {"alum-validate": True, "num-workers": 1}
+    options |= {"alum-validate": True}
     for updates in (3, 6):
         done = fairseq_train(mlm_data, *command_line({**options, "max-update": updates}))
         assert done.error is None, done.log
@@ -192,7 +192,7 @@ def test_robustness_is_measured(cases: dict[str, Any], tmp_path: Path) -> None:
     reports = []
     for device in ([], ["--cpu"]):
         output = tmp_path / f"report{len(reports)}"
-        effort = ["--quick", "--parts", "linf", "l2", "--examples", "60"]
+        effort = ["--quick", "--parts", "l2", "--examples", "40", "--attack-examples", "16"]
         command = ["--path", case.path, "--output", output, *effort, *device]
         assert robustness([str(word) for word in command]) == 0
         reports.append(json.loads((output / "report.json").read_text()))
