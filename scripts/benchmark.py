@@ -542,6 +542,7 @@ def compare_times(
             times[name].append(mine)
             ratios[name].append(2 * mine / (before + after))
             before = after
+    gc.unfreeze()
     compared = {}
     for name in run:
         ordered = sorted(ratios[name])
