@@ -25,6 +25,8 @@ _HEAD_OPTIONS = {
 }
 _DEFAULT_HEAD = "sentence_classification_head"
 
+LABELS = "alum_labels"  # the option under which alum-convert keeps the names of the classes
+
 
 class Checkpoint:
     """A checkpoint of fairseq's RoBERTa, and what it was trained with.
@@ -41,7 +43,7 @@ class Checkpoint:
         vocabulary: folder with ``dict.txt`` and the files of the BPE (default:
             ``data/vocabulary``, where alum-prepare puts it, else ``data``).
         head: the classification head (default: the one that was trained, or the only one).
-        labels: the classes in the head's order (default: those of the data).
+        labels: the classes in the head's order (default: the checkpoint's own, or the data's).
 
     Attributes:
         path: of the file.
@@ -152,6 +154,22 @@ class Checkpoint:
             return tuple(self._labels)
         if not self.problem_class.categorical:
             return None
+        own, of_data = self.settings.get(LABELS), self.data_labels
+        if own is None:
+            return of_data
+        if type(own) is not list or not all(isinstance(label, str) for label in own):
+            raise UsageError(f"{self.path}: its {LABELS} are {own!r:.100}, not a list of names")
+        if of_data is not None and set(of_data) != set(own):
+            raise UsageError(
+                f"{self.path} has the classes {', '.join(own)}, {self.data} has "
+                f"{', '.join(of_data)}: call them in the data as the model does, or give --labels, "
+                "the data's names in the model's order"
+            )
+        return tuple(own)
+
+    @cached_property
+    def data_labels(self) -> tuple[str, ...] | None:
+        """The classes by name, in the data's order; None if the data do not say them."""
         if self.record is not None and self.record.problem.labels:
             return self.record.problem.labels
         if self.data is not None and (self.data / "label" / DICTIONARY).is_file():
@@ -177,7 +195,8 @@ class Checkpoint:
             labels = tuple(map(str, range(count)))
         elif len(labels) != count:
             if self._labels is None:
-                raise UsageError(f"{self.data} has {len(labels)} labels, the head {count} classes")
+                where = self.path if LABELS in self.settings else self.data
+                raise UsageError(f"{where} has {len(labels)} labels, the head {count} classes")
             raise UsageError(f"{self.path} has {count}, not the {len(labels)} of --labels")
         elif len(set(labels)) < len(labels):
             raise UsageError(f"--labels {' '.join(labels)}: one of them comes twice")
@@ -211,8 +230,10 @@ class Checkpoint:
 
     @cached_property
     def _built(self) -> tuple[nn.Module, FairseqTask]:
-        data = str(self._require_data())
-        built = load_model(self._state, self.path, data=data, load_checkpoint_heads=True)
+        data = self._require_data()
+        if not (data / DICTIONARY).is_file() and self._task not in _HEAD_OPTIONS:
+            data = data / "input0"  # a masked LM with a head reads dict.txt, wherever it lies
+        built = load_model(self._state, self.path, data=str(data), load_checkpoint_heads=True)
         self._state.clear()  # the model has copies
         return built
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alum_fairseq.checkpoints.checkpoint import LABELS
 from alum_fairseq.convert.architecture import Architecture, Config, command_line
 from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
@@ -31,7 +33,6 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder, whole_folder
 
 CHECKPOINT = "model.pt"
-LABELS = Path("label") / DICTIONARY
 
 
 def convert(source: Path, target: Path) -> tuple[list[str], str]:
@@ -39,8 +40,8 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
 
     Args:
         source: folder of ``config.json``, tensors and a tokenizer.
-        target: folder to create, with ``model.pt``, ``dict.txt``, the files of the subword encoder,
-            and ``label/dict.txt`` if there is a classification head.
+        target: folder to create, with ``model.pt``, which names a classifier's classes,
+            ``dict.txt``, and the files of the subword encoder.
 
     Returns:
         Notes on what was not converted or is otherwise worth knowing; and commands to go on with.
@@ -56,6 +57,7 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     order = symbol_order(tokenizer, rows, _unknowns(tensors, tokenizer, rows))
     weights, lost = to_fairseq(tensors, config, architecture, order)
     has_head = f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in weights
+    labels = label_names(config) if has_head and not _is_regression(config) else None
     notes = [*(f"not carried over: {phrase}" for phrase in lost), *tokenizer.notes]
     with whole_folder(target) as folder:
         for name, content in tokenizer.files.items():
@@ -66,13 +68,8 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
                 f"{renamed} tokens cannot be symbols of fairseq (added later, or with whitespace): "
                 f"their rows are kept, under the names madeupword... in {DICTIONARY}"
             )
-        torch.save(_checkpoint(weights, config, architecture), folder / CHECKPOINT)
-        if has_head:
-            # The names of the classes, in order, as the dictionary that fairseq's task reads.
-            lines = [f"{label} 1\n" for label in label_names(config)]
-            (folder / LABELS).parent.mkdir()
-            (folder / LABELS).write_text("".join(lines), encoding="utf-8")
-    return notes, _next_steps(Vocabulary.load(target), architecture, config, has_head)
+        torch.save(_checkpoint(weights, config, architecture, labels), folder / CHECKPOINT)
+    return notes, _next_steps(Vocabulary.load(target), architecture, config, has_head, labels)
 
 
 def _unknowns(tensors: Tensors, tokenizer: FairseqTokenizer, rows: int) -> frozenset[int]:
@@ -91,7 +88,10 @@ def _is_regression(config: Config) -> bool:
 
 
 def _checkpoint(
-    weights: dict[str, Tensor], config: Config, architecture: Architecture
+    weights: dict[str, Tensor],
+    config: Config,
+    architecture: Architecture,
+    labels: list[str] | None,
 ) -> dict[str, Any]:
     """A checkpoint as fairseq writes it before the first update."""
     args = Namespace(
@@ -101,6 +101,7 @@ def _checkpoint(
         data=".",
         tokens_per_sample=architecture.max_positions,
         regression_target=_is_regression(config),
+        **({} if labels is None else {LABELS: labels}),
     )
     return {
         "args": args,
@@ -120,10 +121,13 @@ def _checkpoint(
     }
 
 
-def label_names(config: Config) -> list[str]:
-    """Names of the classes; a UsageError if ``id2label`` is broken."""
+def label_names(config: Config) -> list[str] | None:
+    """Names of the classes, None if they have none; a UsageError if ``id2label`` is broken."""
     count = number_of_labels(config)
-    found = config.values.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
+    unnamed = {str(i): f"LABEL_{i}" for i in range(count)}  # as transformers writes them
+    found = config.values.get("id2label") or unnamed
+    if found == unnamed:
+        return None
     labels = [found.get(str(i)) for i in range(count)]
     if not all(isinstance(label, str) and label.strip() for label in labels):
         raise UsageError(f"{config.path}: id2label does not name the classes from 0 to {count - 1}")
@@ -133,7 +137,11 @@ def label_names(config: Config) -> list[str]:
 
 
 def _next_steps(
-    vocabulary: Vocabulary, architecture: Architecture, config: Config, has_head: bool
+    vocabulary: Vocabulary,
+    architecture: Architecture,
+    config: Config,
+    has_head: bool,
+    labels: list[str] | None,
 ) -> str:
     """Commands that use the result, to be copied."""
     folder = vocabulary.folder
@@ -151,8 +159,9 @@ def _next_steps(
     ]
     if has_head:
         kind = "--regression-target " if _is_regression(config) else ""
+        order = f", with alum-prepare --labels {shlex.join(labels)}" if labels else ""
         lines.append(
             f"Its classification head is kept by --task sentence_prediction {kind}--num-classes "
-            f"{number_of_labels(config)}, if the labels are in the order of {folder / LABELS}."
+            f"{number_of_labels(config)}{order}."
         )
     return "\n".join(lines)

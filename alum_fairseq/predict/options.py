@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from alum_fairseq import cli
 from alum_fairseq.errors import UsageError
 from alum_fairseq.predict.predictor import MAX_TOKENS, Predictor
+from alum_fairseq.problems import Classification
+
+_say_once = functools.cache(cli.say)
 
 
 def add_model_options(group: Any) -> None:
@@ -61,8 +66,8 @@ def check_compute_options(arguments: argparse.Namespace) -> None:
 
 
 def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
-    """Load a checkpoint as the options say."""
-    return Predictor.load(
+    """Load a checkpoint as the options say; where nobody names its classes, it says so, once."""
+    predictor = Predictor.load(
         path,
         arguments.data,
         arguments.vocabulary,
@@ -70,3 +75,6 @@ def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
         arguments.labels,
         "cuda" if on_gpu(arguments) else "cpu",
     )
+    if isinstance(predictor.problem, Classification) and predictor.checkpoint.labels is None:
+        _say_once(f"{path}: nothing names its classes: 0, 1, ... is the order of its head")
+    return predictor

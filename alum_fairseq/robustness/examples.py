@@ -133,7 +133,10 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
         ]
         for folder in folders
     ]
-    answers = list(_answers(data / "label", subset, predictor.problem))
+    names, of_data = predictor.problem.labels, predictor.checkpoint.data_labels
+    if set(of_data or ()) == set(names):  # the model may have them in another order
+        names = of_data
+    answers = list(_answers(data / "label", subset, predictor.problem, names))
     if len({len(answers), *map(len, columns)}) > 1:
         raise UsageError(f"{data}: its inputs and labels of {subset} are not equally many")
     if not answers:
@@ -142,8 +145,10 @@ def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Exampl
     return [Example(i, texts, answer) for i, (texts, answer) in enumerate(rows)]
 
 
-def _answers(folder: Path, subset: str, problem: SupervisedProblem) -> Iterator[str]:
-    """The labels as they stood in the table."""
+def _answers(
+    folder: Path, subset: str, problem: SupervisedProblem, names: Sequence[str]
+) -> Iterator[str]:
+    """The labels as they stood in the table; ``names`` are the classes in the data's order."""
     if not problem.binarized_labels:
         for place, line in read_label_lines(folder / f"{subset}.label"):
             try:
@@ -156,13 +161,13 @@ def _answers(folder: Path, subset: str, problem: SupervisedProblem) -> Iterator[
     symbols = load_dictionary(folder)
     for place, tokens in enumerate(_sequences(folder / subset, symbols), 1):
         number = tokens[0] - symbols.nspecial if tokens else None
-        if number not in range(len(problem.labels)):
+        if number not in range(len(names)):
             found = symbols[tokens[0]] if tokens else None
             raise UsageError(
                 f"{folder / subset}: the label of example {place} is {found!r}, which the model "
                 "does not have"
             )
-        yield problem.labels[number]
+        yield names[number]
 
 
 def _sequences(prefix: Path, dictionary: Dictionary) -> list[list[int]]:

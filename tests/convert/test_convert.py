@@ -35,7 +35,11 @@ from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
+from alum_fairseq.predict import Predictor
+from alum_fairseq.predict.command import main as predict
+from alum_fairseq.prepare.command import main as prepare
 from alum_fairseq.problems import Classification
+from alum_fairseq.robustness.examples import from_binarized
 
 transformers = pytest.importorskip("transformers")
 
@@ -403,6 +407,83 @@ def test_classifiers(
         assert model.config.problem_type == "regression"
     if kind == "Roberta":
         assert_same_weights(tmp_path / "back", tmp_path / "hf")
+
+
+def test_a_classifiers_own_classes(
+    byte_level: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GLUE's numbers (0 is entailment) never meet another order of the classes."""
+    names = ["CONTRADICTION", "NEUTRAL", "ENTAILMENT"]
+    save_roberta_tokenizer(byte_level, tmp_path / "hf")
+    rows, kind = byte_level.get_vocab_size(), "RobertaForSequenceClassification"
+    save_model(kind, tmp_path / "hf", rows, id2label=dict(enumerate(names)), **ROBERTA)
+    model, tokenizer = load_transformers(tmp_path / "hf", "SequenceClassification")
+    texts = [f"{word} a {other}" for word in ("to", "be", "or") for other in ("x", "the")]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():  # else all predictions are alike
+        model.classifier.out_proj.bias -= model(**batch).logits.mean(0)
+    model.save_pretrained(tmp_path / "hf")
+    said = model(**batch).logits.argmax(1).tolist()
+    assert len(set(said)) > 1
+    convert("from-hf", tmp_path / "hf", tmp_path / "conv")
+
+    for kind, labels in (("numbers", "210"), ("names", names)):
+        lines = [
+            "text\tlabel",
+            *(f"{text}\t{labels[i]}" for text, i in zip(texts, said, strict=True)),
+        ]
+        lines += [f"a {label}\t{label}" for label in labels]  # each comes
+        (tmp_path / f"{kind}.tsv").write_text("\n".join(lines[: len(texts) + 1]) + "\n")
+        (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+        prepared = ["--columns", "text", "--label", "label", "--vocabulary", tmp_path / "conv"]
+        prepared += ["--train", tmp_path / "train.tsv", "--valid", tmp_path / f"{kind}.tsv"]
+        words = [*prepared, "--output", tmp_path / f"data-{kind}", "--workers", 1]
+        assert prepare([str(word) for word in words]) == 0
+
+    def scored(*arguments: Any) -> str:
+        capsys.readouterr()
+        command = ["--path", tmp_path / "conv/model.pt", "--cpu", *arguments]
+        predict([str(word) for word in command])
+        return capsys.readouterr().err
+
+    table = ("--columns", "text", "--label", "label", "--input")
+    numbers, named = tmp_path / "numbers.tsv", tmp_path / "names.tsv"
+    none = "is none of the classes (CONTRADICTION, NEUTRAL, ENTAILMENT)"
+    data = ("--data", tmp_path / "data-numbers")
+    assert none in scored(*table, numbers)
+    bare = ("--data", tmp_path / "data-numbers/input0", "--vocabulary", tmp_path / "conv")
+    assert none in scored(*bare, *table, numbers)
+    assert "ENTAILMENT, " in (found := scored(*data, *table, numbers))
+    assert "has 0, 1, 2: call them in the data as the model does, or give --labels" in found
+    assert "accuracy 100.000" in scored(*data, "--labels", 2, 1, 0, *table, numbers)
+    for more in ((), ("--data", tmp_path / "data-names")):  # whose order is another
+        assert "accuracy 100.000" in scored(*more, *table, named)
+    for data_of, labels in (("names", None), ("numbers", ["2", "1", "0"])):
+        folder = tmp_path / f"data-{data_of}"
+        predictor = Predictor.load(tmp_path / "conv/model.pt", folder, labels=labels)
+        examples = from_binarized(folder, "valid", predictor)
+        predictions = predictor.predict([example.texts for example in examples])
+        assert [found.label for found in predictions] == [each.answer for each in examples]
+
+
+def test_a_classifier_that_does_not_name_its_classes(
+    byte_level: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_roberta_tokenizer(byte_level, tmp_path / "hf")
+    rows = byte_level.get_vocab_size()
+    save_model("RobertaForSequenceClassification", tmp_path / "hf", rows, num_labels=3, **ROBERTA)
+    convert("from-hf", tmp_path / "hf", tmp_path / "conv")
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    words = ["--path", tmp_path / "conv/model.pt", "--input", tmp_path / "a.txt"]
+    words += ["--format", "tsv", "--columns", "1", "--cpu"]
+    capsys.readouterr()
+    assert predict([str(word) for word in words]) == 0
+    out, said = capsys.readouterr()
+    assert out.startswith("label\tp(0)\tp(1)\tp(2)\n")
+    assert "nothing names its classes: 0, 1, ... is the order of its head" in said
+    convert("to-hf", tmp_path / "conv/model.pt", tmp_path / "back")
+    model, _ = load_transformers(tmp_path / "back", "SequenceClassification")
+    assert model.config.id2label == {i: f"LABEL_{i}" for i in range(3)}
 
 
 # ---------------------------------------------------------------------------------- sentencepiece
