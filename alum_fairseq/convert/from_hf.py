@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from alum_fairseq.checkpoints.checkpoint import LABELS
@@ -18,6 +20,13 @@ from alum_fairseq.convert.read_tokenizer import (
     read_tokenizer,
     symbol_order,
     write_dictionary,
+)
+from alum_fairseq.convert.same_ids import (
+    differing,
+    note_of,
+    rule_of,
+    rule_of_transformers,
+    texts_of,
 )
 from alum_fairseq.convert.weights import (
     DEFAULT_HEAD,
@@ -51,25 +60,61 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     """
     config = read_config(existing_folder(source))
     architecture = Architecture.of_config(config)
-    tokenizer = read_tokenizer(source, config.values["model_type"])
+    ways, loaded = read_tokenizer(source, config.values["model_type"])
+    tokenizer = ways[0]
     tensors = read_tensors(source)
     rows = config.integer("vocab_size")
     order = symbol_order(tokenizer, rows, _unknowns(tensors, tokenizer, rows))
     weights, lost = to_fairseq(tensors, config, architecture, order)
     has_head = f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in weights
     labels = label_names(config) if has_head and not _is_regression(config) else None
-    notes = [*(f"not carried over: {phrase}" for phrase in lost), *tokenizer.notes]
+    notes = [f"not carried over: {phrase}" for phrase in lost]
     with whole_folder(target) as folder:
+        notes += _write_vocabulary(ways, loaded, source, order, folder)
+        torch.save(_checkpoint(weights, config, architecture, labels), folder / CHECKPOINT)
+    return notes, _next_steps(Vocabulary.load(target), architecture, config, has_head, labels)
+
+
+def _write_vocabulary(
+    ways: Sequence[FairseqTokenizer],
+    loaded: Tokenizer | None,
+    source: Path,
+    order: list[int],
+    folder: Path,
+) -> list[str]:
+    """Write the first of the ways that reads text as transformers does, or the last.
+
+    Returns:
+        Notes on what it reads otherwise.
+
+    Raises:
+        UsageError: too much.
+    """
+    texts: list[str] = []
+    if loaded is not None:  # else there is nothing to compare a SentencePiece model with
+        texts = texts_of(loaded, ways[0].special)
+        rule = rule_of_transformers(source) or rule_of(loaded)
+    for tokenizer in ways:
+        for file in folder.iterdir():
+            file.unlink()
         for name, content in tokenizer.files.items():
             (folder / name).write_bytes(content)
         renamed = write_dictionary(tokenizer, order, folder / DICTIONARY)
-        if renamed:
-            notes.append(
-                f"{renamed} tokens cannot be symbols of fairseq (added later, or with whitespace): "
-                f"their rows are kept, under the names madeupword... in {DICTIONARY}"
-            )
-        torch.save(_checkpoint(weights, config, architecture, labels), folder / CHECKPOINT)
-    return notes, _next_steps(Vocabulary.load(target), architecture, config, has_head, labels)
+        numbers = {number: i for i, number in enumerate(order)}
+        wrong = differing(Vocabulary.load(folder), rule, numbers, texts) if texts else []
+        if not wrong:
+            break
+    notes = note_of(wrong, texts, source)
+    if len(ways) > 1 and tokenizer is ways[-1]:
+        notes.append(
+            f"--bpe {ways[0].bpe} would read text differently: it is --bpe {tokenizer.bpe}"
+        )
+    if renamed:
+        notes.append(
+            f"{renamed} tokens cannot be symbols of fairseq (added later, or with whitespace): "
+            f"their rows are kept, under the names madeupword... in {DICTIONARY}"
+        )
+    return notes
 
 
 def _unknowns(tensors: Tensors, tokenizer: FairseqTokenizer, rows: int) -> frozenset[int]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
+from tokenizers.implementations import BaseTokenizer
 
 from alum_fairseq.convert.folder import read_optional_json
-from alum_fairseq.convert.sentencepiece_model import read_sentencepiece, text_pieces
+from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.errors import UsageError, one_line
 
@@ -21,6 +22,8 @@ SENTENCEPIECE = "sentencepiece.bpe.model"
 
 # transformers' names of the special tokens that fairseq has, in fairseq's order.
 SPECIAL_NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+# How an added token is found in text.
+TOKEN_SETTINGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BERT_TOKENS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 
 
@@ -34,7 +37,6 @@ class FairseqTokenizer:
         special: ids of ``<s>``, ``<pad>``, ``</s>``, ``<unk>``, ``<mask>``, in this order.
         symbols: fairseq's symbols for tokens, where they differ from the tokens.
         files: contents of the files that ``bpe`` needs, by name.
-        notes: sentences for the user.
     """
 
     bpe: str
@@ -42,11 +44,20 @@ class FairseqTokenizer:
     special: tuple[int, ...]
     symbols: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
-def read_tokenizer(folder: Path, model_type: str) -> FairseqTokenizer:
-    """Read a folder's tokenizer; a UsageError if fairseq can use none that is there."""
+def read_tokenizer(
+    folder: Path, model_type: str
+) -> tuple[list[FairseqTokenizer], Tokenizer | None]:
+    """Read a folder's tokenizer.
+
+    Returns:
+        The ways for fairseq to use it, the one that fairseq itself has first; and what was read,
+        None if that is a SentencePiece model alone.
+
+    Raises:
+        UsageError: fairseq can use none that is there.
+    """
     settings = read_optional_json(folder / "special_tokens_map.json")
     settings = settings | read_optional_json(folder / "tokenizer_config.json")
     defaults = _BERT_TOKENS if model_type == "bert" else SPECIAL_TOKENS
@@ -57,28 +68,31 @@ def read_tokenizer(folder: Path, model_type: str) -> FairseqTokenizer:
     loaded, source = _load(folder, tokens, settings)
     if loaded is None:
         ids = _xlmr_ids(source, model_type)
-        return _sentencepiece(source, ids, _special_ids(ids, SPECIAL_TOKENS, source))
+        others = _added_tokens(folder, settings).keys() - ids.keys()
+        if others:
+            raise UsageError(
+                f"{folder} adds {min(others)!r} to {source.name}, which cannot produce it: load "
+                f"the tokenizer with AutoTokenizer, and save it, for its {TOKENIZER}"
+            )
+        return [_sentencepiece(source, ids, _special_ids(ids, SPECIAL_TOKENS, source))], None
     ids = loaded.get_vocab(with_added_tokens=True)
     model = folder / SENTENCEPIECE
-    if model.is_file():
-        return _sentencepiece(model, ids, _special_ids(ids, tokens, model))
-    special = _special_ids(ids, tokens, source)
+    special = _special_ids(ids, tokens, model if model.is_file() else source)
     content = json.loads(loaded.to_str())
-    if _is_gpt2(content):
-        return _gpt2(content, ids, special)
     kept = source.read_bytes() if source.name == TOKENIZER else loaded.to_str().encode()
-    tokenizer = FairseqTokenizer("alum_tokenizers", ids, special, files={TOKENIZER: kept})
-    if content["model"]["type"] == "BPE":
-        tokenizer.notes.append(
-            f"{source} is kept as it is, for --bpe alum_tokenizers: --bpe gpt2 would split text "
-            "differently (it has no normalizer, no add_prefix_space, and only bytes as characters)"
-        )
-    return tokenizer
+    ways = [FairseqTokenizer("alum_tokenizers", ids, special, files={TOKENIZER: kept})]
+    if model.is_file():
+        ways.insert(0, _sentencepiece(model, ids, special))
+    elif _is_gpt2(content):
+        ways.insert(0, _gpt2(content, ids, special))
+    loaded.no_truncation()
+    loaded.no_padding()
+    return ways, loaded
 
 
 def _load(
     folder: Path, tokens: tuple[Any, ...], settings: Mapping[str, Any]
-) -> tuple[Tokenizer | BertWordPieceTokenizer | ByteLevelBPETokenizer | None, Path]:
+) -> tuple[Tokenizer | None, Path]:
     """The tokenizer, and the file that it was read from; None if that is a SentencePiece model."""
     path = folder / TOKENIZER
     try:
@@ -86,22 +100,20 @@ def _load(
             return Tokenizer.from_file(str(path)), path
         path = folder / "vocab.txt"
         if path.is_file():
-            return BertWordPieceTokenizer.from_file(
+            words = BertWordPieceTokenizer.from_file(
                 str(path),
                 **dict(zip(SPECIAL_NAMES, tokens, strict=True)),
                 handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
                 strip_accents=settings.get("strip_accents"),
                 lowercase=settings.get("do_lower_case", True),
-            ), path
+            )
+            return _with_added(words, folder, settings), path
         path, merges = folder / "vocab.json", folder / "merges.txt"
         if path.is_file() and merges.is_file():
             space = settings.get("add_prefix_space", False)
             loaded = ByteLevelBPETokenizer.from_file(str(path), str(merges), add_prefix_space=space)
             loaded.add_special_tokens([t for t in tokens if loaded.token_to_id(t) is not None])
-            added = read_optional_json(folder / "added_tokens.json")
-            in_order = sorted(added, key=added.__getitem__)
-            loaded.add_tokens([AddedToken(token, normalized=False) for token in in_order])
-            return loaded, path
+            return _with_added(loaded, folder, settings), path
     except UsageError:
         raise
     except Exception as error:  # the library raises nothing more specific
@@ -112,6 +124,32 @@ def _load(
         f"{folder} has no tokenizer: none of {TOKENIZER}, vocab.txt, vocab.json with merges.txt, "
         f"{SENTENCEPIECE}"
     )
+
+
+def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:
+    """The ids of the tokens that were added to a vocabulary, and how they are found in text."""
+    numbers = read_optional_json(folder / "added_tokens.json")
+    added: dict[str, tuple[int, Any]] = {token: (i, {}) for token, i in numbers.items()}
+    for i, entry in (settings.get("added_tokens_decoder") or {}).items():
+        added[entry["content"]] = int(i), entry
+    return added
+
+
+def _with_added(loaded: BaseTokenizer, folder: Path, settings: Mapping[str, Any]) -> Tokenizer:
+    """A tokenizer with its added tokens, under their ids."""
+    tokenizer = Tokenizer.from_str(loaded.to_str())
+    added = _added_tokens(folder, settings)
+    for token in sorted(added, key=lambda token: added[token][0]):
+        given = {name: added[token][1][name] for name in TOKEN_SETTINGS if name in added[token][1]}
+        tokenizer.add_tokens([AddedToken(token, **given)])
+    ids = tokenizer.get_vocab()
+    for token, (number, _) in added.items():
+        if ids[token] != number:
+            raise UsageError(
+                f"{folder}: the added token {token!r} has the id {number}, but the vocabulary ends "
+                f"before {ids[token]}: load the tokenizer with AutoTokenizer, and save it"
+            )
+    return tokenizer
 
 
 def _special_ids(ids: Mapping[str, int], tokens: tuple[Any, ...], source: Path) -> tuple[int, ...]:
@@ -155,24 +193,15 @@ def _gpt2(
         "encoder.json": json.dumps(encoder).encode(),  # ASCII: fairseq reads it in the locale's
         "vocab.bpe": "".join(f"{line}\n" for line in lines).encode(),
     }
-    tokenizer = FairseqTokenizer("gpt2", ids, special, symbols, files)
-    missing = sum(token not in ids for token in encoder)
-    if missing:
-        tokenizer.notes.append(
-            f"{missing} of the 256 bytes have no token: fairseq reads them as <unk>, transformers "
-            "leaves them out"
-        )
-    return tokenizer
+    return FairseqTokenizer("gpt2", ids, special, symbols, files)
 
 
 # ---------------------------------------------------------------------------------- sentencepiece
 
 
 def _sentencepiece(path: Path, ids: dict[str, int], special: tuple[int, ...]) -> FairseqTokenizer:
-    missing = sum(piece.piece not in ids for piece in text_pieces(read_sentencepiece(path)))
-    notes = [f"{path}: {missing} of its pieces have no id: they are <unk>"] if missing else []
-    files = {SENTENCEPIECE: path.read_bytes()}
-    return FairseqTokenizer("sentencepiece", ids, special, files=files, notes=notes)
+    read_sentencepiece(path)  # or it raises
+    return FairseqTokenizer("sentencepiece", ids, special, files={SENTENCEPIECE: path.read_bytes()})
 
 
 def _xlmr_ids(path: Path, model_type: str) -> dict[str, int]:

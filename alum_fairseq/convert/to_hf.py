@@ -13,8 +13,10 @@ from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.checkpoints.model import require_roberta
 from alum_fairseq.convert.architecture import ENCODER, Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
+from alum_fairseq.convert.same_ids import differing, note_of, rule_of, texts_of
 from alum_fairseq.convert.weights import Tensors, current_names, to_transformers
 from alum_fairseq.convert.write_tokenizer import make_tokenizer, write_tokenizer
+from alum_fairseq.data.subwords import SPECIAL_TOKENS
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
@@ -61,6 +63,11 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
             "the checkpoint was trained without --init-token: the tokenizer puts no <s> in front"
         )
     tokenizer, unknowns = make_tokenizer(vocabulary, first, separator)
+    texts = texts_of(tokenizer, map(tokenizer.token_to_id, SPECIAL_TOKENS))
+    same = {i: i for i in range(len(words))}
+    notes += note_of(
+        differing(vocabulary, rule_of(tokenizer), same, texts), texts, vocabulary.folder
+    )
     vocab_size = len(words) + unknowns
     if unknowns:
         notes.append(

@@ -21,6 +21,7 @@ from tokenizers import (
 )
 
 from alum_fairseq.convert.folder import read_json, write_json
+from alum_fairseq.convert.read_tokenizer import TOKEN_SETTINGS
 from alum_fairseq.convert.sentencepiece_model import read_sentencepiece, text_pieces
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.data.vocabulary import Vocabulary
@@ -207,7 +208,7 @@ def _remapped(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
         list(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"]
     )
     kept = [(token, value) for token, value in pairs if token not in own - known]
-    added = [t for t in content["added_tokens"] if not t["special"] and t["content"] not in own]
+    added = [t for t in content["added_tokens"] if t["content"] not in own.union(SPECIAL_TOKENS)]
     numbers = {token: ids(token) for token, _ in kept}
     numbers |= {t["content"]: ids(t["content"]) for t in added if t["content"] not in numbers}
     numbers |= ids.unused(numbers)
@@ -222,9 +223,8 @@ def _remapped(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
         model["unk_id"] = ids("<unk>")
     content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     tokenizer = Tokenizer.from_str(json.dumps(content))
-    settings = ("single_word", "lstrip", "rstrip", "normalized")
     tokenizer.add_tokens(
-        [AddedToken(t["content"], **{name: t[name] for name in settings}) for t in added]
+        [AddedToken(t["content"], **{name: t[name] for name in TOKEN_SETTINGS}) for t in added]
     )
     return tokenizer
 

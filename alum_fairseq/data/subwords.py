@@ -49,6 +49,8 @@ class TokenizersBPE:
             raise UsageError(f"{path} is not a tokenizer: {one_line(error)}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._ids = self._tokenizer.get_vocab()
+        self._tokens = {i: token for token, i in self._ids.items()}
         model = self._tokenizer.model
         # WordPiece marks the subwords that continue a word, all others those that begin one.
         self._continuation = (
@@ -57,12 +59,14 @@ class TokenizersBPE:
 
     def encode(self, x: str) -> str:
         """The subwords of a text, separated by spaces."""
-        return " ".join(self._tokenizer.encode(x, add_special_tokens=False).tokens)
+        # Not its tokens: an added one would be as normalised, in small letters for instance.
+        ids = self._tokenizer.encode(x, add_special_tokens=False).ids
+        return " ".join(map(self._tokens.__getitem__, ids))
 
     def decode(self, x: str) -> str:
         """The text of subwords."""
-        ids = [self._tokenizer.token_to_id(token) for token in x.split()]
-        return self._tokenizer.decode([i for i in ids if i is not None])
+        ids = [self._ids[token] for token in x.split() if token in self._ids]
+        return self._tokenizer.decode(ids)
 
     def is_beginning_of_word(self, x: str) -> bool:
         """Whether a subword begins a word; whole-word masking needs it."""

@@ -553,6 +553,150 @@ def test_xlmr(sentencepiece: Path, lines: list[str], tmp_path: Path) -> None:
     assert last(lines[:2000])["input_ids"] == tokenizer(lines[:2000])["input_ids"]
 
 
+@pytest.mark.parametrize("files", ["both", "tokenizer.json", "model"])
+def test_tokens_added_to_sentencepiece(
+    files: str, sentencepiece: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """sentencepiece cannot produce them: tokenizer.json does."""
+    folder, rows = tmp_path / "hf", len(pieces_of(sentencepiece)) + 2
+    kind = "XLMRobertaForMaskedLM"
+    save_model(kind, folder, rows, **ROBERTA)
+    (folder / sentencepiece.name).write_bytes(sentencepiece.read_bytes())
+    convert("from-hf", folder, tmp_path / "first")
+    if files == "model":
+        (folder / "added_tokens.json").write_text(f'{{"<ent>": {rows}}}')
+        assert "adds '<ent>' to" in fails(capsys, "from-hf", folder, tmp_path / "out")
+        return
+    convert("to-hf", tmp_path / "first/model.pt", tmp_path / "hf2")  # with both files
+    if files == "tokenizer.json":
+        (tmp_path / "hf2" / sentencepiece.name).unlink()
+    there_and_back_with_added_tokens(tmp_path / "hf2", tmp_path, "alum_tokenizers")
+
+
+def there_and_back_with_added_tokens(folder: Path, tmp_path: Path, bpe: str) -> None:
+    """Add tokens to what is in a folder, as a user of transformers does, and convert it."""
+    model, tokenizer = load_transformers(folder, "MaskedLM")
+    before = len(tokenizer)
+    tokenizer.add_tokens(["[X]", "<ent>"])
+    tokenizer.add_tokens(["<e1>"], special_tokens=True)
+    assert len(tokenizer) == before + 3
+    model.resize_token_embeddings(len(tokenizer))
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert_added_tokens(folder, tmp_path, bpe)
+
+
+def assert_added_tokens(folder: Path, tmp_path: Path, bpe: str) -> None:
+    model, tokenizer = load_transformers(folder, "MaskedLM")
+    lines = ["a [X] b", "a[X]b, <ent>the end<ent> the", "<e1>x<e1>", "[X][X] [ X ]", "plain text"]
+    convert("from-hf", folder, tmp_path / "fairseq")
+    assert Vocabulary.load(tmp_path / "fairseq").bpe == bpe
+    hub = load_fairseq(tmp_path / "fairseq")
+    special = [getattr(tokenizer, f"{name}_token_id") for name in ("cls", "pad", "sep", "unk")]
+    special.append(tokenizer.mask_token_id)
+    rest = [i for i in range(len(tokenizer)) if i not in special]
+    numbers = {i: n for n, i in enumerate([*special[:4], *rest, special[4]])}
+    assert_same_ids(hub, tokenizer, lines, numbers)
+    convert("to-hf", tmp_path / "fairseq/model.pt", tmp_path / "back")
+    again, back = load_transformers(tmp_path / "back", "MaskedLM")
+    assert_same_ids(hub, back, lines)
+    with torch.no_grad():
+        ours = again(**back(lines[:1], return_tensors="pt")).logits
+        theirs = model(**tokenizer(lines[:1], return_tensors="pt")).logits
+    assert (ours - theirs[..., list(numbers)]).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("files", ["tokenizer.json", "vocab.json", "wordpiece", "vocab.txt"])
+def test_added_tokens(
+    files: str, byte_level: Tokenizer, lines: list[str], roberta: Path, tmp_path: Path
+) -> None:
+    folder, bpe = roberta, "alum_tokenizers"
+    if files in ("wordpiece", "vocab.txt"):
+        folder = tmp_path / "bert"
+        rows = len(save_wordpiece(lines, folder, True))
+        save_model("BertForMaskedLM", folder, rows, max_position_embeddings=128)
+    if files in ("tokenizer.json", "wordpiece"):
+        there_and_back_with_added_tokens(folder, tmp_path, bpe)
+        return
+    # As transformers 4 saves its tokenizers that are written in Python.
+    model, tokenizer = load_transformers(folder, "MaskedLM")
+    rows, by_id = len(tokenizer), sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    model.resize_token_embeddings(rows + 3)
+    model.save_pretrained(folder)
+    added = {"[X]": rows, "<ent>": rows + 1, "<e1>": rows + 2}
+    tokenizer.add_tokens(["[X]", "<ent>"])
+    tokenizer.add_tokens(["<e1>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    (folder / "tokenizer.json").unlink()
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    if files == "vocab.txt":
+        (folder / files).write_text("".join(f"{token}\n" for token in by_id))
+    else:
+        merges = json.loads((tmp_path / "saved/tokenizer.json").read_text())["model"]["merges"]
+        (folder / files).write_text(json.dumps({token: i for i, token in enumerate(by_id)}))
+        text = "".join(f"{' '.join(merge)}\n" for merge in merges)
+        (folder / "merges.txt").write_text(f"#version: 0.2\n{text}")
+    convert("from-hf", folder, tmp_path / "one")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tmp_path / "saved" / name).read_bytes())
+    convert("from-hf", folder, tmp_path / "other")  # what transformers says
+    first, second = (load_fairseq(tmp_path / name) for name in ("one", "other"))
+    for line in ("a [X] b", "a[X]b, <ent>the end<ent> the", "<e1>x<e1>", "[X][X] [ X ]"):
+        assert fairseq_ids(first, line) == fairseq_ids(second, line)
+        assert 3 not in fairseq_ids(first, line)
+    assert_added_tokens(folder, tmp_path, bpe)
+
+
+def test_added_tokens_under_other_ids(
+    roberta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(roberta)
+    vocabulary = tokenizer.get_vocab()
+    merges = json.loads((roberta / "tokenizer.json").read_text())["model"]["merges"]
+    (roberta / "tokenizer.json").unlink()
+    (roberta / "vocab.json").write_text(json.dumps(vocabulary))
+    (roberta / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
+    (roberta / "added_tokens.json").write_text(f'{{"[X]": {len(vocabulary) + 5}}}')
+    said = fails(capsys, "from-hf", roberta, tmp_path / "out")
+    assert f"the added token '[X]' has the id {len(vocabulary) + 5}" in said
+
+
+@pytest.mark.parametrize("transformers_there", [True, False])
+def test_what_reads_text_otherwise_is_said(
+    transformers_there: bool,
+    lines: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A token with a blank cannot be a symbol of fairseq; counted, with an example."""
+    if not transformers_there:
+        monkeypatch.setitem(sys.modules, "transformers", None)
+    folder = tmp_path / "hf"
+    tokenizer = save_wordpiece(lines, folder, False)
+    tokenizer.add_tokens(["New York"])
+    tokenizer.save_pretrained(folder)
+    save_model("BertForMaskedLM", folder, len(tokenizer), max_position_embeddings=128)
+    convert("from-hf", folder, tmp_path / "fairseq")
+    said = capsys.readouterr().err
+    found = re.search(r"([\d,]+) of ([\d,]+) texts become other tokens in fairseq than in", said)
+    assert found, said
+    wrong, tried = (int(number.replace(",", "")) for number in found.groups())
+    assert 3 <= wrong < 0.1 * tried  # by itself, and in two places
+    assert "such as 'New York'" in said
+    if not transformers_there:
+        return
+    # transformers makes this class's tokenizer as it always is, whatever tokenizer.json says.
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": []}
+    content["normalizer"] = {"type": "Prepend", "prepend": "New York"}
+    path.write_text(json.dumps(content))
+    said = fails(capsys, "from-hf", folder, tmp_path / "out")
+    assert "fairseq has no such tokenizer: " in said
+
+
 def test_dictionary_that_lacks_pieces(
     sentencepiece: Path, lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -808,6 +952,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     """Run the command, which must refuse in one line and leave nothing behind."""
     target = Path(arguments[2])
     before = sorted(target.parent.iterdir())
+    capsys.readouterr()
     assert main([str(argument) for argument in arguments]) == 2
     assert sorted(target.parent.iterdir()) == before
     said = capsys.readouterr().err.strip()

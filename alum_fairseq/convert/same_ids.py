@@ -1,0 +1,115 @@
+"""Whether fairseq reads text as transformers does, tried on every token and on mixed text."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from alum_fairseq.checkpoints.reading import silent
+from alum_fairseq.data.vocabulary import Vocabulary
+from alum_fairseq.errors import UsageError
+
+Rule = Callable[[Sequence[str]], Iterable[Sequence[int]]]  # from texts to ids
+
+_MIXED = 2000  # lines
+_LENGTH = 8  # pieces a line
+_ODD = [
+    "\t",
+    "\n",
+    "\u3000",
+    "\u2014",
+    "...",
+    "===",
+    "'s",
+    "3,141.59",
+    "HTML",
+    "caf\u00e9",
+    "e\u0301",
+]
+_ODD += ["\ufb01", "\uff21", "\u00bd", "\U0001f680", "\u2603", "\u4f60\u597d", "\u041f\u0440\u0438"]
+_TOO_MANY = 0.1  # of the texts: this is another tokenizer
+
+
+def texts_of(tokenizer: Tokenizer, special: Iterable[int]) -> list[str]:
+    """Every token by itself, those that were added between others, and lines of mixed text.
+
+    The special tokens are left out: no text stands for them.
+    """
+    left_out = set(special)
+    tokens = {token: i for token, i in tokenizer.get_vocab().items() if i not in left_out}
+    texts = [tokenizer.decode([i], skip_special_tokens=False) for i in sorted(tokens.values())]
+    draw = random.Random(1)
+    pieces = [*texts, *_ODD * (1 + len(texts) // 100)]
+    for token in sorted(tokens.keys() - tokenizer.get_vocab(False).keys()):
+        texts += [f"a{token}b", f"a {token} b"]
+    for _ in range(_MIXED):
+        chosen = (draw.choice(("", " ", "  ")) + draw.choice(pieces) for _ in range(_LENGTH))
+        texts.append("".join(chosen))
+    return [text for text in texts if text.strip()]
+
+
+def rule_of(tokenizer: Tokenizer) -> Rule:
+    """The ids that a tokenizer gives, without special tokens around."""
+    return lambda texts: [
+        each.ids for each in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    ]
+
+
+def rule_of_transformers(folder: Path) -> Rule | None:
+    """The ids that transformers gives; None if it is not installed, or cannot load them."""
+    with silent("transformers"), warnings.catch_warnings(action="ignore"):
+        try:
+            load: Any = importlib.import_module("transformers").AutoTokenizer.from_pretrained
+            tokenizer = load(str(folder), local_files_only=True, trust_remote_code=False)
+        except Exception:  # of whatever it needs for a folder
+            return None
+    return lambda texts: tokenizer(list(texts), add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
+
+
+def differing(
+    vocabulary: Vocabulary, rule: Rule, numbers: Mapping[int, int], texts: Sequence[str]
+) -> list[str]:
+    """The texts that fairseq reads otherwise than a rule says.
+
+    Args:
+        vocabulary: fairseq's.
+        rule: transformers'.
+        numbers: fairseq's index for each of the rule's ids; the others are ``<unk>``.
+        texts: to try.
+    """
+    dictionary, encode = vocabulary.dictionary, vocabulary.encoder().encode
+    unknown = dictionary.unk()
+
+    def known(index: int) -> int:
+        return index if dictionary.nspecial <= index < len(dictionary) else unknown
+
+    wrong = []
+    for text, ids in zip(texts, rule(texts), strict=True):
+        ours = [known(dictionary.index(symbol)) for symbol in encode(text).split()]
+        theirs = [known(numbers.get(i, unknown)) for i in ids]
+        # Not in order: where two orders of the same pieces have the same score, sentencepiece's
+        # float32 and tokenizers' float64 may choose differently.
+        if sorted(ours) != sorted(theirs):
+            wrong.append(text)
+    return wrong
+
+
+def note_of(wrong: Sequence[str], texts: Sequence[str], source: object) -> list[str]:
+    """A note on the texts that are read differently, if any; a UsageError if there are too many."""
+    if not wrong:
+        return []
+    said = (
+        f"{len(wrong):,} of {len(texts):,} texts become other tokens in fairseq than in "
+        f"transformers, such as {min(wrong, key=len)!r:.60}"
+    )
+    if len(wrong) > _TOO_MANY * len(texts):
+        raise UsageError(f"{source}: fairseq has no such tokenizer: {said}")
+    return [said]
