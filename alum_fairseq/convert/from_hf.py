@@ -60,7 +60,7 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     """
     config = read_config(existing_folder(source))
     architecture = Architecture.of_config(config)
-    ways, loaded = read_tokenizer(source, config.values["model_type"])
+    ways, loaded = read_tokenizer(source, config.values)
     tokenizer = ways[0]
     tensors = read_tensors(source)
     rows = config.integer("vocab_size")

@@ -22,6 +22,13 @@ SENTENCEPIECE = "sentencepiece.bpe.model"
 
 # transformers' names of the special tokens that fairseq has, in fairseq's order.
 SPECIAL_NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+# Whose tokenizers can be made from these files alone: transformers' classes, or what wraps any.
+_CLASSES = {
+    "vocab.txt": ("Bert", "DistilBert", "Electra", "MPNet"),
+    "vocab.json": ("Roberta", "GPT2", "Bart", "Longformer"),
+    SENTENCEPIECE: ("XLMRoberta", "Camembert"),
+}
+_ANY_CLASS = (None, "PreTrained", "TokenizersBackend")
 # How an added token is found in text.
 TOKEN_SETTINGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BERT_TOKENS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
@@ -47,9 +54,9 @@ class FairseqTokenizer:
 
 
 def read_tokenizer(
-    folder: Path, model_type: str
+    folder: Path, config: Mapping[str, Any]
 ) -> tuple[list[FairseqTokenizer], Tokenizer | None]:
-    """Read a folder's tokenizer.
+    """Read the tokenizer of a folder with a ``config.json``, which is given.
 
     Returns:
         The ways for fairseq to use it, the one that fairseq itself has first; and what was read,
@@ -58,6 +65,7 @@ def read_tokenizer(
     Raises:
         UsageError: fairseq can use none that is there.
     """
+    model_type = config["model_type"]
     settings = read_optional_json(folder / "special_tokens_map.json")
     settings = settings | read_optional_json(folder / "tokenizer_config.json")
     defaults = _BERT_TOKENS if model_type == "bert" else SPECIAL_TOKENS
@@ -66,6 +74,7 @@ def read_tokenizer(
     # transformers writes a token's text alone, or with its settings.
     tokens = tuple(t["content"] if isinstance(t, dict) and "content" in t else t for t in given)
     loaded, source = _load(folder, tokens, settings)
+    _check_class(source, config | settings)
     if loaded is None:
         ids = _xlmr_ids(source, model_type)
         others = _added_tokens(folder, settings).keys() - ids.keys()
@@ -124,6 +133,19 @@ def _load(
         f"{folder} has no tokenizer: none of {TOKENIZER}, vocab.txt, vocab.json with merges.txt, "
         f"{SENTENCEPIECE}"
     )
+
+
+def _check_class(source: Path, settings: Mapping[str, Any]) -> None:
+    """Raise a UsageError if a file is only a part of what a tokenizer is made of."""
+    given = settings.get("tokenizer_class")
+    name = given and str(given).removesuffix("Fast").removesuffix("Tokenizer")
+    whole = settings.get("do_basic_tokenize", True) and not settings.get("never_split")
+    if source.name in _CLASSES and not (name in (*_ANY_CLASS, *_CLASSES[source.name]) and whole):
+        why = f"tokenizer_class is {given}" if whole else "do_basic_tokenize or never_split is set"
+        raise UsageError(
+            f"{source} does not hold the whole tokenizer ({why}): load it with AutoTokenizer, and "
+            f"save it, if that makes a {TOKENIZER}"
+        )
 
 
 def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:

@@ -662,6 +662,44 @@ def test_added_tokens_under_other_ids(
     assert f"the added token '[X]' has the id {len(vocabulary) + 5}" in said
 
 
+@pytest.mark.parametrize(
+    ("file", "entries", "why"),
+    [
+        ("config.json", {"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
+        ("tokenizer_config.json", {"tokenizer_class": "PhobertTokenizer"}, "PhobertTokenizer"),
+        ("tokenizer_config.json", {"do_basic_tokenize": False}, "do_basic_tokenize or"),
+        ("tokenizer_config.json", {"tokenizer_class": "DistilBertTokenizerFast"}, None),
+        ("tokenizer_config.json", {"tokenizer_class": None}, None),
+    ],
+)
+def test_a_file_that_is_not_the_whole_tokenizer(
+    file: str,
+    entries: dict[str, Any],
+    why: str | None,
+    lines: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """BertJapaneseTokenizer needs MeCab, whatever stands in vocab.txt."""
+    folder = tmp_path / "hf"
+    tokenizer = save_wordpiece(lines, folder, True)
+    save_model("BertForMaskedLM", folder, len(tokenizer), max_position_embeddings=128)
+    (folder / "tokenizer.json").unlink()
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    config, other = json.loads((folder / "config.json").read_text()), {}
+    given = config if file == "config.json" else other
+    given.update(entries)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(other))
+    if why is None:
+        convert("from-hf", folder, tmp_path / "out")
+    else:
+        said = fails(capsys, "from-hf", folder, tmp_path / "out")
+        assert "vocab.txt does not hold the whole tokenizer" in said
+        assert why in said
+
+
 @pytest.mark.parametrize("transformers_there", [True, False])
 def test_what_reads_text_otherwise_is_said(
     transformers_there: bool,
