@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file
 
-FORMATS = ("tsv", "csv", "jsonl")
+FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl")
 STDIN = Path("-")
 
 _SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -27,9 +27,9 @@ class TableFormat:
     """How a file is divided into fields.
 
     Attributes:
-        format: ``tsv`` (every tab separates, quotation marks are text, as in GLUE), ``csv``
-            (fields may be in double quotes), ``jsonl`` (one object per line), or None to go by the
-            file's suffix.
+        format: ``tsv`` (every tab separates, quotation marks are text, as in GLUE),
+            ``quoted-tsv`` and ``csv`` (fields may be in double quotes), ``jsonl`` (one object per
+            line), or None to go by the file's suffix, but to refuse a ``.tsv`` with quoted fields.
         header: whether the first line holds the names of the columns; None means yes if any column
             is given by name. JSON-lines have no header.
     """
@@ -99,7 +99,7 @@ def read_rows(
         records = _objects(path, columns, label, label_optional)
     else:
         optional = label if label_optional else None
-        records = _fields(path, kind, table.header, wanted, optional, skip)
+        records = _fields(path, table, wanted, optional, skip)
     for line, values in records:
         *texts, found = values if label is not None else [*values, None]
         found = None if found is None else found.strip()
@@ -142,7 +142,10 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--label", metavar="COLUMN", help="column of the label, likewise")
     group.add_argument(
-        "--format", choices=FORMATS, help="format of the files (default: by their suffix)"
+        "--format",
+        choices=FORMATS,
+        help="format of the files (default: by their suffix); quotation marks are text in tsv, and "
+        "may surround fields in quoted-tsv (as pandas and spreadsheets write them) and csv",
     )
     header = group.add_mutually_exclusive_group()
     header.add_argument(
@@ -167,18 +170,20 @@ def table_format(arguments: argparse.Namespace) -> TableFormat:
 
 def _fields(
     path: Path,
-    kind: str,
-    header: bool | None,
+    table: TableFormat,
     wanted: list[str],
     optional: str | None,
     skip: Callable[[int], None] | None,
 ) -> Iterator[tuple[int, list[str | None]]]:
     """The wanted fields of each row of a TSV or CSV; None for an optional column that is absent."""
-    named = has_header(TableFormat(kind, header), wanted)
+    named = has_header(table, wanted)
+    kind = table.format_of(path)
     with _opened(path) as stream:
         lines = _decoded(path, stream)
-        tabbed = (line.removesuffix("\n").removesuffix("\r").split("\t") for line in lines)
-        split = _split_csv(path, lines) if kind == "csv" else enumerate(tabbed, 1)
+        if kind == "tsv":
+            split = _split_tsv(path, lines, check=table.format is None)
+        else:
+            split = _split_csv(path, lines, "," if kind == "csv" else "\t")
         rows = _without_blank_lines(path, split)
         first = next(rows, None)
         if first is None:
@@ -186,15 +191,20 @@ def _fields(
         names = [name.strip() for name in first[1]] if named else None
         width = len(first[1])
         places = [_find_column(path, column, names, width, column == optional) for column in wanted]
+        before: list[str] = []
         for line, fields in rows if named else chain([first], rows):
             if len(fields) == width:
+                before = fields
                 yield line, [None if place is None else fields[place] for place in places]
             elif skip is not None:
                 skip(line)
             else:
                 fields_found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+                broken = kind == "tsv" and any('"' in field for field in [*before, *fields])
+                hint = "; --format quoted-tsv reads a line break in quotation marks"
                 raise UsageError(
                     f"{shown(path)}:{line}: {fields_found} where line {first[0]} has {width}"
+                    f"{hint if broken else ''}"
                 )
 
 
@@ -281,16 +291,42 @@ def _decoded(path: Path, stream: BinaryIO) -> Iterator[str]:
             raise UsageError(f"{shown(path)}:{number}: the text is not in UTF-8: {error}") from None
 
 
-def _split_csv(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+def _split_tsv(path: Path, lines: Iterator[str], check: bool) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each line; quoted ones are a UsageError if they are to be checked for."""
+    for number, line in enumerate(lines, 1):
+        fields = line.removesuffix("\n").removesuffix("\r").split("\t")
+        if check and _are_quoted(fields, alone=number > 1):
+            more = sum(_are_quoted(each.rstrip("\r\n").split("\t")) for each in lines)
+            also = f", and {more:,} lines after it" if more else ""
+            raise UsageError(
+                f"{shown(path)}:{number}: fields are in quotation marks here{also}: give --format "
+                "quoted-tsv to take them off, or --format tsv to keep them as text"
+            )
+        yield number, fields
+
+
+def _are_quoted(fields: Sequence[str], alone: bool = True) -> bool:
+    """Whether a program put quotation marks around fields, rather than an author.
+
+    It did where those inside are doubled; and of a first line, not ``alone``, where all have them.
+    """
+    inside = [field[1:-1] for field in fields if len(field) > 1 and field[0] == field[-1] == '"']
+    doubled = any('""' in each and '"' not in each.replace('""', "") for each in inside)
+    every = len(fields) == len(inside) > 1 and not any('"' in each for each in inside)
+    return doubled or (every and not alone)
+
+
+def _split_csv(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    kind = "CSV" if delimiter == "," else "quoted TSV"
     csv.field_size_limit(2**31 - 1)  # whole documents
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     begins = 1
     try:
         for fields in reader:
             yield begins, fields
             begins = reader.line_num + 1
     except csv.Error as error:
-        raise UsageError(f"{shown(path)}:{begins}: this is not CSV: {error}") from None
+        raise UsageError(f"{shown(path)}:{begins}: this is not {kind}: {error}") from None
 
 
 def _without_blank_lines(

@@ -72,6 +72,43 @@ def test_lines_are_those_of_the_file(table: Any) -> None:
     assert several == [Row(2, ("two\nlines",), "1"), Row(4, ("b",), "2")]
 
 
+QUOTED = 'text\tlabel\n"He said ""hi"""\t1\nplain "text"\t0\n"two\nlines, a\ttab"\t1\n""""\t0\n'
+
+
+def test_quoted_fields(table: Any) -> None:
+    """As pandas and spreadsheets write them."""
+    rows = table("a.tsv", QUOTED, "text", label="label", kind="quoted-tsv")
+    texts = ['He said "hi"', 'plain "text"', "two\nlines, a\ttab", '"']
+    assert [row.texts[0] for row in rows] == texts
+    assert [row.label for row in rows] == ["1", "0", "1", "0"]
+    assert rows[3].line == 6
+    message = "a.tsv:2: fields are in quotation marks here, and 1 lines after it: give --format q"
+    with pytest.raises(UsageError, match=message):
+        table("a.tsv", QUOTED, "text", label="label")
+    for first in ('"text"\t"label"\n', '"a film"\t"1"\n'):  # all fields, as R writes them
+        with pytest.raises(UsageError, match=r"a\.tsv:1: fields are in quotation marks here: give"):
+            table("a.tsv", first + "a\t1\n", "1", label="2")
+    for broken in ('1\ta\n1\t"two\nlines"\n', 'a\t1\n"two\nlines"\t1\n'):
+        with pytest.raises(UsageError, match="1 field where line 1 has 2; --format quoted-tsv"):
+            table("a.tsv", broken, "1", "2")
+    with pytest.raises(UsageError, match=r"a\.tsv:2: this is not quoted TSV: "):
+        table("a.tsv", 't\tl\n"b"x\t1\n', "t", kind="quoted-tsv")
+    # With --format tsv they are text, as in GLUE; so are an author's own.
+    assert table("a.tsv", 'a ""b""\t1\n"""a"""\t1\n', "1", kind="tsv")[1].texts == ('"""a"""',)
+    own = 'a\t1\n"Yes," he said. "No."\t1\n"Hello"\t1\n12" and 14"\t0\n""\t0\n'
+    assert [row.texts[0] for row in table("a.tsv", own, "1", label="2")][1:] == [
+        *('"Yes," he said. "No."', '"Hello"', '12" and 14"', '""')
+    ]
+
+
+def test_what_pythons_csv_module_writes_with_tabs_is_read(tmp_path: Path) -> None:
+    rows = [("a", '"'), ('He said "hi"', "1"), ("\t", "two\r\nlines"), ('""', "'")]
+    with (tmp_path / "a.tsv").open("w", newline="") as stream:
+        csv.writer(stream, delimiter="\t").writerows(rows)
+    found = read_rows(tmp_path / "a.tsv", TableFormat("quoted-tsv"), ("1", "2"))
+    assert [row.texts for row in found] == [tuple(map(str.strip, row)) for row in rows]
+
+
 def test_only_a_line_feed_ends_a_line_and_quotes_are_text_in_tsv(table: Any) -> None:
     [row] = table("a.tsv", 'a\u2028b\x85c\x0bd "e\t"f\n', "1", "2")
     assert row.texts == ('a\u2028b\x85c\x0bd "e', '"f')
