@@ -55,9 +55,8 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
     vocabulary = _vocabulary(checkpoint, len(words))
     notes: list[str] = []
     # What fairseq's task put around the texts; RoBERTa's <s> A </s></s> B </s> if unsaid.
-    symbols = dict(enumerate(vocabulary.dictionary.symbols))
-    first = symbols.get(checkpoint.symbol("init_token", 0, len(symbols)))
-    separator = symbols.get(checkpoint.symbol("separator_token", 2, len(symbols)))
+    first = checkpoint.symbol("init_token", 0, len(vocabulary.dictionary))
+    separator = checkpoint.symbol("separator_token", 2, len(vocabulary.dictionary))
     if first is None:
         notes.append(
             "the checkpoint was trained without --init-token: the tokenizer puts no <s> in front"

@@ -41,6 +41,13 @@ class TokenIds:
         if "<mask>" not in dictionary:  # its tasks add it
             self.symbols.append("<mask>")
         self._known = {symbol: i for i, symbol in enumerate(self.symbols)}
+        # A dict.txt may overwrite these words (CamemBERT's does); fairseq goes by the numbers.
+        self._known |= {
+            dictionary.bos_word: dictionary.bos(),
+            dictionary.pad_word: dictionary.pad(),
+            dictionary.eos_word: dictionary.eos(),
+            dictionary.unk_word: dictionary.unk(),
+        }
         self._new = count(len(self.symbols))
         self.unknowns = 0
         self._used: set[int] = set()
@@ -59,20 +66,20 @@ class TokenIds:
         rest = {}
         for i, symbol in enumerate(self.symbols):
             if i not in self._used:
-                name = symbol if symbol not in taken else f"<symbol {i}>"
-                rest[name] = i
+                usual = symbol not in taken and self._known[symbol] == i
+                rest[symbol if usual else f"<symbol {i}>"] = i
         return rest
 
 
 def make_tokenizer(
-    vocabulary: Vocabulary, first: str | None, separator: str | None
+    vocabulary: Vocabulary, first: int | None, separator: int | None
 ) -> tuple[Tokenizer, int]:
     """A tokenizer that splits text as fairseq does, and gives fairseq's ids.
 
     Args:
         vocabulary: that of the model.
-        first: the symbol that fairseq's task puts before the first text, or None.
-        separator: the symbol that it puts between ``</s>`` and a second text, or None.
+        first: the index of what fairseq's task puts before the first text, or None.
+        separator: of what it puts between ``</s>`` and a second text, or None.
 
     Returns:
         The tokenizer, and the number of its tokens that fairseq reads as ``<unk>``: their ids come
@@ -81,7 +88,7 @@ def make_tokenizer(
     Raises:
         UsageError: the files are broken, or tokenizers has no such algorithm.
     """
-    ids = TokenIds(vocabulary.dictionary)
+    ids, end = TokenIds(vocabulary.dictionary), vocabulary.dictionary.eos()
     make = {
         "gpt2": _byte_level,
         "sentencepiece": _sentencepiece,
@@ -100,17 +107,20 @@ def make_tokenizer(
     tokenizer.add_special_tokens(
         [AddedToken(token, lstrip=token == "<mask>", normalized=False) for token in SPECIAL_TOKENS]
     )
-    single = [*([first] if first else []), "$A", "</s>"]
-    pair = [*single, *([separator] if separator else []), "$B", "</s>"]
-    used = {symbol for symbol in pair if not symbol.startswith("$")}
+    names = {i: tokenizer.id_to_token(i) for i in (first, separator, end) if i is not None}
+    before, between = ([] if i is None else [names[i]] for i in (first, separator))
+    single = [*before, "$A", names[end]]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[(s, tokenizer.token_to_id(s)) for s in used]
+        single=single,
+        pair=[*single, *between, "$B", names[end]],
+        special_tokens=[(name, i) for i, name in names.items()],
     )
     return tokenizer, ids.unknowns
 
 
 def _words(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
     tokens = {word: ids(word) for word in ids.symbols}
+    tokens |= ids.unused(tokens)
     tokenizer = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer

@@ -58,15 +58,18 @@ class ExampleEncoder:
         self._max_positions = max_positions
         self._problem = problem
         self._bpe = vocabulary.encoder()
-        self._dictionary = vocabulary.dictionary
+        words = vocabulary.dictionary
+        self._symbols = set(words.symbols) - set(words.symbols[: words.nspecial])
+        # A dict.txt may overwrite <unk> (CamemBERT's does): unknown words stay what they were.
+        self._unknown = words.unk_string(escape=words.index(words.unk_word) != words.unk())
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
         """Encode one example."""
-        known, unknown = self._dictionary, self._dictionary.unk_word
+        unknown = self._unknown
         # A text that contains the characters </s> must not end the sentence.
         symbols = [
             [
-                symbol if known.index(symbol) >= known.nspecial else unknown
+                symbol if symbol in self._symbols else unknown
                 for symbol in tokenize_line(self._bpe.encode(text))
             ]
             for text in texts

@@ -1054,6 +1054,67 @@ def test_pairs_are_joined_as_in_training(
     assert tokenizer("w0", "w1").input_ids == ids
 
 
+@pytest.mark.parametrize("rule", ["words", "unigram", "bpe", "gpt2"])
+def test_dictionaries_that_overwrite_special_symbols(
+    rule: str,
+    byte_level: Tokenizer,
+    lines: list[str],
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As CamemBERT's begins: fairseq goes by the numbers of <s>, </s> and <unk>, not the words."""
+    folder = checkpoint.parent
+    words = ["<unk> 9 #fairseq:overwrite", "<s> 9 #fairseq:overwrite", "</s> 9 #fairseq:overwrite"]
+    if rule == "words":
+        words += [f"w{i} 1" for i in range(7)]
+    elif rule == "gpt2":
+        save_roberta_tokenizer(byte_level, tmp_path / "hf")
+        rows = byte_level.get_vocab_size()
+        save_model("RobertaForMaskedLM", tmp_path / "hf", rows, **ROBERTA)
+        convert("from-hf", tmp_path / "hf", tmp_path / "start")
+        for name in ("encoder.json", "vocab.bpe"):
+            (folder / name).write_bytes((tmp_path / "start" / name).read_bytes())
+        words += (tmp_path / "start/dict.txt").read_text().splitlines()
+    else:
+        import sentencepiece as library
+
+        library.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines[200:2000]),
+            model_prefix=str(folder / "sentencepiece.bpe"),
+            vocab_size=800,
+            model_type=rule,
+            minloglevel=2,
+        )
+        words += [f"{piece} 1" for piece in pieces_of(folder / "sentencepiece.bpe.model")[3:]]
+    (folder / "dict.txt").write_text("".join(f"{word}\n" for word in words))
+    state = torch.load(checkpoint, weights_only=True)
+    weights, rows = state["model"], len(words) + 5
+    embeddings = torch.randn(rows, 16)
+    weights["encoder.sentence_encoder.embed_tokens.weight"] = embeddings
+    weights |= {"encoder.lm_head.weight": embeddings, "encoder.lm_head.bias": torch.randn(rows)}
+    vars(state["args"]).update(init_token=0, separator_token=2)
+    torch.save(state, checkpoint)
+
+    capsys.readouterr()
+    more = ("--vocabulary", folder, "--head", "small")
+    convert("to-hf", checkpoint, tmp_path / "out", *more)
+    assert "other tokens" not in capsys.readouterr().err
+    model, tokenizer = load_transformers(tmp_path / "out", "SequenceClassification")
+    predictor = Predictor.load(checkpoint, folder, folder, "small")
+    for texts in (["w0 w1 the"], ["w3 \u2603 w2"], ["the w1", "w4 \u2603\u4f60"]):
+        [ids] = predictor.inputs_of(texts)
+        assert tokenizer(*texts).input_ids == ids.tolist()
+        assert (ids[0], ids[-1]) == (0, 2)
+        assert not set(ids.tolist()) & {4, 5, 6}
+        assert rule == "gpt2" or "\u2603" not in texts[-1] or 3 in ids
+        with torch.no_grad():
+            theirs = model(**tokenizer(*texts, return_tensors="pt")).logits
+        assert (predictor.logits([texts]) - theirs).abs().max() <= TOLERANCE
+    convert("from-hf", tmp_path / "out", tmp_path / "again")
+    assert "other tokens" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("entry", "value", "said"),
     [

@@ -681,9 +681,14 @@ def test_shorten_is_taking_tokens_off_the_longest(lengths: list[int], room: int)
     assert all(new <= old for new, old in zip(kept, lengths, strict=True))
 
 
-def test_symbols_that_are_not_the_texts_own(run: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("overwritten", ["", "<unk>", "<unk> <s> </s>"])  # as CamemBERT's dict.txt
+def test_symbols_that_are_not_the_texts_own(overwritten: str, run: Any, tmp_path: Path) -> None:
+    symbols = [f"{word} 9 #fairseq:overwrite" for word in overwritten.split()]
+    symbols += [f"{word} 1" for word in WORDS]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/dict.txt").write_text("".join(f"{symbol}\n" for symbol in symbols))
     write(tmp_path, {"train.tsv": "a </s> <s> b <pad>\tx\nstrange good\ty\n"})
-    assert run(*own(tmp_path)).splits["train"].unknown == 4
+    assert run(*own(tmp_path), vocabulary=tmp_path / "own").splits["train"].unknown == 4
     dataset = task_of(tmp_path / "data").load_dataset("train")
     dictionary = Dictionary.load(str(tmp_path / "data/input0/dict.txt"))
     unk, eos = dictionary.unk(), dictionary.eos()

@@ -154,7 +154,7 @@ def _vocabulary_to_hf(folder: Path, output: Path) -> Ended:
 
     def main(words: list[str]) -> None:
         vocabulary = Vocabulary.load(folder)
-        tokenizer, _ = make_tokenizer(vocabulary, "<s>", "</s>")
+        tokenizer, _ = make_tokenizer(vocabulary, 0, 2)
         with whole_folder(output / "hf") as made:
             write_tokenizer(tokenizer, vocabulary, 40, made)
         tokenizer.encode("some of the words")
