@@ -72,6 +72,7 @@ def read_rows(
     label: str | None = None,
     *,
     label_optional: bool = False,
+    whole: bool = False,
     skip: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
     """Read a file row by row.
@@ -82,6 +83,7 @@ def read_rows(
         columns: columns of the texts: names, or numbers from 1. In JSON-lines always keys.
         label: column of the label, or None.
         label_optional: accept an absent label column and empty labels, as no label.
+        whole: refuse a TSV or CSV that has other columns besides these.
         skip: called with the line of each row that has too few or too many fields, which is then
             left out; if None, such a row is an error.
 
@@ -99,7 +101,7 @@ def read_rows(
         records = _objects(path, columns, label, label_optional)
     else:
         optional = label if label_optional else None
-        records = _fields(path, table, wanted, optional, skip)
+        records = _fields(path, table, wanted, optional, whole, skip)
     for line, values in records:
         *texts, found = values if label is not None else [*values, None]
         found = None if found is None else found.strip()
@@ -173,6 +175,7 @@ def _fields(
     table: TableFormat,
     wanted: list[str],
     optional: str | None,
+    whole: bool,
     skip: Callable[[int], None] | None,
 ) -> Iterator[tuple[int, list[str | None]]]:
     """The wanted fields of each row of a TSV or CSV; None for an optional column that is absent."""
@@ -190,6 +193,11 @@ def _fields(
             return
         names = [name.strip() for name in first[1]] if named else None
         width = len(first[1])
+        if whole and width > len(wanted):
+            raise UsageError(
+                f"{shown(path)}:{first[0]}: there are {width} columns, where {len(wanted)} should "
+                "be: say by --columns which to read"
+            )
         places = [_find_column(path, column, names, width, column == optional) for column in wanted]
         before: list[str] = []
         for line, fields in rows if named else chain([first], rows):

@@ -109,7 +109,8 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
     predictor.check_inputs(len(columns))
     if path == STDIN and table.format is None:
         table = TableFormat("tsv", table.header)
-    for row in read_rows(path, table, columns, arguments.label):
+    whole = path == STDIN and arguments.columns is None
+    for row in read_rows(path, table, columns, arguments.label, whole=whole):
         if row.label is not None:
             predictor.problem.check_answer(row.label, f"{shown(path)}:{row.line}")
         yield row

@@ -181,6 +181,24 @@ def test_standard_input_to_standard_output(
     assert sorted(found["probabilities"]) == sorted(LABELS)
 
 
+def test_standard_input_has_no_columns_that_nobody_reads(
+    cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A label or a number in front of a text is not taken for the text."""
+    for kind, line, there, read in (("single", "0\tgood film", 2, 1), ("pair", "0\ta\tb", 3, 2)):
+        path = str(cases[kind].path)
+        as_input(monkeypatch, f"{line}\n")
+        assert predict(["--path", path]) == 2
+        out, said = capsys.readouterr()
+        message = f"standard input:1: there are {there} columns, where {read} should be: say by --c"
+        assert (out, message in said) == ("", True)
+        as_input(monkeypatch, f"{line}\n")
+        chosen = [str(i) for i in range(2, there + 1)]
+        arguments = ["--keep-input", "--output-format", "jsonl", "--columns", *chosen]
+        assert predict(["--path", path, *arguments]) == 0
+        assert json.loads(capsys.readouterr().out)["texts"] == line.split("\t")[1:]
+
+
 def test_output_is_written_whole_or_not_at_all(cases: dict[str, Any], tmp_path: Path) -> None:
     case, out = cases["single"], tmp_path / "out.jsonl"
     out.write_text("precious")
