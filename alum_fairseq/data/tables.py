@@ -144,6 +144,12 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--label", metavar="COLUMN", help="column of the label, likewise")
     group.add_argument(
+        "--no-label",
+        metavar="LABEL",
+        help="what stands there if there is no label, such as -1: the row is left out, or if "
+        "nothing needs its label, taken without one",
+    )
+    group.add_argument(
         "--format",
         choices=FORMATS,
         help="format of the files (default: by their suffix); quotation marks are text in tsv, and "

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -111,6 +112,8 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
         table = TableFormat("tsv", table.header)
     whole = path == STDIN and arguments.columns is None
     for row in read_rows(path, table, columns, arguments.label, whole=whole):
+        if row.label == arguments.no_label:
+            row = replace(row, label=None)
         if row.label is not None:
             predictor.problem.check_answer(row.label, f"{shown(path)}:{row.line}")
         yield row

@@ -20,7 +20,7 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
 from alum_fairseq.prepare.labels import in_order, label_dictionary
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
-from alum_fairseq.problems import SupervisedProblem
+from alum_fairseq.problems import UNLABELLED, SupervisedProblem
 
 # A process is worth its start for so many lines of symbols.
 _LINES_A_WORKER = 20_000
@@ -134,6 +134,12 @@ def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
             f"every row of {shown(file)} has the label {labels[0]} (column {source.label}): there "
             "is nothing to learn; give --regression if labels are numbers"
         )
+    for label in set(UNLABELLED) & set(labels) - set(plan.problem.labels):
+        if label == "-" or "0" in labels:  # but -1 and 1 are two classes
+            cli.say(
+                f"{counts[label]:,} rows of {shown(file)} have the label {label}, which is a class "
+                f"here: give --no-label {label} if it means that there is none"
+            )
     for label in set(labels) - set(counts):
         cli.say(f"no row of {shown(file)} has the label {label}")
     return problem

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def _known_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.input is None:
         raise UsageError(f"--task {task.name} needs --input, the folder of its files")
     plan, missing = plan_of(task, arguments.input)
+    plan = replace(plan, no_label=arguments.no_label or plan.no_label)
     for split in missing:
         cli.say(f"no {split}: {arguments.input} has no {' and '.join(task.files[split])}")
     return plan
@@ -157,6 +159,7 @@ def _own_plan(arguments: argparse.Namespace) -> Plan:
     return Plan(
         problem,
         {split: Source((file,), table, columns, arguments.label) for split, file in files.items()},
+        no_label=arguments.no_label,
     )
 
 

@@ -5,6 +5,7 @@ from alum_fairseq.problems.masked_lm import MaskedLM
 from alum_fairseq.problems.multiple_choice import MultipleChoice
 from alum_fairseq.problems.problem import (
     PROBLEMS,
+    UNLABELLED,
     Prediction,
     Problem,
     SupervisedProblem,
@@ -15,6 +16,7 @@ from alum_fairseq.problems.regression import Regression
 
 __all__ = [
     "PROBLEMS",
+    "UNLABELLED",
     "Classification",
     "MaskedLM",
     "MultipleChoice",

@@ -16,6 +16,9 @@ from typing_extensions import Self
 
 from alum_fairseq.errors import UsageError
 
+# What data sets have in place of a label: Hugging Face's, and the Stanford NLI corpus.
+UNLABELLED = ("-1", "-")
+
 Text = TypeVar("Text")
 _Type = TypeVar("_Type", bound="type[Problem]")
 
@@ -145,7 +148,9 @@ class SupervisedProblem(Problem):
         try:
             self.answer(text)
         except UsageError as error:
-            raise UsageError(f"{place}: {error}") from None
+            hint = f"; if it means that there is none, give --no-label {text}"
+            hint = hint if text in UNLABELLED else ""
+            raise UsageError(f"{place}: {error}{hint}") from None
 
     @abstractmethod
     def label_line(self, text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from fairseq.data import Dictionary
 from fairseq.data.data_utils import load_indexed_dataset
 
+from alum_fairseq import cli
 from alum_fairseq.data.binarized import read_label_lines, read_split
 from alum_fairseq.data.tables import TableFormat, read_rows, table_format
 from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
@@ -59,7 +60,7 @@ class Data:
             columns, label = _columns(options, predictor)
             source = str(options.input)
             table = table_format(options)
-            examples = from_table(options.input, table, columns, label, predictor)
+            examples = from_table(options.input, table, columns, label, predictor, options.no_label)
         answers = [example.answer for example in examples]
         problem = predictor.problem.within(options.tolerance, answers)
         chosen = sample(examples, options.examples, options.seed)
@@ -94,18 +95,28 @@ def _columns(options: argparse.Namespace, predictor: Predictor) -> tuple[list[st
 
 
 def from_table(
-    path: Path, table: TableFormat, columns: Sequence[str], label: str, predictor: Predictor
+    path: Path,
+    table: TableFormat,
+    columns: Sequence[str],
+    label: str,
+    predictor: Predictor,
+    no_label: str | None = None,
 ) -> list[Example]:
-    """Read a labelled table.
+    """Read a labelled table, but for the rows with a label that stands for none.
 
     Raises:
         UsageError: a row is not as it should be, or its label none of the model's.
     """
     predictor.check_inputs(len(columns))
-    examples = []
+    examples, unlabelled = [], 0
     for row in read_rows(path, table, columns, label):
+        if row.label == no_label:
+            unlabelled += 1
+            continue
         predictor.problem.check_answer(row.label, f"{path}:{row.line}")
         examples.append(Example(len(examples), row.texts, row.label))
+    if unlabelled:
+        cli.say(f"{unlabelled:,} rows of {path} have no label: they are left out")
     if not examples:
         raise UsageError(f"{path} has no examples")
     return examples

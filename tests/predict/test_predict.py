@@ -181,6 +181,20 @@ def test_standard_input_to_standard_output(
     assert sorted(found["probabilities"]) == sorted(LABELS)
 
 
+def test_rows_without_a_label_are_predicted_and_not_scored(
+    cases: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case, table = cases["single"], tmp_path / "a.tsv"
+    table.write_text(f"a\tlabel\none\t{LABELS[0]}\ntwo\t-1\nthree\t{LABELS[1]}\n")
+    command = ["--path", str(case.path), "--input", str(table), "--label", "label"]
+    assert predict(command) == 2
+    assert "if it means that there is none, give --no-label -1" in capsys.readouterr().err
+    assert predict([*command, "--no-label", "-1"]) == 0
+    out, said = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    assert "2 examples: loss" in said
+
+
 def test_standard_input_has_no_columns_that_nobody_reads(
     cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -632,6 +632,45 @@ def test_other_splits_must_fit(refused: Any, tmp_path: Path) -> None:
     assert message in refused(*own(tmp_path, "--test", tmp_path / "test.tsv"))
 
 
+def test_what_stands_for_no_label(
+    run: Any, refused: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hugging Face's -1: where annotators did not agree (SNLI), and in secret test sets (GLUE)."""
+    write(tmp_path, {"train.tsv": "a\t0\nb\t-1\nc\t1\n", "dev.tsv": "a\t-1\nb\t1\n"})
+    write(tmp_path, {"test.tsv": "a\t-1\nb\t-1\n", "two.tsv": "a\t0\nb\t1\n"})
+    options = [
+        "--valid",
+        tmp_path / "dev.tsv",
+        "--test",
+        tmp_path / "test.tsv",
+        tmp_path / "dev.tsv",
+    ]
+    record = run(*own(tmp_path, *options, "--no-label", "-1"))
+    assert record.problem.labels == ("0", "1")
+    found = {name: (one.rows, one.dropped, one.labelled) for name, one in record.splits.items()}
+    assert found == {
+        **{"train": (2, 1, True), "valid": (1, 1, True)},
+        **{"test": (2, 0, False), "test1": (1, 1, True)},
+    }
+    assert list(examples_of(tmp_path / "data", "train")) == [(["a"], "0"), (["c"], "1")]
+    assert "is a class" not in capsys.readouterr().err
+
+    assert run(*own(tmp_path), output="three").problem.labels == ("-1", "0", "1")
+    said = capsys.readouterr().err
+    assert "1 rows of" in said
+    assert "have the label -1, which is a class here: give --no-label -1" in said
+    run(*own(tmp_path, "--labels", "1", "0", "-1"), output="named")
+    write(tmp_path, {"train.tsv": "a\t1\nb\t-1\n"})
+    run(*own(tmp_path), output="signs")
+    assert "is a class" not in capsys.readouterr().err
+
+    write(tmp_path, {"train.tsv": "a\t0\nb\t1\n"})
+    (tmp_path / "data").rename(tmp_path / "first")
+    said = refused(*own(tmp_path, "--test", tmp_path / "dev.tsv"))
+    assert "the label '-1' is none of the classes (0, 1); if it means that there is none, " in said
+    assert said.endswith("give --no-label -1")
+
+
 def test_an_existing_folder_stays(refused: Any, tmp_path: Path) -> None:
     write(tmp_path, {"train.tsv": "a\tx\nb\ty\n", "data/notes": "mine"})
     assert f"{tmp_path}/data exists: remove it" in refused(*own(tmp_path))

@@ -881,3 +881,14 @@ def test_as_a_command(
     assert bars, said
     assert "</html>" in (tmp_path / "out/report.html").read_text()
     assert "Accuracy (%)" in said
+
+
+def test_rows_without_a_label_are_left_out(cases: dict[str, Any], tmp_path: Path) -> None:
+    table = tmp_path / "a.tsv"
+    table.write_text(f"a\tlabel\none\t{LABELS[0]}\ntwo\t-1\nthree\t{LABELS[1]}\n")
+    given = {"path": cases["single"].path, "input": table, "columns": "a", "label": "label"}
+    given |= {"parts": "noise", "output": tmp_path / "report", **FEW}
+    assert "give --no-label -1" in robustness(**given).err
+    done = robustness(**given, no_label="-1")
+    assert (done.status, "1 rows of" in done.err) == (0, True)
+    assert json.loads((tmp_path / "report/report.json").read_text())["data"]["examples"] == 2
