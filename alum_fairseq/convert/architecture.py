@@ -35,6 +35,7 @@ PRENORM = "roberta-prelayernorm"
 MODEL_TYPES = ("roberta", "xlm-roberta", "camembert", PRENORM, "bert")
 
 ENCODER = "encoder.sentence_encoder."
+POSITIONS = f"{ENCODER}embed_positions.weight"
 
 # Position embeddings start after the index of the padding symbol, 1, in fairseq and in RoBERTa.
 FIRST_POSITION = 2
@@ -141,7 +142,7 @@ class Architecture:
         start = f"{ENCODER}layers."
         layers = {name[len(start) :].split(".")[0] for name in weights if name.startswith(start)}
         try:
-            positions, width = weights[f"{ENCODER}embed_positions.weight"].shape
+            positions, width = weights[POSITIONS].shape
             ffn_width, _ = weights[f"{start}0.fc1.weight"].shape
         except (KeyError, ValueError):
             raise UsageError("the checkpoint does not contain a RoBERTa encoder") from None

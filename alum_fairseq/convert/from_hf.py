@@ -147,6 +147,8 @@ def _checkpoint(
         tokens_per_sample=architecture.max_positions,
         regression_target=_is_regression(config),
         **({} if labels is None else {LABELS: labels}),
+        # BERT has one [SEP] between two texts: that which ends the first.
+        **({"separator_token": None} if config.values["model_type"] == "bert" else {}),
     )
     return {
         "args": args,
@@ -209,4 +211,6 @@ def _next_steps(
             f"Its classification head is kept by --task sentence_prediction {kind}--num-classes "
             f"{number_of_labels(config)}{order}."
         )
+        if config.values["model_type"] == "bert":
+            lines.append("It reads pairs with one separator, as BERT: without --separator-token.")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.checkpoints.model import require_roberta
-from alum_fairseq.convert.architecture import ENCODER, Architecture
+from alum_fairseq.convert.architecture import ENCODER, POSITIONS, Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
 from alum_fairseq.convert.same_ids import differing, note_of, rule_of, texts_of
 from alum_fairseq.convert.weights import Tensors, current_names, to_transformers
@@ -77,7 +77,8 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
     config = {
         **_config(checkpoint, options, architecture, notes),
         "vocab_size": vocab_size,
-        "torch_dtype": str(words.dtype).removeprefix("torch."),
+        # from-hf may have made the positions more precise than the rest.
+        "torch_dtype": str(weights[POSITIONS].dtype).removeprefix("torch."),
     }
     with whole_folder(target) as folder:
         # save_file would keep everyone else from reading it.

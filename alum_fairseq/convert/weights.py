@@ -9,7 +9,13 @@ from fairseq.models.roberta.model import RobertaLMHead
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor
 
-from alum_fairseq.convert.architecture import ENCODER, FIRST_POSITION, Architecture, Config
+from alum_fairseq.convert.architecture import (
+    ENCODER,
+    FIRST_POSITION,
+    POSITIONS,
+    Architecture,
+    Config,
+)
 from alum_fairseq.errors import UsageError
 
 LM_HEAD = "encoder.lm_head."
@@ -142,7 +148,7 @@ def to_fairseq(
     words = by_symbol(f"{prefix}{WORDS}", width)
     weights = {
         f"{ENCODER}embed_tokens.weight": words,
-        f"{ENCODER}embed_positions.weight": _positions(tensors, prefix, config, architecture, lost),
+        POSITIONS: _positions(tensors, prefix, config, architecture, lost),
         f"{ENCODER}version": torch.tensor([3.0]),  # as fairseq's encoder has it
     }
     before, dense, _ = _LM_HEADS[family]
@@ -216,6 +222,7 @@ def _positions(
                 "that of the first is part of the positions now"
             )
         if count and segments[0].any():
+            positions = positions.float()  # in half precision the sum would be another
             positions[FIRST_POSITION:] += segments[0]
     for name in ("position_ids", "token_type_ids"):
         tensors.pop(f"{prefix}embeddings.{name}", None)
@@ -293,7 +300,7 @@ def to_transformers(
     prefix = "roberta_prelayernorm." if architecture.encoder_normalize_before else "roberta."
     words = tensors.take(f"{ENCODER}embed_tokens.weight", None, width)
     rows = architecture.max_positions + FIRST_POSITION
-    positions = tensors.take(f"{ENCODER}embed_positions.weight", rows, width)
+    positions = tensors.take(POSITIONS, rows, width)
     converted = {
         f"{prefix}{WORDS}": _with_unknowns(words, unknowns),
         f"{prefix}embeddings.position_embeddings.weight": positions,

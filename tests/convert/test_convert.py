@@ -379,6 +379,45 @@ def test_bert(
     assert (tmp_path / "again/dict.txt").read_text() == text
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bert_in_half_precision(dtype: torch.dtype, lines: list[str], tmp_path: Path) -> None:
+    """The segment is added to the positions in float32, as a model in float32 adds it."""
+    tokenizer = save_wordpiece(lines, tmp_path / "hf", True)
+    rows, options = len(tokenizer), {"segments": True, "max_position_embeddings": 128}
+    model = save_model("BertForSequenceClassification", tmp_path / "hf", rows, **options)
+    model.to(dtype).save_pretrained(tmp_path / "hf")
+    convert("from-hf", tmp_path / "hf", tmp_path / "fairseq")
+    assert (
+        weights(tmp_path / "fairseq")["encoder.sentence_encoder.embed_tokens.weight"].dtype == dtype
+    )
+    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    model = load(tmp_path / "hf", dtype=torch.float32).eval()
+    hub = load_fairseq(tmp_path / "fairseq")
+    assert_close(outputs(hub, model, tokenizer, head="sentence_classification_head"))
+    convert("to-hf", tmp_path / "fairseq/model.pt", tmp_path / "back")
+    back = load_transformers(tmp_path / "back", "SequenceClassification")
+    assert_close(outputs(hub, *back, head="sentence_classification_head"))
+
+
+def test_pairs_of_bert(lines: list[str], tmp_path: Path) -> None:
+    """One separator between two texts, not RoBERTa's two; there and back."""
+    tokenizer = save_wordpiece(lines, tmp_path / "hf", True)
+    kind, rows = "BertForSequenceClassification", len(tokenizer)
+    model = save_model(kind, tmp_path / "hf", rows, max_position_embeddings=128)  # no segments
+    pair = ("the first text", "a second one")
+    batch = tokenizer(*pair, return_tensors="pt")
+    convert("from-hf", tmp_path / "hf", tmp_path / "fairseq")
+    predictor = Predictor.load(tmp_path / "fairseq/model.pt")
+    [ids] = predictor.inputs_of(pair)
+    assert (ids == 2).sum() == 2
+    with torch.no_grad():
+        theirs = model(**batch).logits
+    assert (predictor.logits([pair]) - theirs).abs().max() <= TOLERANCE
+    convert("to-hf", tmp_path / "fairseq/model.pt", tmp_path / "back")
+    _, back = load_transformers(tmp_path / "back", "SequenceClassification")
+    assert back(*pair).input_ids == ids.tolist()
+
+
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])
 @pytest.mark.parametrize("labels", [["no", "not sure", "yes"], ["score"]])
 def test_classifiers(
