@@ -99,7 +99,7 @@ def _write_vocabulary(
             file.unlink()
         for name, content in tokenizer.files.items():
             (folder / name).write_bytes(content)
-        renamed = write_dictionary(tokenizer, order, folder / DICTIONARY)
+        write_dictionary(tokenizer, order, folder / DICTIONARY)
         numbers = {number: i for i, number in enumerate(order)}
         wrong = differing(Vocabulary.load(folder), rule, numbers, texts) if texts else []
         if not wrong:
@@ -108,11 +108,6 @@ def _write_vocabulary(
     if len(ways) > 1 and tokenizer is ways[-1]:
         notes.append(
             f"--bpe {ways[0].bpe} would read text differently: it is --bpe {tokenizer.bpe}"
-        )
-    if renamed:
-        notes.append(
-            f"{renamed} tokens cannot be symbols of fairseq (added later, or with whitespace): "
-            f"their rows are kept, under the names madeupword... in {DICTIONARY}"
         )
     return notes
 

@@ -152,8 +152,11 @@ def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, tuple[
     """The ids of the tokens that were added to a vocabulary, and how they are found in text."""
     numbers = read_optional_json(folder / "added_tokens.json")
     added: dict[str, tuple[int, Any]] = {token: (i, {}) for token, i in numbers.items()}
-    for i, entry in (settings.get("added_tokens_decoder") or {}).items():
-        added[entry["content"]] = int(i), entry
+    try:
+        for i, entry in (settings.get("added_tokens_decoder") or {}).items():
+            added[entry["content"]] = int(i), entry
+    except (AttributeError, TypeError, KeyError, ValueError):
+        raise UsageError(f"{folder}: its added_tokens_decoder is broken") from None
     return added
 
 
@@ -266,14 +269,11 @@ def symbol_order(
     return [*first, *(i for i in range(rows) if i not in taken), mask]
 
 
-def write_dictionary(tokenizer: FairseqTokenizer, order: list[int], path: Path) -> int:
+def write_dictionary(tokenizer: FairseqTokenizer, order: list[int], path: Path) -> None:
     """Write ``dict.txt``.
 
     A symbol of fairseq contains no whitespace and occurs once. A row whose token cannot be a symbol
     gets a made-up name, like those by which fairseq pads a dictionary.
-
-    Returns:
-        The number of tokens that got a made-up name.
     """
     tokens = {i: token for token, i in tokenizer.ids.items()}
     symbols: dict[int, str | None] = {}
@@ -290,4 +290,3 @@ def write_dictionary(tokenizer: FairseqTokenizer, order: list[int], path: Path) 
     free = (name for name in names if name not in used)
     lines = [f"{symbol or next(free)} 1\n" for symbol in symbols.values()]
     path.write_text("".join(lines), encoding="utf-8")
-    return sum(i in tokens for i, symbol in symbols.items() if symbol is None)
