@@ -21,11 +21,12 @@ class Accumulator:
     """
 
     def __init__(self, update: Update, clean: Clean) -> None:
+        assert clean.entries, "the clean pass must cut the embeddings off: see Clean.entries"
         self._parameters = [p for p in update.parameters if p.requires_grad]
         self._scale = update.scale
         self._below, self._entries = clean.below, clean.entries
         self._total = clean.loss.detach().new_zeros(())
-        self._sound = torch.full_like(self._total, torch.nan)  # 1 once a loss was finite
+        self._valid = torch.full_like(self._total, torch.nan)  # 1.0 once a loss was finite
         self._sums: list[Tensor | None] = [None] * (len(self._entries) + len(self._parameters))
 
     def add(self, loss: Tensor, weight: float = 1.0) -> Tensor:
@@ -43,7 +44,7 @@ class Accumulator:
         found = torch.autograd.grad(loss, inputs, upstream, allow_unused=True)
         finite = torch.isfinite(loss.detach())
         self._total += torch.where(finite, weight * loss.detach(), 0.0)
-        self._sound = torch.where(finite, 1.0, self._sound)
+        self._valid = torch.where(finite, 1.0, self._valid)
         for i, gradient in enumerate(found):
             if gradient is not None:
                 added = torch.where(finite, weight * gradient, 0.0)
@@ -66,7 +67,7 @@ class Accumulator:
         pairs = [(p, s) for p, s in zip(self._parameters, sums, strict=True) if s is not None]
         self._sums = []
         parameters, known = zip(*pairs, strict=True) if pairs else ((), ())
-        value, scale = self._total * self._sound, self._scale * self._sound
+        value, scale = self._total * self._valid, self._scale * self._valid
         return _Known.apply(value, scale, list(known), *parameters)
 
 

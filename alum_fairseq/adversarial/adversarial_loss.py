@@ -26,9 +26,9 @@ class AdversarialLoss(Method):
         if clean.embeddings is None:
             return Result(clean.loss, clean)
         total = Accumulator(update, clean)
-        first = total.add(clean.loss)
+        gradient = total.add(clean.loss)
         known = self.preset.objective == "task-loss" and self.adversary.start == "zero"
-        delta = self.perturb(update, clean, first if known else None)
+        delta = self.perturb(update, clean, gradient if known else None)
         adversarial = update.task_loss(perturbed(clean.embeddings, delta))
         total.add(adversarial, alpha)
         loss = total.value()
@@ -37,5 +37,7 @@ class AdversarialLoss(Method):
         return Result(loss, clean, delta, adversarial_loss=adversarial)
 
     @override
-    def added(self, update: Update, clean: Clean, delta: Tensor, logits: Tensor) -> Tensor:
+    def adversarial_loss(
+        self, update: Update, clean: Clean, delta: Tensor, logits: Tensor
+    ) -> Tensor:
         return update.task_loss(perturbed(clean.embeddings, delta))

@@ -100,7 +100,7 @@ class Adversary:
         embeddings: Tensor,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
-        first: Tensor | None = None,
+        gradient: Tensor | None = None,
     ) -> Tensor:
         """Find an adversarial perturbation (Algorithm 1, lines 4 to 8).
 
@@ -110,7 +110,7 @@ class Adversary:
             embeddings: ``(B, T, D)``, of any floating type.
             mask: ``(B, T)``, true on tokens that may be perturbed; all by default.
             generator: source of random numbers; torch's default generator if not given.
-            first: the gradient at the start, ``(B, T, D)``, where it is known already.
+            gradient: that at the start, ``(B, T, D)``, where it is known already.
 
         Returns:
             ``(B, T, D)``, at least float32, detached, zero where the mask is false; not finite
@@ -119,12 +119,12 @@ class Adversary:
         Raises:
             UsageError: the shapes do not fit, or the objective does not depend on the embeddings.
         """
-        ascent = Ascent(self, embeddings, mask)
+        ascent, exact = Ascent(self, embeddings, mask), self.gradient == "raw"
         delta = ascent.start(generator)
         for _ in range(self.steps):
-            if first is None:
-                first = gradient_at(objective, ascent.embeddings, delta, self.gradient == "raw")
-            delta, first = ascent.step(delta, first), None
+            if gradient is None:
+                gradient = gradient_at(objective, ascent.embeddings, delta, exact)
+            delta, gradient = ascent.step(delta, gradient), None
         return delta
 
 

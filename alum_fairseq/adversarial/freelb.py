@@ -48,5 +48,7 @@ class FreeLB(Method):
         return Result(loss, clean, delta, adversarial_loss=loss)
 
     @override
-    def added(self, update: Update, clean: Clean, delta: Tensor, logits: Tensor) -> Tensor:
+    def adversarial_loss(
+        self, update: Update, clean: Clean, delta: Tensor, logits: Tensor
+    ) -> Tensor:
         return update.task_loss(perturbed(clean.embeddings, delta))

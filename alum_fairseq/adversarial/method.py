@@ -38,7 +38,7 @@ class Clean:
         mask: ``(B, T)``, true on tokens that may be perturbed.
         weights: one for each prediction, multiplied with its divergence; None: ones.
         entries: the embeddings in parts along T, where they were cut from the graph of what lies
-            below: leaves.
+            below: leaves. There are some unless the graph asked for was ``"whole"``.
         below: the same parts in that graph.
     """
 
@@ -137,7 +137,9 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def added(self, update: Update, clean: Clean, delta: Tensor, logits: Tensor) -> Tensor:
+    def adversarial_loss(
+        self, update: Update, clean: Clean, delta: Tensor, logits: Tensor
+    ) -> Tensor:
         """What alpha multiplies, summed over the predictions; a scalar.
 
         Args:
@@ -160,7 +162,9 @@ class Method(ABC):
         logits = update.predict(perturbed(clean.embeddings, delta))
         if not all_finite(delta, logits):
             return Result(clean.loss, clean)
-        return Result(clean.loss, clean, delta, logits, self.added(update, clean, delta, logits))
+        return Result(
+            clean.loss, clean, delta, logits, self.adversarial_loss(update, clean, delta, logits)
+        )
 
     def objective(self, update: Update, clean: Clean) -> Objective:
         """What the ascent climbs."""
@@ -168,18 +172,18 @@ class Method(ABC):
             return TaskLoss(update.task_loss, update.scale)
         return DivergenceFromClean(update.predict, clean.logits, self.divergence, clean.weights)
 
-    def perturb(self, update: Update, clean: Clean, first: Tensor | None = None) -> Tensor:
+    def perturb(self, update: Update, clean: Clean, gradient: Tensor | None = None) -> Tensor:
         """The perturbation that the method trains against, ``(B, T, D)``.
 
         Args:
             update: the batch.
             clean: its clean pass.
-            first: the gradient of the objective at the start, where it is known already.
+            gradient: of the objective at the start, where it is known already.
         """
         objective = self.objective(update, clean)
         with update.ascending():
             return self.adversary.perturb(
-                objective, clean.embeddings, clean.mask, update.generator, first
+                objective, clean.embeddings, clean.mask, update.generator, gradient
             )
 
 

@@ -20,8 +20,10 @@ class Proximal(Regularize):
     unused = frozenset()
 
     @override
-    def added(self, update: Update, clean: Clean, delta: Tensor, logits: Tensor) -> Tensor:
-        smoothness = super().added(update, clean, delta, logits)
+    def adversarial_loss(
+        self, update: Update, clean: Clean, delta: Tensor, logits: Tensor
+    ) -> Tensor:
+        smoothness = super().adversarial_loss(update, clean, delta, logits)
         if update.momentum is None:  # in validation, or left out
             return smoothness
         distance = self.divergence.total(clean.logits, update.momentum().detach(), clean.weights)

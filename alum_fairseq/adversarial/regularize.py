@@ -26,7 +26,9 @@ class Regularize(Method):
         return replace(result, loss=result.loss + alpha * result.adversarial_loss)
 
     @override
-    def added(self, update: Update, clean: Clean, delta: Tensor, logits: Tensor) -> Tensor:
+    def adversarial_loss(
+        self, update: Update, clean: Clean, delta: Tensor, logits: Tensor
+    ) -> Tensor:
         if self.preset.sides == "adversarial":
             return self.divergence.total(logits, clean.logits.detach(), clean.weights)
         return self.divergence.consistency(logits, clean.logits, clean.weights)

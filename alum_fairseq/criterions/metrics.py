@@ -61,9 +61,8 @@ def reduce(task_metrics: Any, logging_outputs: list[dict[str, Any]]) -> None:
         metrics.log_scalar("adv_norm", total["_alum_norm"] / batches, batches, round=5)
     metrics.log_scalar_sum("adv_skipped", total["_alum_skipped"])
     if total["_alum_gain_measured"]:
-        for key in SUMS:
-            if key.startswith("_alum_gain_"):
-                metrics.log_scalar_sum(key, total[key])
+        for key in GAIN:
+            metrics.log_scalar_sum(key, total[key])
         metrics.log_derived("adv_gain", _Gain())
     _log_under_attack(task_metrics, logging_outputs)
 

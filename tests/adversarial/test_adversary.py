@@ -288,7 +288,7 @@ def test_a_first_gradient_that_is_known_is_not_computed_again() -> None:
     assert len(calls) == 3
     assert torch.equal(calls[0].detach(), e)
     calls.clear()
-    torch.testing.assert_close(adversary.perturb(counted, e, MASK, first=known), expected)
+    torch.testing.assert_close(adversary.perturb(counted, e, MASK, gradient=known), expected)
     assert len(calls) == 2
 
 

@@ -45,8 +45,9 @@ from alum_fairseq.adversarial.regularize import Regularize
 
 
 class FiveBitsMore(Regularize):
-    def added(self, update, clean, delta, logits):
-        return super().added(update, clean, delta, logits) + 5 * math.log(2) * len(logits)
+    def adversarial_loss(self, update, clean, delta, logits):
+        bits = 5 * math.log(2) * len(logits)
+        return super().adversarial_loss(update, clean, delta, logits) + bits
 
 
 METHODS["mine"] = FiveBitsMore
