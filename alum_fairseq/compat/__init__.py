@@ -10,6 +10,7 @@ from alum_fairseq.compat import (
     loaders,
     reading,
     resume,
+    user_dir,
     validating,
     writing,
 )
@@ -37,5 +38,6 @@ def apply() -> None:
     epochs.tell_all_parts_the_epoch()
     resume.resume_as_never_stopped()
     validating.say_which_criterion_validates()
+    user_dir.import_the_plugin_once()
     chatter.silence_chatter()
     reading.evaluate_literals_alone()  # in all that the others have imported

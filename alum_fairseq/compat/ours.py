@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-_PACKAGE = __name__.partition(".")[0]
+PACKAGE = __name__.partition(".")[0]
 
 
 def is_ours(kind: type) -> bool:
     """Whether a class is one of this package's, or extends one."""
-    return any(base.__module__.partition(".")[0] == _PACKAGE for base in kind.__mro__)
+    return any(base.__module__.partition(".")[0] == PACKAGE for base in kind.__mro__)
 
 
 def trains_ours(trainer: Any) -> bool:

@@ -13,17 +13,38 @@ from fairseq.criterions.sentence_prediction import (
     SentencePredictionCriterion,
 )
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
-from torch import nn
+from torch import Tensor, nn
 
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.criterions.options import AlumConfig
+from alum_fairseq.data.vocabulary import class_names
 from alum_fairseq.encoder.modes import unwrap
+from alum_fairseq.errors import UsageError
 from alum_fairseq.problems.classification import Classification
 from alum_fairseq.problems.problem import Problem
 from alum_fairseq.problems.regression import Regression
 
 # Factors of what fairseq's criterion adds to the loss of every batch, of the parameters alone.
 _PENALTIES = ("mha_reg_scale_factor", "ffn_reg_scale_factor")
+
+
+class _ClassNumbers:
+    """In the place of the classes' dictionary: numbers from 0, of which F1 finds class 1.
+
+    fairseq takes their names for numbers, and has F1 find the class named 1.
+    """
+
+    nspecial = 0
+
+    @staticmethod
+    def string(classes: Tensor) -> str:
+        return " ".join(map(str, classes.tolist()))
+
+
+def _numbered(dictionary: Any) -> bool:
+    """Whether the classes of a dictionary have names that fairseq can take for numbers."""
+    names = class_names(dictionary)
+    return "1" in names and all(name.removeprefix("-").isdecimal() for name in names)
 
 
 @dataclass
@@ -38,6 +59,23 @@ class AlumSentencePrediction(AlumCriterion, SentencePredictionCriterion):
     name = "alum_sentence_prediction"
     stage = "finetuning"
     tasks = (SentencePredictionTask,)
+
+    def __init__(self, cfg: AlumSentencePredictionConfig, task: Any) -> None:
+        super().__init__(cfg, task)
+        self._check_reports(cfg, getattr(getattr(task, "cfg", None), "num_classes", 2))
+        if not cfg.regression_target and not _numbered(self.label_dict):
+            self.label_dict = _ClassNumbers
+
+    def _check_reports(self, cfg: AlumSentencePredictionConfig, classes: int) -> None:
+        for name in ("report_mcc", "report_acc_and_f1"):
+            option = f"--{name.replace('_', '-')}"
+            if getattr(cfg, name) and cfg.regression_target:
+                raise UsageError(f"{option} is for classes: with --regression-target leave it out")
+        if cfg.report_acc_and_f1 and classes > 2:
+            raise UsageError(
+                f"{option} is for two classes, and --num-classes is {classes}: leave it out; "
+                "accuracy is logged in any case, and --report-mcc is for any number"
+            )
 
     @classmethod
     def problem_of(cls, cfg: Any) -> Problem:

@@ -48,6 +48,13 @@ class _Ranking(SentenceRankingCriterion):
     def add_args(cls, parser: Any) -> None:
         super(SentenceRankingCriterion, cls).add_args(parser)  # the dataclass's
 
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log metrics of examples with labels alone: fairseq says that others have loss 0."""
+        labelled = [log for log in logging_outputs if "ncorrect" in log]
+        if labelled:
+            super().reduce_metrics(labelled)
+
 
 @register_criterion("alum_sentence_ranking", dataclass=AlumSentenceRankingConfig)
 class AlumSentenceRanking(AlumCriterion, _Ranking):

@@ -133,11 +133,6 @@ def read_inputs(data: Path, split: str, symbols: int) -> list[BinarizedSplit]:
     return found
 
 
-def labels_optional(split: str) -> bool:
-    """Whether a split may come without labels, as test sets do."""
-    return split.startswith("test")
-
-
 def read_label_lines(path: Path) -> list[tuple[str, str]]:
     """The lines of a text file of labels, each with its ``file:line``; a UsageError if none."""
     try:

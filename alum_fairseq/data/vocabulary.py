@@ -138,3 +138,9 @@ def load_dictionary(folder: Path) -> Dictionary:
         raise
     except Exception as error:  # fairseq raises bare Exceptions, too
         raise UsageError(f"{path} is not a dictionary of fairseq: {one_line(error)}") from None
+
+
+def class_names(dictionary: Dictionary) -> list[str]:
+    """The symbols of classes: without fairseq's own, and those by which it fills one up."""
+    names = dictionary.symbols[dictionary.nspecial :]
+    return [name for name in names if name != "<mask>" and not name.startswith("madeupword")]

@@ -5,12 +5,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
-from alum_fairseq.data.binarized import combined_splits, labels_optional, read_inputs, read_split
+from alum_fairseq.data.binarized import combined_splits, read_inputs, read_split
+from alum_fairseq.data.vocabulary import class_names
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
     AlumTask,
@@ -18,10 +19,8 @@ from alum_fairseq.tasks.alum_task import (
     check_dictionary,
     check_inputs,
     labels_of,
+    require_labels,
 )
-
-# Entries by which fairseq-preprocess fills a dictionary up.
-_FILLING = "madeupword"
 
 
 @dataclass
@@ -48,22 +47,22 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
             )
         check_dictionary(Path(cfg.data) / "label")
 
-    def check_data(self, split: str, epoch: int, combine: bool) -> None:
+    def check_data(self, split: str, epoch: int, combine: bool) -> Optional[list[Any]]:
         """Raise a UsageError unless a split is whole, and has a label for each example."""
-        data = Path(self.cfg.data)
+        data, numbers = Path(self.cfg.data), []
         for part in combined_splits(data / "input0", split, combine):
             texts = read_inputs(data, part, len(self.source_dictionary))
             if texts and self.cfg.regression_target:
-                self._check_numbers(data / "label", part, len(texts[0]))
+                numbers += self._numbers(data / "label", part, len(texts[0]))
             elif texts:
                 self._check_classes(data / "label", part, len(texts[0]))
+        return numbers or None
 
     def _check_classes(self, folder: Path, split: str, examples: int) -> None:
-        if not (folder / f"{split}.idx").is_file() and labels_optional(split):
-            return
+        require_labels(folder / f"{split}.idx", split)
         dictionary = self.label_dictionary
         first = dictionary.nspecial
-        names = [n for n in dictionary.symbols[first:-1] if not n.startswith(_FILLING)]  # <mask>
+        names = class_names(dictionary)
         if len(names) > self.cfg.num_classes:
             raise UsageError(
                 f"--num-classes is {self.cfg.num_classes}, but {folder} has {len(names)} classes "
@@ -81,7 +80,8 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
             raise UsageError(f"{labels.prefix}: an example has more or less than one label")
         labels.check_tokens(first, first + self.cfg.num_classes, "labels", (dictionary.eos(),))
 
-    def _check_numbers(self, folder: Path, split: str, examples: int) -> None:
+    def _numbers(self, folder: Path, split: str, examples: int) -> list[list[float]]:
+        found = []
         for place, line in labels_of(folder, split, examples):
             try:
                 numbers = [float(each) for each in line.split()]
@@ -89,3 +89,5 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
                 numbers = []
             if len(numbers) != self.cfg.num_classes or not all(map(math.isfinite, numbers)):
                 raise UsageError(f"{place}: {line!r} is no label for --regression-target")
+            found.append(numbers)
+        return found

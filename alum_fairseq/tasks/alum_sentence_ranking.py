@@ -101,13 +101,21 @@ class AlumSentenceRankingTask(AlumTask, _SentenceRanking):
                 "(the folders input1, input2, ...)"
             )
 
-    def check_data(self, split: str, epoch: int, combine: bool) -> None:
-        """Raise a UsageError unless a split is whole, and says which candidates are right."""
-        data, classes = Path(self.cfg.data), self.cfg.num_classes
+    def check_data(self, split: str, epoch: int, combine: bool) -> Optional[list[Any]]:
+        """Raise a UsageError unless a split is whole, and says which candidates are right.
+
+        A test set may lack the labels where nothing is trained (``--save-predictions``).
+        """
+        data, classes, found = Path(self.cfg.data), self.cfg.num_classes, []
+        unlabelled = split.startswith("test") and not (data / f"label/{split}.label").exists()
         for part in combined_splits(data / "input0", split, combine):
             texts = read_inputs(data, part, len(self.source_dictionary))
-            for place, line in labels_of(data / "label", part, len(texts[0])) if texts else ():
+            if not texts or (unlabelled and not self._trains):
+                continue
+            for place, line in labels_of(data / "label", part, len(texts[0])):
                 if not (line.strip().isdecimal() and int(line) < classes):
                     raise UsageError(
                         f"{place}: {line!r} is no candidate: they are from 0 to {classes - 1}"
                     )
+                found.append(int(line))
+        return found or None

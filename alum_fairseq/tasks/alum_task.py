@@ -2,12 +2,16 @@
 
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+from fairseq.data import RawLabelDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
 from omegaconf import II
@@ -15,7 +19,7 @@ from torch import distributed
 
 from alum_fairseq.checkpoints.fit import check_fits, check_resumable, is_as_deep
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
-from alum_fairseq.data.binarized import labels_optional, read_label_lines
+from alum_fairseq.data.binarized import read_label_lines
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, reporting_access_errors
@@ -27,6 +31,8 @@ from alum_fairseq.tasks.starting_point import (
     starting_point,
     warn_of_other_data,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -91,8 +97,12 @@ class AlumTask:
     def check_setup(cls, cfg: Any) -> None:
         """Make sure that options and dictionaries are as they should be; for tasks to extend."""
 
-    def check_data(self, split: str, epoch: int, combine: bool) -> None:
-        """Make sure that the files of a split are whole; for tasks to extend."""
+    def check_data(self, split: str, epoch: int, combine: bool) -> Optional[list[Any]]:
+        """Make sure that the files of a split are whole; for tasks to extend.
+
+        Returns:
+            The labels of all that is combined, where they are lines of text; else None.
+        """
 
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
         """Load a split, after a look at its files.
@@ -101,10 +111,12 @@ class AlumTask:
             UsageError: a file is missing, broken, cut short or closed to this user, or an example
                 is too long.
         """
+        labels = None
         with reporting_access_errors():
             if not PathManager.path_requires_pathmanager(self.cfg.data):
-                self.check_data(split, kwargs.get("epoch", 1), combine)
-            loaded = super().load_dataset(split, combine=combine, **kwargs)
+                labels = self.check_data(split, kwargs.get("epoch", 1), combine)
+            with _labelled_by(labels):
+                loaded = super().load_dataset(split, combine=combine, **kwargs)
         self._check_lengths(split)
         return loaded
 
@@ -132,6 +144,34 @@ class AlumTask:
                 f"{too_long:,} of {len(lengths):,} examples of {split} have up to {lengths.max()} "
                 f"tokens, but the model has {most} positions: give {remedy}"
             )
+
+    def get_batch_iterator(
+        self, dataset: Any, *args: Any, required_batch_size_multiple: int = 1, **kwargs: Any
+    ) -> Any:
+        """As fairseq's, but all examples of a validation set are in its batches.
+
+        fairseq leaves out the last batch if its size is no multiple of this number. Can go when
+        fairseq 0.12's ``data_utils.batch_by_size`` keeps it. In training it is left out and said.
+
+        Raises:
+            UsageError: no batch of the training data is left.
+        """
+        training = dataset is self.datasets.get(self.cfg.alum_train_subset) and self._trains
+        multiple = required_batch_size_multiple if training else 1
+        batches = super().get_batch_iterator(
+            dataset, *args, required_batch_size_multiple=multiple, **kwargs
+        )
+        if multiple > 1:
+            left_out = len(dataset) - sum(map(len, batches.frozen_batches))
+            said = (
+                f"--required-batch-size-multiple is {multiple}: {left_out:,} of {len(dataset):,} "
+                "training examples are in no batch"
+            )
+            if not batches.frozen_batches:
+                raise UsageError(f"{said}; give 1")
+            if left_out:
+                logger.info(f"{said}, in any epoch (those too long among them); 1 takes all")
+        return batches
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model, and make sure that the checkpoint to start from fits it.
@@ -256,16 +296,40 @@ def check_inputs(cfg: Any) -> None:
             )
 
 
+def require_labels(path: Path, split: str) -> None:
+    """Raise a UsageError if the file of a split's labels is missing."""
+    if not path.is_file():
+        raise UsageError(
+            f"{split} has no labels ({path} does not exist): make the data again with them, or "
+            "leave it out of --valid-subset (alum-predict needs none)"
+        )
+
+
 def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
     """The labels that are text, as :func:`~alum_fairseq.data.binarized.read_label_lines`.
 
     Raises:
-        UsageError: there are not as many as examples; a test set may have none.
+        UsageError: there are none, or not as many as examples.
     """
     path = folder / f"{split}.label"
-    if not path.is_file() and labels_optional(split):
-        return []
+    require_labels(path, split)
     labels = read_label_lines(path)
     if len(labels) != examples:
         raise UsageError(f"{path} has {len(labels):,} labels for {examples:,} examples")
     return labels
+
+
+@contextmanager
+def _labelled_by(labels: Optional[list[Any]]) -> Iterator[None]:
+    """Inside, fairseq's tasks take these labels, if any, for those that they read.
+
+    Of splits that are combined (``train`` and ``train1``) fairseq 0.12 reads the first's alone. Can
+    go when its ``sentence_ranking`` trains on such data.
+    """
+    init = RawLabelDataset.__init__
+    if labels is not None:
+        RawLabelDataset.__init__ = lambda self, _: init(self, labels)
+    try:
+        yield
+    finally:
+        RawLabelDataset.__init__ = init

@@ -98,6 +98,16 @@ def binarise(prefix: str, examples: list[list[int]]) -> Callable[[Path], None]:
     return spoil
 
 
+def copy_inputs(name: str) -> Callable[[Path], None]:
+    """Make a split of the texts of ``valid``, without labels."""
+
+    def spoil(data: Path) -> None:
+        for path in data.glob("input*/valid.*"):
+            shutil.copyfile(path, path.with_stem(name))
+
+    return spoil
+
+
 def drop_symbols(name: str, count: int) -> Callable[[Path], None]:
     """Leave the last ones out of a dictionary."""
 
@@ -395,6 +405,29 @@ TRAIN: list[Train] = [
         "valid.bin holds the number 5000: the symbols of {data}/input0/dict.txt are from 0 to",
         binarise("input0/valid", [[5000, 2]] * 90),
     ),
+    *(
+        (
+            kind,
+            {"valid-subset": "valid,test"},
+            f"test has no labels ({{data}}/label/test.{suffix}",
+            copy_inputs("test"),
+        )
+        for kind, suffix in (("single", "idx"), ("regression", "label"), ("choices", "label"))
+    ),
+    ("single", {}, "valid has no labels ({data}/label/valid.idx", remove("label/valid.idx")),
+    (
+        "single",
+        {"required-batch-size-multiple": 128, "batch-size": 128},
+        "--required-batch-size-multiple is 128: 90 of 90 training examples are in no batch; give 1",
+        None,
+    ),
+    (
+        "single",
+        {"report-acc-and-f1": True},
+        "--report-acc-and-f1 is for two classes, and --num-classes is 3: leave it out",
+        None,
+    ),
+    ("regression", {"report-mcc": True}, "--report-mcc is for classes: with --regression-t", None),
     ("pair", {}, "{data}/input1 has no subset train", remove("input1/train.idx")),
     ("pair", {}, "has 1 examples, but {data}/input0", binarise("input1/valid", [[5, 2]])),
     ("regression", {}, "train.label does not exist", remove("label/train.label")),

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.data.iterators import BufferedIterator
 from fairseq.file_io import PathManager
 from fairseq.nan_detector import NanDetector
-from support.places import ROOT
+from support.places import PLUGIN, ROOT
 
 from alum_fairseq import UsageError, compat
 
@@ -33,6 +33,22 @@ def test_a_checkpoint_with_a_namespace_loads(tmp_path: Path) -> None:
     loaded = torch.load(path)
     assert loaded["args"].arch == "roberta"
     assert torch.equal(loaded["model"]["w"], torch.ones(2))
+
+
+def test_the_plugin_by_two_paths_is_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """``--user-dir`` names a clone, and what is imported is the installed one, or another's."""
+    (tmp_path / "alum_fairseq").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/__init__.py").write_text("IMPORTED = True\n")
+    with caplog.at_level("INFO"):
+        utils.import_user_module(argparse.Namespace(user_dir=str(tmp_path / "alum_fairseq")))
+        utils.import_user_module(argparse.Namespace(user_dir=str(PLUGIN)))
+    [line] = [record.message for record in caplog.records]
+    assert line.startswith(f"--user-dir {tmp_path / 'alum_fairseq'}: alum_fairseq is imported alre")
+    utils.import_user_module(argparse.Namespace(user_dir=str(tmp_path / "other")))
+    assert sys.modules.pop("other").IMPORTED
+    with pytest.raises(FileNotFoundError):
+        utils.import_user_module(argparse.Namespace(user_dir=str(tmp_path / "no/alum_fairseq")))
 
 
 def test_a_checkpoint_with_a_metric_of_numpy_loads(tmp_path: Path) -> None:
