@@ -81,9 +81,11 @@ def explained(error: BaseException) -> UsageError | None:
         return error
     owner = getattr(getattr(error, "object_type", None), "__module__", "")
     if type(error).__name__ == "InterpolationKeyError" and owner.startswith("alum_fairseq."):
+        _, layer, name = owner.split(".")
+        given, missing = ("task", "criterion") if layer == "tasks" else ("criterion", "task")
         return UsageError(
-            f"--task and --criterion do not fit each other: {error.full_key} is not there; choose "
-            "two of the same name, such as alum_sentence_prediction"
+            f"--task and --criterion do not fit each other ({error.full_key} is not there): with "
+            f"--{given} {name} add --{missing} {name}"
         )
     return None
 

@@ -53,7 +53,8 @@ def _main(argv: list[str]) -> None:
     )
     print(summary(record))
     print(f"\nwrote {arguments.output}; the options of fairseq-train that belong to it:\n")
-    print("  " + shlex.join([str(arguments.output), *record.train_options()]))
+    options = [*record.train_options(), "--required-batch-size-multiple", "1"]
+    print("  " + shlex.join([str(arguments.output), *options]))
 
 
 def _parser() -> argparse.ArgumentParser:

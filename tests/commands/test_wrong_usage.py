@@ -136,7 +136,7 @@ def replace_byte(name: str, place: int, value: int) -> Callable[[Path], None]:
 OTHER_MODEL = {"arch": "transformer", "max-positions": None}
 
 Train = tuple[str, dict[str, Any], str, Callable[[Path], None] | None]
-MISFIT = "--task and --criterion do not fit each other: "
+MISFIT = "is not there): with --task {0} add --criterion {0}"
 CLOSED = " cannot be opened: Permission denied; check the permissions of the file and its folders"
 CHOICE = "argument --alum-{}: invalid choice: "
 TRAIN: list[Train] = [
@@ -272,9 +272,14 @@ TRAIN: list[Train] = [
         "alum_masked_lm: use --task alum_sentence_prediction",
         None,
     ),
-    ("single", {"criterion": "alum_mlm"}, MISFIT, None),
-    ("single", {"criterion": "alum_sentence_ranking"}, MISFIT, None),
-    ("choices", {"criterion": "alum_sentence_prediction"}, MISFIT, None),
+    ("single", {"criterion": "alum_mlm"}, MISFIT.format("alum_sentence_prediction"), None),
+    ("single", {"criterion": None}, MISFIT.format("alum_sentence_prediction"), None),
+    (
+        "choices",
+        {"criterion": "alum_sentence_prediction"},
+        MISFIT.format("alum_sentence_ranking"),
+        None,
+    ),
     (
         "mlm",
         {"task": "masked_lm", "criterion": "alum_sentence_prediction"},
