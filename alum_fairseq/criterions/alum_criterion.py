@@ -78,7 +78,8 @@ class AlumCriterion:
         self.num_updates, self.loss_scale, self.ema_model = 0, 1.0, None
         self._gains_measured: int | None = None
         self._watch = Watch(self.preset)
-        logger.info("ALUM: %s", describe(cfg, self.preset, self.schedule.alpha))
+        unused = self.method.unused
+        logger.info("ALUM: %s", describe(cfg, self.preset, self.schedule.alpha, unused))
         for message in without_effect(cfg, self.preset):
             logger.warning("ALUM: %s", message)
 

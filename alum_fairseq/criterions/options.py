@@ -238,8 +238,8 @@ def check_used(cfg: Any, unused: frozenset[str]) -> None:
             )
 
 
-def without_effect(cfg: Any, preset: Preset) -> list[str]:
-    """What to tell whoever gave an option that other settings leave no effect; often nothing."""
+def _without_effect(preset: Preset) -> dict[str, str]:
+    """Settings that others leave no effect, and which those are."""
     adversary = preset.adversary
     reasons = {
         "epsilon": ("--alum-projection none", adversary.projection == "none"),
@@ -247,11 +247,17 @@ def without_effect(cfg: Any, preset: Preset) -> list[str]:
         "projection": ("--alum-step-size inf", adversary.step_size == float("inf")),
         "step_size": ("--alum-steps 0", adversary.steps == 0),
         "gradient": ("--alum-steps 0", adversary.steps == 0),
+        "objective": ("--alum-steps 0", adversary.steps == 0),
     }
+    return {name: reason for name, (reason, holds) in reasons.items() if holds}
+
+
+def without_effect(cfg: Any, preset: Preset) -> list[str]:
+    """What to tell whoever gave an option that other settings leave no effect; often nothing."""
     return [
         f"--alum-{name.replace('_', '-')} has no effect with {reason}"
-        for name, (reason, holds) in reasons.items()
-        if holds and getattr(cfg, f"alum_{name}") is not None
+        for name, reason in _without_effect(preset).items()
+        if getattr(cfg, f"alum_{name}") is not None
     ]
 
 
@@ -265,8 +271,8 @@ def _among(instance: Any, given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in names}
 
 
-def describe(cfg: Any, preset: Preset, alpha: float) -> str:
-    """All settings in one line, for the log."""
+def describe(cfg: Any, preset: Preset, alpha: float, unused: frozenset[str]) -> str:
+    """All settings in one line, for the log, without those that have no effect."""
     shown: dict[str, Any] = {"preset": str(cfg.alum_preset), "alpha": alpha}
     for instance in (preset, preset.adversary):
         for f in dataclasses.fields(instance):
@@ -275,8 +281,11 @@ def describe(cfg: Any, preset: Preset, alpha: float) -> str:
     for name in ("memory", "fraction", "start_update", "warmup_updates", "validate"):
         shown[name] = getattr(cfg, f"alum_{name}")
     shown["log_gain_interval"] = cfg.alum_log_gain_interval
+    if shown["noise_std"] is None:
+        shown["noise_std"] = "by-precision"
+    idle = unused | _without_effect(preset).keys()
     return " ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in shown.items()
-        if value is not None
+        if name not in idle
     )

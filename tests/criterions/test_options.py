@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from alum_fairseq import Adversary, Preset, UsageError
 from alum_fairseq.adversarial.gain import random_like
 from alum_fairseq.adversarial.method import perturbed
 from alum_fairseq.criterions.alum_mlm import AlumMlmConfig
-from alum_fairseq.criterions.options import GONE
+from alum_fairseq.criterions.options import GONE, AlumConfig
 from alum_fairseq.criterions.schedule import Schedule
 from alum_fairseq.criterions.watch import Watch
 
@@ -61,6 +62,30 @@ def test_an_option_that_others_leave_without_effect_is_named(
     assert "has no effect" not in caplog.text
     criterion(**options)
     assert said in caplog.text
+
+
+# Of each preset, what its line in the log does not name.
+IDLE = {
+    "calibrated": {"proximal"},
+    "vat": {"proximal", "projection"},
+    "r3f": {"proximal", "epsilon", "step_size", "gradient", "objective"},
+    "smart": set(),
+    "fgm": {"proximal", "sides", "memory", "noise_std"},
+    "pgd": {"proximal", "sides", "memory"},
+    "freelb": {"proximal", "sides", "memory", "alpha", "warmup_updates"},
+    "freelb++": {"proximal", "sides", "memory", "alpha", "warmup_updates", "epsilon"},
+}
+
+
+@pytest.mark.parametrize("preset", IDLE)
+def test_the_log_names_what_has_an_effect(preset: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        make_case("mlm")[2](alum_preset=preset)
+    [line] = [message for message in caplog.messages if message.startswith("ALUM: preset=")]
+    named = {word.split("=")[0] for word in line.removeprefix("ALUM: ").split()}
+    options = {f.name for f in fields(AlumConfig) if f.name.startswith("alum_")} - GONE.keys()
+    assert {name.removeprefix("alum_") for name in options} - named == IDLE[preset]
+    assert ("noise_std=by-precision" in line) == (preset in ("calibrated", "vat"))
 
 
 def test_no_steps_from_no_start_are_refused() -> None:
