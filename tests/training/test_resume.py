@@ -5,7 +5,9 @@ Over the options that keep state of their own. What is killed amid a write: test
 
 from __future__ import annotations
 
+import signal
 import sys
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from support.in_process import everything_in
 from support.quick_train import Before, free_port, mlm_options, rank_options, start
-from support.resuming import assert_equal, comparable, last_state
+from support.resuming import Killed, assert_equal, comparable, covering, last_state
+from support.tools import run_tool
 
 from alum_fairseq.compat import resume
 
@@ -23,6 +27,7 @@ SHARED = {
     **{"disable_validation": False, "alum_log_gain_interval": 0},
 }
 FP16 = {"fp16": True, "fp16_no_flatten_grads": True, "fp16_init_scale": 4}
+WINDOW = {"fp16_scale_window": 4}  # fairseq wants it said where --update-freq changes
 # No epoch is better than the first.
 PLATEAU = {"lr_scheduler": "reduce_lr_on_plateau", "lr_shrink": 0.5, "lr_threshold": 1e9}
 IDLE = {"lr": 1e-30, "patience": 2, "max_epoch": 9}
@@ -63,7 +68,7 @@ ROWS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def train(
-    data: Path, save: Path, options: dict[str, Any], before: Before | None = None, **more: Any
+    data: Path | str, save: Path, options: dict[str, Any], before: Before | None = None, **more: Any
 ) -> str:
     """What one life of a run prints."""
     command = mlm_options(data, save, **{**SHARED, **options, **more})
@@ -84,6 +89,113 @@ def test_stopped_and_resumed_it_ends_as_never_stopped(
     train(few_data, tmp_path / "stopped", options)
     expected, found = last_state(tmp_path / "unbroken"), last_state(tmp_path / "stopped")
     assert_equal(comparable(found), comparable(expected))
+
+
+# Where a run is killed; each epoch has 3 updates, or 2 with --update-freq 2.
+KILLED: dict[str, tuple[Killed, dict[str, Any]]] = {
+    "after the save of an epoch": (Killed("Saved checkpoint"), {}),
+    "in an epoch, saved before it": (Killed("train_inner", 5), {}),
+    "in an epoch, saved in it": (Killed("train_inner", 6), {"save_interval_updates": 1}),
+    "after the last save": (Killed("done training"), {}),
+}
+FACTORS: dict[str, dict[str, dict[str, Any]]] = {
+    "killed": {name: options for name, (_, options) in KILLED.items()},
+    "scheduler": {
+        "polynomial": {
+            **{"lr_scheduler": "polynomial_decay", "warmup_updates": 3, "total_num_update": 12}
+        },
+        "inverse_sqrt": {"lr_scheduler": "inverse_sqrt", "warmup_updates": 3},
+        "fixed": {"lr_scheduler": "fixed", "force_anneal": 2},
+        "cosine": {"lr_scheduler": "cosine", "lr_period_updates": 4, "warmup_updates": 2},
+        "plateau": {**PLATEAU, "lr_patience": 0},
+        "tri_stage": {
+            "lr_scheduler": "tri_stage",
+            **{"warmup_steps": 2, "hold_steps": 2, "decay_steps": 4},
+        },
+    },
+    "precision": {
+        **{"float32": {}, "amp": {"amp": True}},
+        "fp16": {**FP16, **WINDOW},
+        "bf16": {"bf16": True, **WINDOW},
+        "memory-efficient fp16": {**FP16, **WINDOW, "memory_efficient_fp16": True},
+        "memory-efficient bf16": {"memory_efficient_bf16": True, **WINDOW},
+    },
+    "optimizer": {name: {"optimizer": name} for name in ("adam", "adafactor", "nag", "sgd")},
+    "workers": {str(number): {"num_workers": number} for number in range(3)},
+    "data": {"whole": {}, "sharded": {}},
+    "stopping": {"never": {}, "patience": {"patience": 1}},
+    "alpha": {
+        "constant": {},
+        "scheduled": {"alum_start_update": 2, "alum_warmup_updates": 4},
+    },
+    "EMA": {"none": {}, "kept": {"store_ema": True, "ema_decay": 0.9}},
+    "updates": {
+        **{"of a batch": {}, "of two batches": {"update_freq": 2}},
+        "of more later": {"update_freq": "1,2,2"},
+    },
+}
+
+
+def forbidden(row: dict[str, str]) -> bool:
+    """What fairseq refuses: half precision that an optimizer cannot; and no time for a kill."""
+    efficient = row.get("precision", "").startswith("memory-efficient")
+    often = row.get("killed") == "in an epoch, saved in it"  # validates with each save
+    return (efficient and row.get("optimizer") == "sgd") or (
+        often and row.get("stopping") == "patience"
+    )
+
+
+COVERING = list(covering(FACTORS, forbidden))
+# Those of every day: all places of a kill, with state of every kind.
+DAILY = [
+    {"killed": "after the save of an epoch", "scheduler": "plateau", "precision": "bf16"},
+    {"killed": "in an epoch, saved before it", "data": "sharded", "EMA": "kept", "workers": "1"},
+    {"killed": "in an epoch, saved in it", "precision": "fp16", "updates": "of two batches"},
+    {"killed": "after the last save", "stopping": "patience", "alpha": "scheduled"},
+]
+
+
+@pytest.fixture(scope="module")
+def shards(few_data: Path, mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two folders, of which fairseq takes one an epoch: the few data, and others."""
+    folder = tmp_path_factory.mktemp("shards")
+    lines = (mlm_data.parent / "valid").read_text().splitlines()
+    (folder / "text").write_text("\n".join(lines[20:32]) + "\n")
+    run_tool(
+        *("fairseq-preprocess", "--only-source", "--srcdict", mlm_data / "dict.txt"),
+        *("--trainpref", folder / "text", "--validpref", folder / "text"),
+        *("--destdir", folder / "bin"),
+    )
+    return f"{few_data}:{folder / 'bin'}"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=", ".join(row.values())) for row in DAILY]
+    + [pytest.param(row, id=", ".join(row.values()), marks=pytest.mark.slow) for row in COVERING],
+)
+def test_killed_it_ends_as_never_killed(
+    row: dict[str, str], few_data: Path, shards: str, tmp_path: Path
+) -> None:
+    options = dict(chain(*(FACTORS[name][value].items() for name, value in row.items())))
+    options = {"optimizer": "adam", "alum_log_gain_interval": 2, **options}
+    data = shards if row.get("data") == "sharded" else few_data
+    save = tmp_path / "killed"
+    train(data, tmp_path / "unbroken", options)
+    kill, _ = KILLED[row["killed"]]
+    run = start(mlm_options(data, save, **{**SHARED, **options}), tmp_path / "first.log", kill)
+    run.wait(check=False)
+    assert run.process.exitcode == -signal.SIGKILL, run.output()[-3000:]
+    left = everything_in(save)
+    output = train(data, save, options)
+    assert ("nothing to do" in output) == (row["killed"] == "after the last save")
+    if "nothing to do" in output:
+        assert everything_in(save) == left
+    expected, found = last_state(tmp_path / "unbroken"), last_state(save)
+    assert_equal(comparable(found), comparable(expected))
+    left = everything_in(save)
+    assert "nothing to do" in train(data, save, options)
+    assert everything_in(save) == left
 
 
 @pytest.mark.slow
