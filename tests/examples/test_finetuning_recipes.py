@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,14 @@ import pytest
 import torch
 import yaml
 from fairseq import optim
-from fairseq.data import Dictionary
 from fairseq.optim import lr_scheduler
 from omegaconf import DictConfig
 from support.places import PLUGIN, ROOT
 from support.recipes import (
+    TINY,
     composed,
     config_of,
     logged,
-    make_stand_in,
     no_weights,
     options_of,
     parsed,
@@ -29,11 +26,9 @@ from support.recipes import (
     set_up_task,
     settings_of,
 )
-from support.small_models import make_model, make_task
 from support.tools import run_tool
 
 from alum_fairseq.criterions.options import resolve
-from alum_fairseq.prepare.command import main as prepare
 
 RECIPE = ROOT / "examples" / "finetuning" / "finetune.sh"
 CONFIGS = RECIPE.parent / "config"
@@ -69,11 +64,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "dict.txt").write_text("".join(f"{i} 1\n" for i in symbols))
     (folder / "model.pt").touch()
     return folder
-
-
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_stand_in(tmp_path_factory.mktemp("bin"))
 
 
 def shell_command(name: str, data: Path, stand_in: Path, *more: str, **settings: Any) -> list[str]:
@@ -218,13 +208,6 @@ def test_every_task_comes_in_both_forms_and_is_explained() -> None:
 
 # One of them, from tables to a model
 
-TINY = {
-    "encoder_layers": 2,
-    "encoder_embed_dim": 32,
-    "encoder_ffn_embed_dim": 64,
-    "encoder_attention_heads": 4,
-    "max_positions": 66,
-}
 SHORT = {"max_update": 4, "log_interval": 1, "num_workers": 0}
 GROUPS = {
     **dict.fromkeys(TINY, "model"),
@@ -232,38 +215,6 @@ GROUPS = {
     "log_interval": "common",
     "num_workers": "dataset",
 }
-
-
-@pytest.fixture(scope="module")
-def mrpc(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """MRPC's files, made of the Python manual, prepared; and a pre-trained model."""
-    from pydoc_data.topics import topics
-
-    folder = tmp_path_factory.mktemp("mrpc")
-    words = re.findall(r"[a-z]+", " ".join(topics[name] for name in sorted(topics)).lower())
-    for name, start in {"train": 0, "dev": 4000}.items():
-        rows = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
-        for i in range(40):  # halves that overlap are a paraphrase
-            first = start + 50 * i
-            second = first + (6 if i % 2 else 20_000)
-            texts = (" ".join(words[at : at + 12]) for at in (first, second))
-            rows.append("\t".join([str(i % 2), str(i), str(i), *texts]))
-        (folder / f"{name}.tsv").write_text("\n".join(rows) + "\n")
-    (folder / "vocabulary").mkdir()
-    dictionary = Dictionary()
-    for word, count in Counter(words).most_common(500):
-        dictionary.add_symbol(word, n=count)
-    dictionary.save(str(folder / "vocabulary" / "dict.txt"))
-    arguments = ["--task", "mrpc", "--input", folder, "--vocabulary", folder / "vocabulary"]
-    arguments += ["--output", folder / "data", "--max-positions", 66, "--workers", 1]
-    assert prepare([str(word) for word in arguments]) == 0
-
-    dictionary.add_symbol("<mask>")
-    model = make_model(make_task(dictionary), **TINY)
-    state = {"args": Namespace(arch="roberta"), "model": model.state_dict()}
-    state |= {"optimizer_history": [{"lr_scheduler_state": {}}], "extra_state": {"epoch": 0}}
-    torch.save(state, folder / "model.pt")
-    return folder / "data", folder / "model.pt"
 
 
 @pytest.fixture(scope="module")

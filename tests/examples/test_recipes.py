@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from support.recipes import (
     composed,
     config_of,
     logged,
-    make_stand_in,
     no_weights,
     options_of,
     parsed,
@@ -62,41 +60,20 @@ def overrides_of(values: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python manual's topics, a sentence a line: English, on every machine."""
-    from pydoc_data.topics import topics
-
-    folder = tmp_path_factory.mktemp("text")
-    lines = []
-    for name in sorted(topics):
-        prose = re.sub(r"\s+", " ", topics[name])
-        lines += [line[:300] for line in re.split(r"(?<=\.) ", prose) if line] + [""]
-    (folder / "train.txt").write_text("\n".join(lines[:1500]) + "\n", encoding="utf-8")
-    (folder / "valid.txt").write_text("\n".join(lines[1500:1560]) + "\n", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(text: Path) -> Path:
-    run_recipe("prepare_sentencepiece", text / "train.txt", text / "valid.txt", text / "data", 500)
-    return text / "data"
-
-
-@pytest.fixture(scope="module")
-def by_shell(data: Path, text: Path) -> tuple[Path, str]:
+def by_shell(sp_data: Path, text: Path) -> tuple[Path, str]:
     """The small recipe's checkpoint and output, of a few updates."""
     changes = options_of(SHORT | TINY | {"log_interval": 1})
-    output = run_recipe("from_scratch_small", data, text / "shell", *changes).stdout
+    output = run_recipe("from_scratch_small", sp_data, text / "shell", *changes).stdout
     return text / "shell" / "checkpoint_last.pt", output
 
 
 @pytest.fixture(scope="module")
-def by_hydra(data: Path, text: Path) -> tuple[Path, str]:
+def by_hydra(sp_data: Path, text: Path) -> tuple[Path, str]:
     """The same of the YAML recipe."""
     output = run_tool(
         *("fairseq-hydra-train", "--config-dir", CONFIGS, "--config-name", "from_scratch_small"),
         *(
-            f"task.data={data}",
+            f"task.data={sp_data}",
             f"checkpoint.save_dir={text / 'hydra'}",
             f"common.user_dir={PLUGIN}",
         ),
@@ -109,21 +86,23 @@ def by_hydra(data: Path, text: Path) -> tuple[Path, str]:
 # Preparation
 
 
-def test_sentencepiece_vocabulary(data: Path, text: Path) -> None:
+def test_sentencepiece_vocabulary(sp_data: Path, text: Path) -> None:
     import sentencepiece
 
-    model = sentencepiece.SentencePieceProcessor(model_file=str(data / "sentencepiece.bpe.model"))
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(sp_data / "sentencepiece.bpe.model")
+    )
     in_model = [
         model.id_to_piece(i) for i in range(len(model)) if not (model.is_control(i) or i == 0)
     ]
-    lines = (data / "dict.txt").read_text(encoding="utf-8").splitlines()
+    lines = (sp_data / "dict.txt").read_text(encoding="utf-8").splitlines()
     assert [line.split()[0] for line in lines] == in_model
-    dictionary = Dictionary.load(str(data / "dict.txt"))
+    dictionary = Dictionary.load(str(sp_data / "dict.txt"))
     dictionary.add_symbol("<mask>")
     assert len(dictionary) == 500
-    assert {path.name for path in data.iterdir()} >= {"train.bin", "valid.bin", "train.idx"}
+    assert {path.name for path in sp_data.iterdir()} >= {"train.bin", "valid.bin", "train.idx"}
     # What was encoded is the text, line for line, and the counts are those of its pieces.
-    encoded = data_utils.load_indexed_dataset(str(data / "train"), dictionary)
+    encoded = data_utils.load_indexed_dataset(str(sp_data / "train"), dictionary)
     written = (text / "train.txt").read_text(encoding="utf-8").splitlines()
     assert len(encoded) == len(written)
     assert model.decode(dictionary.string(encoded[3]).split()) == written[3]
@@ -237,14 +216,16 @@ def test_small_is_the_same_in_shell_and_yaml(
 
 
 @pytest.mark.parametrize("way", ["by_shell", "by_hydra"])
-def test_small_loads_in_stock_fairseq(way: str, data: Path, request: pytest.FixtureRequest) -> None:
+def test_small_loads_in_stock_fairseq(
+    way: str, sp_data: Path, request: pytest.FixtureRequest
+) -> None:
     checkpoint, _ = request.getfixturevalue(way)
     model = RobertaModel.from_pretrained(
         str(checkpoint.parent),
         checkpoint.name,
-        str(data),
+        str(sp_data),
         bpe="sentencepiece",
-        sentencepiece_model=str(data / "sentencepiece.bpe.model"),
+        sentencepiece_model=str(sp_data / "sentencepiece.bpe.model"),
     )
     tokens = model.encode("The statement returns a value.")
     assert model.decode(tokens) == "The statement returns a value."
@@ -270,11 +251,11 @@ def save_as_released(checkpoint: Path, path: Path) -> None:
 
 
 def test_continual_takes_the_weights_and_later_goes_on(
-    by_shell: tuple[Path, str], data: Path, stand_in: Path, tmp_path: Path
+    by_shell: tuple[Path, str], sp_data: Path, stand_in: Path, tmp_path: Path
 ) -> None:
     def train(updates: int) -> str:
         more = ("--cpu", *tiny, "--num-workers", 0, "--max-update", updates)
-        places = (RECIPES / "continual_base.sh", data, tmp_path / "save", released)
+        places = (RECIPES / "continual_base.sh", sp_data, tmp_path / "save", released)
         return run_forked_script(*places, *more, tools=stand_in, PRECISION="fp32").stdout
 
     released = tmp_path / "model.pt"
@@ -308,12 +289,6 @@ def large_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dict.txt").write_text("".join(f"{i} 1\n" for i in range(50_260)))
     (folder / "model.pt").touch()
     return folder
-
-
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a fairseq-train that prints its arguments."""
-    return make_stand_in(tmp_path_factory.mktemp("bin"))
 
 
 def shell_command(name: str, data: Path, stand_in: Path, *more: str, **settings: Any) -> list[str]:

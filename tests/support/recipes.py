@@ -32,6 +32,14 @@ GROUPS = (
     *("task", "criterion", "optimizer", "lr_scheduler", "optimization", "dataset"),
     *("common", "checkpoint", "distributed_training"),
 )
+# A model small enough for a recipe to be run.
+TINY = {
+    "encoder_layers": 2,
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 64,
+    "encoder_attention_heads": 4,
+    "max_positions": 66,
+}
 PLACES = {"data", "save_dir", "user_dir", "finetune_from_model"}
 
 

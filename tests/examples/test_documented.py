@@ -1,0 +1,304 @@
+"""What the documents name runs: settings, overrides and commands, on a tiny model.
+
+Each is found in the documents by its form. One that is in no table here fails, and so does one of a
+table that no document names any more.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.places import PLUGIN, ROOT
+from support.recipes import (
+    TINY,
+    config_of,
+    logged,
+    options_of,
+    run_forked_script,
+    run_script,
+)
+from support.tools import run_tool
+
+from alum_fairseq import PRESETS
+
+EXAMPLES = ROOT / "examples"
+PAGES = [ROOT / "README.md", *sorted(EXAMPLES.glob("**/*.md"))]
+PAGES = [page for page in PAGES if "results" not in page.parts]
+SCRIPTS = [*sorted(EXAMPLES.glob("*/*.sh")), *sorted((ROOT / "scripts").glob("*.sh"))]
+SCRIPTS.append(EXAMPLES / "scale/train.slurm")
+
+# Where what is not run here is run, or why it cannot be.
+GPUS = "needs that many GPUs; what it resolves to: test_finetuning_recipes.py, test_recipes.py"
+SCALE = "tests/examples/test_scale.py"
+PRETRAIN = "tests/examples/test_recipes.py"
+SETUP = "installs an environment: .ci/ runs it"
+
+# Settings of the fine-tuning recipe, as they are given here on a CPU.
+FINETUNING: list[dict[str, Any]] = [
+    *({"PRECISION": precision} for precision in ("fp16", "bf16", "amp", "fp32")),
+    {"ARCH": "roberta_base"},
+    {"ARCH": "roberta_large"},
+    {"BATCH": 8},
+    *({"PRESET": preset} for preset in PRESETS),
+]
+PRETRAINING = [
+    *({"PRECISION": precision} for precision in ("fp16", "bf16", "amp", "fp32")),
+    {"PRESET": "paper"},
+    {"PRESET": "reference"},
+    {"BATCH": 4},
+    {"BATCH": 32},
+]
+# Those that are run elsewhere, or cannot be.
+SETTINGS = {
+    "GPUS=4": GPUS,
+    "NODES=2": SCALE,
+    "HEAD=10.0.0.1": SCALE,
+    "ALUM_MUTANTS=2000": "tests/commands/test_broken_files.py",
+    "ALUM_TORCH='torch==2.13.0": SETUP,
+}
+# In the comments at the top of scripts: without a value.
+NAMED = {
+    "ARCH": "FINETUNING, above",
+    "BATCH": "FINETUNING and PRETRAINING, above",
+    "PRECISION": "FINETUNING and PRETRAINING, above",
+    "PRESET": "FINETUNING and PRETRAINING, above",
+    "GPUS": GPUS,
+    "WORKERS": "tests/support/recipes.py",  # every recipe is run with it
+    **dict.fromkeys(("NODES", "HEAD", "SAVE_EVERY", "RESTARTS"), SCALE),
+    **dict.fromkeys(("ALUM_PYTHON", "ALUM_TORCH", "ALUM_SCRATCH"), SETUP),
+}
+# Overrides of YAML recipes; those that go together are given together.
+OVERRIDES: list[list[str]] = [
+    ["common.fp16=false", "common.bf16=true"],
+    ["criterion.alum_preset=paper"],
+    ["model._name=roberta_base"],
+    ["dataset.batch_size=8", "optimization.update_freq=[4]"],
+    ["+criterion.alum_memory=low"],
+]
+PLACES = (
+    "common.user_dir=",
+    "task.data=",
+    "checkpoint.save_dir=",
+    "checkpoint.finetune_from_model=",
+)
+
+# Commands by how they begin. The first four are run here, as the README has them.
+COMMANDS = {
+    "alum-prepare --train": "here",
+    "fairseq-train data": "here",
+    "fairseq-validate data": "here",
+    "alum-predict": "here",
+    "alum-convert to-hf": "here",
+    "alum-robustness": "here",
+    "bash examples/finetuning/finetune.sh": "here",
+    "fairseq-hydra-train --config-dir examples/finetuning/config": "here",
+    "fairseq-train DATA": "begins an example; the whole: tests/training/test_train.py",
+    "alum-convert from-hf": "tests/convert/test_convert.py",
+    "alum-prepare --task RTE": "tests/prepare/test_prepare.py",
+    "fairseq-hydra-train --config-dir examples/pretraining/config": PRETRAIN,
+    "bash examples/pretraining/": PRETRAIN,
+    "bash examples/scale/": SCALE,
+    "sbatch": SCALE,
+    "python scripts/benchmark.py": "tests/scripts/test_benchmark.py",
+    "python examples/presets/compare.py": "tests/examples/test_documented.py",
+    "bash examples/presets/compare.sh": "its parts: test_compare_py, and the demo's tests",
+    "grid": "tests/examples/test_evidence.py",
+    "python examples/evidence/analyse.py": "tests/examples/test_evidence.py",
+    "bash scripts/demo.sh": "tests/examples/test_demo.py",
+    "bash scripts/test.sh": "runs these tests",
+    "bash scripts/setup.sh": SETUP,
+}
+
+# The tables against the documents
+
+
+def text_of(page: Path) -> str:
+    """A page, or the comment at the top of a script."""
+    text = page.read_text(encoding="utf-8")
+    if page in SCRIPTS:
+        text = "\n".join(re.match(r"(#.*\n)*", text)[0].splitlines())
+    return text
+
+
+def documented_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", "".join(map(text_of, PAGES)), flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = [re.sub(r"\s+#.*|^\s*#.*", "", line) for line in lines]
+    found = []
+    for line in lines:
+        for command in re.split(r" \| | && ", line):
+            command = re.sub(r"^(?:[A-Z_]+=(?:'[^']*'|\S+) )+", "", command).strip()
+            if command and not command.startswith(("echo ", "grid()", "...")):
+                found.append(" ".join(command.split()))
+    return found
+
+
+def test_every_command_has_its_row() -> None:
+    used = set()
+    for command in documented_commands():
+        rows = [row for row in COMMANDS if command.startswith(row)]
+        assert rows, f"{command}: say in COMMANDS where it is run"
+        used.add(max(rows, key=len))
+    assert used == set(COMMANDS)
+
+
+def test_every_setting_has_its_row() -> None:
+    pages = "".join(map(text_of, PAGES))
+    found = {name.rstrip("`,.:") for name in re.findall(r"\b[A-Z][A-Z_]{3,}=[^\s`,]+", pages)}
+    run = {f"{name}={value}" for row in FINETUNING + PRETRAINING for name, value in row.items()}
+    assert found - run == set(SETTINGS)
+    headers = "".join(text_of(script) + "\n\n" for script in SCRIPTS)
+    lists = re.findall(r"^# Settings?[:,].*?(?=\.\n|\n\n)", headers, flags=re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"\b[A-Z][A-Z_]{3,}\b", " ".join(lists))) - {"CUDA"}
+    assert named | {"ALUM_SCRATCH"} == set(NAMED)
+
+
+def test_every_override_has_its_row() -> None:
+    pages = "".join(map(text_of, PAGES))
+    groups = "common|task|model|criterion|dataset|optimization|distributed_training|checkpoint"
+    found = {o.rstrip("`'.;,)") for o in re.findall(rf"\+?\b(?:{groups})\.\w+=[^\s`;]+", pages)}
+    found = {override for override in found if not override.startswith(PLACES)}
+    on_gpus = {f"distributed_training.distributed_world_size={number}" for number in (4, 8)}
+    assert found - on_gpus == {override for row in OVERRIDES for override in row}  # GPUS
+
+
+@pytest.mark.parametrize("where", sorted({*COMMANDS.values(), *SETTINGS.values(), *NAMED.values()}))
+def test_where_it_is_run_is_there(where: str) -> None:
+    for path in re.findall(r"tests/[\w/]+\.py", where):
+        assert (ROOT / path).is_file()
+
+
+# Recipes
+
+
+def changes(settings: dict[str, Any], **more: Any) -> list[Any]:
+    short = {"max_update": 2, "total_num_update": 2, "log_interval": 1, "num_workers": 0, **more}
+    # fairseq puts the gradients of --fp16 into one tensor on a GPU, or leaves them as they are.
+    flat = ["--fp16-no-flatten-grads"] * (settings["PRECISION"] == "fp16")
+    momentum = ["--store-ema"] * (settings.get("PRESET") == "smart")
+    return ["--cpu", *options_of(TINY | short), *flat, *momentum]
+
+
+def ids(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def slow_but(rows: list[Any], few: int) -> list[Any]:
+    """The first rows of every day, the others with --all."""
+    return [
+        pytest.param(row, marks=[pytest.mark.slow] * (number >= few))
+        for number, row in enumerate(rows)
+    ]
+
+
+def check(output: str, save: Path) -> None:
+    inner = logged(output, "train_inner")
+    assert [int(line["num_updates"]) for line in inner] == [1, 2]
+    assert all(float(line["adv_loss"]) > 0 for line in inner)
+    assert (save / "checkpoint_last.pt").is_file()
+
+
+@pytest.mark.parametrize("settings", slow_but(FINETUNING, 2), ids=ids)
+def test_fine_tuning_runs_with_each_setting(
+    settings: dict[str, Any], mrpc: tuple[Path, Path], stand_in: Path, tmp_path: Path
+) -> None:
+    settings = {"ARCH": "roberta", "PRECISION": "fp32", **settings}
+    data, model = mrpc
+    command = (EXAMPLES / "finetuning/finetune.sh", "mrpc", data, tmp_path, model)
+    output = run_forked_script(*command, *changes(settings), tools=stand_in, **settings).stdout
+    check(output, tmp_path)
+    cfg = config_of(tmp_path / "checkpoint_last.pt")
+    assert cfg.criterion.alum_preset == settings.get("PRESET", "calibrated")
+    for precision in ("fp16", "bf16", "amp"):
+        assert cfg.common[precision] == (settings["PRECISION"] == precision)
+
+
+@pytest.mark.parametrize("settings", slow_but(PRETRAINING, 0), ids=ids)
+def test_pre_training_runs_with_each_setting(
+    settings: dict[str, Any], sp_data: Path, stand_in: Path, tmp_path: Path
+) -> None:
+    settings = {"PRECISION": "fp32", "GPUS": 1, **settings}
+    more = {"tokens_per_sample": 64, "alum_start_update": 0, "update_freq": 1, "arch": "roberta"}
+    command = (EXAMPLES / "pretraining/from_scratch_base.sh", sp_data, tmp_path)
+    command += tuple(changes(settings, **more))
+    output = run_forked_script(*command, tools=stand_in, **settings).stdout
+    check(output, tmp_path)
+    cfg = config_of(tmp_path / "checkpoint_last.pt")
+    assert cfg.dataset.batch_size == settings.get("BATCH", 8)
+
+
+@pytest.mark.parametrize("overrides", slow_but(OVERRIDES, 1), ids=" ".join)
+def test_fine_tuning_runs_with_each_override(
+    overrides: list[str], mrpc: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, model = mrpc
+    small = [f"++model.{name}={value}" for name, value in TINY.items()]
+    given = {override.split("=")[0].lstrip("+") for override in overrides}
+    defaults = {"model._name": "roberta", "common.fp16": "false"}
+    output = run_tool(
+        *("fairseq-hydra-train", "--config-dir", EXAMPLES / "finetuning/config"),
+        *("--config-name", "mrpc", f"task.data={data}", f"checkpoint.save_dir={tmp_path}"),
+        *(f"checkpoint.finetune_from_model={model}", f"common.user_dir={PLUGIN}"),
+        *("common.cpu=true", "task.max_positions=66", "dataset.num_workers=0", *small),
+        *("optimization.max_update=2", "common.log_interval=1", *overrides),
+        *(f"{name}={value}" for name, value in defaults.items() if name not in given),
+        cwd=tmp_path,
+    ).stdout
+    check(output, tmp_path)
+
+
+# The README's way from a table to predictions, as it stands there
+
+
+@pytest.fixture(scope="module")
+def tables(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables that the README's commands name, and a model to start from."""
+    folder = tmp_path_factory.mktemp("README")
+    lines = (mlm_data.parent / "train").read_text().splitlines()
+    texts = [line.split() for line in lines if len(line.split()) > 20][:90]
+    for name, some in {"train": texts[:40], "dev": texts[40:61], "test": texts[61:]}.items():
+        rows = [f"{' '.join(words[:12])}\t{i % 2}\n" for i, words in enumerate(some)]
+        (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(rows))
+    (folder / "base").mkdir()
+    (folder / "base/dict.txt").write_text((mlm_data / "dict.txt").read_text())
+    return folder
+
+
+def readme_commands(begin: str) -> list[str]:
+    return [command for command in documented_commands() if command.startswith(begin)]
+
+
+@pytest.mark.slow
+def test_the_readme_from_a_table_to_a_report(
+    tables: Path, trained_model: Path, stand_in: Path
+) -> None:
+    (tables / "base/model.pt").write_bytes(trained_model.read_bytes())
+    saved = torch.load(trained_model)["cfg"]["model"]
+    size = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
+    small = {f"encoder_{name}": saved[f"encoder_{name}"] for name in size}
+    small |= {"max_positions": saved["max_positions"], "num_workers": 0, "max_epoch": 1}
+    [train] = readme_commands("fairseq-train data")
+    train += " --cpu " + " ".join(map(str, options_of(small)))
+    [convert] = readme_commands("alum-convert to-hf")
+    one, many = readme_commands("alum-robustness")
+    script = [
+        *readme_commands("alum-prepare --train"),
+        train,
+        *(f"{command} --cpu" for command in readme_commands("fairseq-validate")),
+        "echo 'A gripping film.' | " + readme_commands("alum-predict")[0],
+        convert,
+        "for name in plain1 plain2 alum1 alum2; do cp -r finetuned $name; done",
+        *(one, many),
+    ]
+    (tables / "all.sh").write_text("set -e\ncd " + str(tables) + "\n" + "\n".join(script) + "\n")
+    output = run_script(tables / "all.sh").stdout
+    assert (tables / "data/alum-prepare.json").is_file()
+    assert re.search(r"valid on 'valid' subset.*accuracy", output)
+    assert re.search(r"^[01]\t", output, flags=re.MULTILINE)
+    assert json.loads((tables / "finetuned-hf/config.json").read_text())["model_type"] == "roberta"
+    assert (tables / "report/report.html").is_file()
