@@ -127,8 +127,7 @@ class AlumTask:
         """
         if self._built_model is None:
             return
-        sizes = self.datasets[split].sizes
-        lengths = np.asarray(sizes[0] if isinstance(sizes, list | tuple) else sizes)
+        lengths = _lengths(self.datasets[split])
         most = min(self.max_positions(), self._built_model.max_positions())
         too_long = int((lengths > most).sum())
         training = split == self.cfg.alum_train_subset
@@ -162,7 +161,8 @@ class AlumTask:
             dataset, *args, required_batch_size_multiple=multiple, **kwargs
         )
         if multiple > 1:
-            left_out = len(dataset) - sum(map(len, batches.frozen_batches))
+            fitting = _lengths(dataset) <= (kwargs.get("max_positions") or np.inf)
+            left_out = int(fitting.sum()) - sum(map(len, batches.frozen_batches))
             said = (
                 f"--required-batch-size-multiple is {multiple}: {left_out:,} of {len(dataset):,} "
                 "training examples are in no batch"
@@ -170,7 +170,7 @@ class AlumTask:
             if not batches.frozen_batches:
                 raise UsageError(f"{said}; give 1")
             if left_out:
-                logger.info(f"{said}, in any epoch (those too long among them); 1 takes all")
+                logger.info(f"{said}, in any epoch; 1 takes all")
         return batches
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
@@ -317,6 +317,11 @@ def labels_of(folder: Path, split: str, examples: int) -> list[tuple[str, str]]:
     if len(labels) != examples:
         raise UsageError(f"{path} has {len(labels):,} labels for {examples:,} examples")
     return labels
+
+
+def _lengths(dataset: Any) -> np.ndarray:
+    sizes = dataset.sizes
+    return np.asarray(sizes[0] if isinstance(sizes, list | tuple) else sizes)
 
 
 @contextmanager

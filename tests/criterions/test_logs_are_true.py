@@ -237,6 +237,7 @@ def test_the_log_says_what_the_references_say(name: str, mlm_data: Path, tmp_pat
     assert trained.error is None
     if row.kind != "mlm":
         assert "Loaded train with #samples: 25" in trained.log
+        assert "is 8: 1 of 25 training examples are in no batch, in any epoch" in trained.log
     for split, parts in row.reads.items():
         examples = sum(SIZES[part] for part in parts) or math.inf
         read, targets = [], 0
