@@ -201,7 +201,8 @@ def slow_but(rows: list[Any], few: int) -> list[Any]:
 def check(output: str, save: Path) -> None:
     inner = logged(output, "train_inner")
     assert [int(line["num_updates"]) for line in inner] == [1, 2]
-    assert all(float(line["adv_loss"]) > 0 for line in inner)
+    # Of an untrained model the paper's divergence is below what the log shows.
+    assert all(float(line["adv_loss"]) >= 0 == float(line["adv_skipped"]) for line in inner)
     assert (save / "checkpoint_last.pt").is_file()
 
 
@@ -280,7 +281,7 @@ def test_the_readme_from_a_table_to_a_report(
     tables: Path, trained_model: Path, stand_in: Path
 ) -> None:
     (tables / "base/model.pt").write_bytes(trained_model.read_bytes())
-    saved = torch.load(trained_model)["cfg"]["model"]
+    saved = vars(torch.load(trained_model)["cfg"]["model"])
     size = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
     small = {f"encoder_{name}": saved[f"encoder_{name}"] for name in size}
     small |= {"max_positions": saved["max_positions"], "num_workers": 0, "max_epoch": 1}
