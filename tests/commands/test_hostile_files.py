@@ -75,7 +75,7 @@ def fires(path: Path, target: Path) -> None:
     target.rmdir()
     for name in [name for name in sys.modules if name.endswith(target.name)]:
         del sys.modules[name]  # a second import would do nothing
-    import_user_module.memo = set()
+    import_user_module.memo.clear()
 
 
 # Every way in which a checkpoint is read. Ours end in a UsageError, fairseq's own in any error.

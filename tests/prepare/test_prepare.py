@@ -784,7 +784,7 @@ def test_summary(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ["train", "3", "0", "0", "1", "x:", "1,", "y:", "2"],
         ["test", "1", "0", "0", "0", "none"],
     ]
-    options = "--num-classes 2 --init-token 0 --max-positions 512"
+    options = "--num-classes 2 --init-token 0 --max-positions 512 --required-batch-size-multiple 1"
     assert lines[-1] == f"  {tmp_path}/data {options}"
 
 
