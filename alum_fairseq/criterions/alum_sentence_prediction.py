@@ -67,14 +67,15 @@ class AlumSentencePrediction(AlumCriterion, SentencePredictionCriterion):
             self.label_dict = _ClassNumbers
 
     def _check_reports(self, cfg: AlumSentencePredictionConfig, classes: int) -> None:
-        for name in ("report_mcc", "report_acc_and_f1"):
-            option = f"--{name.replace('_', '-')}"
-            if getattr(cfg, name) and cfg.regression_target:
-                raise UsageError(f"{option} is for classes: with --regression-target leave it out")
+        if cfg.regression_target and (cfg.report_mcc or cfg.report_acc_and_f1):
+            raise UsageError(
+                "--report-mcc and --report-acc-and-f1 are for classes: leave them out with "
+                "--regression-target"
+            )
         if cfg.report_acc_and_f1 and classes > 2:
             raise UsageError(
-                f"{option} is for two classes, and --num-classes is {classes}: leave it out; "
-                "accuracy is logged in any case, and --report-mcc is for any number"
+                f"--report-acc-and-f1 is for two classes, and --num-classes is {classes}: leave it "
+                "out; accuracy is logged in any case, and --report-mcc is for any number"
             )
 
     @classmethod

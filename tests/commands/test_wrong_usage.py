@@ -432,7 +432,12 @@ TRAIN: list[Train] = [
         "--report-acc-and-f1 is for two classes, and --num-classes is 3: leave it out",
         None,
     ),
-    ("regression", {"report-mcc": True}, "--report-mcc is for classes: with --regression-t", None),
+    (
+        "regression",
+        {"report-mcc": True},
+        "--report-mcc and --report-acc-and-f1 are for classes",
+        None,
+    ),
     ("pair", {}, "{data}/input1 has no subset train", remove("input1/train.idx")),
     ("pair", {}, "has 1 examples, but {data}/input0", binarise("input1/valid", [[5, 2]])),
     ("regression", {}, "train.label does not exist", remove("label/train.label")),

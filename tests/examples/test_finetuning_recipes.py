@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from support.places import PLUGIN, ROOT
 from support.recipes import (
     TINY,
+    assert_trained_alike,
     composed,
-    config_of,
     logged,
     no_weights,
     options_of,
@@ -266,13 +266,7 @@ def test_mrpc_is_fine_tuned_from_the_model_with_the_adversary(
 def test_shell_and_hydra_train_alike(
     by_shell: tuple[Path, str], by_hydra: tuple[Path, str]
 ) -> None:
-    shell, hydra = (config_of(save / "checkpoint_last.pt") for save, _ in (by_shell, by_hydra))
-    assert settings_of(shell) == settings_of(hydra)
-    losses = [
-        [line["loss"] for line in logged(output, "train_inner")]
-        for _, output in (by_shell, by_hydra)
-    ]
-    assert losses[0] == losses[1]
+    assert_trained_alike(by_shell, by_hydra)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from fairseq.optim import lr_scheduler
 from omegaconf import DictConfig
 from support.places import PLUGIN, ROOT
 from support.recipes import (
+    assert_trained_alike,
     composed,
-    config_of,
     logged,
     no_weights,
     options_of,
@@ -61,10 +61,10 @@ def overrides_of(values: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def by_shell(sp_data: Path, text: Path) -> tuple[Path, str]:
-    """The small recipe's checkpoint and output, of a few updates."""
+    """The small recipe's folder and output, of a few updates."""
     changes = options_of(SHORT | TINY | {"log_interval": 1})
     output = run_recipe("from_scratch_small", sp_data, text / "shell", *changes).stdout
-    return text / "shell" / "checkpoint_last.pt", output
+    return text / "shell", output
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def by_hydra(sp_data: Path, text: Path) -> tuple[Path, str]:
         *overrides_of(SHORT | TINY | {"log_interval": 1}),
         cwd=text,
     ).stdout
-    return text / "hydra" / "checkpoint_last.pt", output
+    return text / "hydra", output
 
 
 # Preparation
@@ -192,8 +192,8 @@ def test_gpt2_without_vocabulary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["by_shell", "by_hydra"])
 def test_small_follows_the_curriculum(way: str, request: pytest.FixtureRequest) -> None:
-    checkpoint, output = request.getfixturevalue(way)
-    assert checkpoint.is_file()
+    save, output = request.getfixturevalue(way)
+    assert (save / "checkpoint_last.pt").is_file()
     updates = {int(line["num_updates"]): line for line in logged(output, "train_inner")}
     assert sorted(updates) == list(range(1, 7))
     # Update n is logged as n + 1: the adversary starts when 3 updates are done.
@@ -206,23 +206,17 @@ def test_small_follows_the_curriculum(way: str, request: pytest.FixtureRequest) 
 def test_small_is_the_same_in_shell_and_yaml(
     by_shell: tuple[Path, str], by_hydra: tuple[Path, str]
 ) -> None:
-    shell, hydra = config_of(by_shell[0]), config_of(by_hydra[0])
-    assert settings_of(shell) == settings_of(hydra)
-    losses = [
-        [line["loss"] for line in logged(output, "train_inner")]
-        for _, output in (by_shell, by_hydra)
-    ]
-    assert losses[0] == losses[1]
+    assert_trained_alike(by_shell, by_hydra)
 
 
 @pytest.mark.parametrize("way", ["by_shell", "by_hydra"])
 def test_small_loads_in_stock_fairseq(
     way: str, sp_data: Path, request: pytest.FixtureRequest
 ) -> None:
-    checkpoint, _ = request.getfixturevalue(way)
+    save, _ = request.getfixturevalue(way)
     model = RobertaModel.from_pretrained(
-        str(checkpoint.parent),
-        checkpoint.name,
+        str(save),
+        "checkpoint_last.pt",
         str(sp_data),
         bpe="sentencepiece",
         sentencepiece_model=str(sp_data / "sentencepiece.bpe.model"),
@@ -259,7 +253,7 @@ def test_continual_takes_the_weights_and_later_goes_on(
         return run_forked_script(*places, *more, tools=stand_in, PRECISION="fp32").stdout
 
     released = tmp_path / "model.pt"
-    save_as_released(by_shell[0], released)
+    save_as_released(by_shell[0] / "checkpoint_last.pt", released)
     tiny = options_of(
         TINY
         | {"arch": "roberta", "encoder_attention_heads": 4, "max_positions": 128}

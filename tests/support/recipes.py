@@ -95,6 +95,14 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
+def assert_trained_alike(*runs: tuple[Path, str]) -> None:
+    """Two runs, each its folder and its output: the same settings, and the same losses."""
+    one, other = (settings_of(config_of(save / "checkpoint_last.pt")) for save, _ in runs)
+    assert one == other
+    losses = [[line["loss"] for line in logged(output, "train_inner")] for _, output in runs]
+    assert losses[0] == losses[1]
+
+
 def make_stand_in(folder: Path) -> Path:
     """Put a fairseq-train into a folder that prints its arguments."""
     script = folder / "fairseq-train"
