@@ -27,7 +27,7 @@ from support.tools import run_tool
 from alum_fairseq import PRESETS
 
 EXAMPLES = ROOT / "examples"
-PAGES = [ROOT / "README.md", *sorted(EXAMPLES.glob("**/*.md"))]
+PAGES = [ROOT / "README.md", *sorted(EXAMPLES.glob("**/*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 PAGES = [page for page in PAGES if "results" not in page.parts]
 SCRIPTS = [*sorted(EXAMPLES.glob("*/*.sh")), *sorted((ROOT / "scripts").glob("*.sh"))]
 SCRIPTS.append(EXAMPLES / "scale/train.slurm")
@@ -109,6 +109,7 @@ COMMANDS = {
     "bash examples/presets/compare.sh": "trains for minutes; what it calls is in other rows",
     "grid": "tests/examples/test_evidence.py",
     "python examples/evidence/analyse.py": "tests/examples/test_evidence.py",
+    "python -m pytest -m gpu": "needs a GPU; without one: tests/training/test_pretended_gpu.py",
     "bash scripts/demo.sh": "tests/examples/test_demo.py",
     "bash scripts/test.sh": "runs these tests",
     "bash scripts/setup.sh": SETUP,
