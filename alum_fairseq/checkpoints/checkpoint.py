@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from alum_fairseq.checkpoints.model import load_model
 from alum_fairseq.checkpoints.reading import heads_of, load_state, settings_of
 from alum_fairseq.data.layout import Layout
-from alum_fairseq.data.record import RECORD, VOCABULARY, DataRecord
-from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary, load_dictionary
+from alum_fairseq.data.record import CLASSES, RECORD, VOCABULARY, DataRecord, classes_of
+from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
 
@@ -24,8 +24,6 @@ _HEAD_OPTIONS = {
     "sentence_ranking": "ranking_head_name",
 }
 _DEFAULT_HEAD = "sentence_classification_head"
-
-LABELS = "alum_labels"  # the option under which alum-convert keeps the names of the classes
 
 
 class Checkpoint:
@@ -70,6 +68,8 @@ class Checkpoint:
         self.heads = heads_of(self._state["model"])
         self._data, self._vocabulary, self._head, self._labels = data, vocabulary, head, labels
         self._trained_on = str(self.settings.get("data") or "").split(":")[0]
+        task_state = self._state.get("task_state")
+        self._own_labels = task_state.get(CLASSES) if isinstance(task_state, dict) else None
         self._task = str(self.settings["task"]).removeprefix("alum_")
         self._ranks = self._task == "sentence_ranking"
 
@@ -154,11 +154,11 @@ class Checkpoint:
             return tuple(self._labels)
         if not self.problem_class.categorical:
             return None
-        own, of_data = self.settings.get(LABELS), self.data_labels
+        own, of_data = self._own_labels, self.data_labels
         if own is None:
             return of_data
         if type(own) is not list or not all(isinstance(label, str) for label in own):
-            raise UsageError(f"{self.path}: its {LABELS} are {own!r:.100}, not a list of names")
+            raise UsageError(f"{self.path}: its {CLASSES} are {own!r:.100}, not a list of names")
         if of_data is not None and set(of_data) != set(own):
             raise UsageError(
                 f"{self.path} has the classes {', '.join(own)}, {self.data} has "
@@ -170,12 +170,7 @@ class Checkpoint:
     @cached_property
     def data_labels(self) -> tuple[str, ...] | None:
         """The classes by name, in the data's order; None if the data do not say them."""
-        if self.record is not None and self.record.problem.labels:
-            return self.record.problem.labels
-        if self.data is not None and (self.data / "label" / DICTIONARY).is_file():
-            dictionary = load_dictionary(self.data / "label")
-            return tuple(dictionary.symbols[dictionary.nspecial :][: self._classes])
-        return None
+        return None if self.data is None else classes_of(self.data)
 
     @cached_property
     def problem(self) -> SupervisedProblem:
@@ -195,7 +190,7 @@ class Checkpoint:
             labels = tuple(map(str, range(count)))
         elif len(labels) != count:
             if self._labels is None:
-                where = self.path if LABELS in self.settings else self.data
+                where = self.data if self._own_labels is None else self.path
                 raise UsageError(f"{where} has {len(labels)} labels, the head {count} classes")
             raise UsageError(f"{self.path} has {count}, not the {len(labels)} of --labels")
         elif len(set(labels)) < len(labels):

@@ -12,7 +12,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from alum_fairseq.checkpoints.checkpoint import LABELS
 from alum_fairseq.convert.architecture import Architecture, Config, command_line
 from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
@@ -37,6 +36,7 @@ from alum_fairseq.convert.weights import (
     number_of_labels,
     to_fairseq,
 )
+from alum_fairseq.data.record import CLASSES
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder, whole_folder
@@ -141,13 +141,13 @@ def _checkpoint(
         data=".",
         tokens_per_sample=architecture.max_positions,
         regression_target=_is_regression(config),
-        **({} if labels is None else {LABELS: labels}),
         # BERT has one [SEP] between two texts: that which ends the first.
         **({"separator_token": None} if config.values["model_type"] == "bert" else {}),
     )
     return {
         "args": args,
         "model": weights,
+        "task_state": {} if labels is None else {CLASSES: labels},
         "optimizer_history": [
             {
                 "criterion_name": "MaskedLmLoss",

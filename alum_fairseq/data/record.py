@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alum_fairseq.data.vocabulary import DICTIONARY, class_names, load_dictionary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
 from alum_fairseq.problems import PROBLEMS, SupervisedProblem
 
 RECORD = "alum-prepare.json"
 VOCABULARY = "vocabulary"  # where the vocabulary lies in the folder
+CLASSES = "classes"  # the key of their names in a checkpoint's task_state
 VERSION = 1
 
 # What a record of earlier versions has for the name of a problem, under "kind".
@@ -151,3 +153,16 @@ def _require(entries: dict[str, Any], **right: bool) -> None:
 
 def _are_texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def classes_of(data: Path) -> tuple[str, ...] | None:
+    """The names of the classes of prepared data, by their numbers; None if nothing says them.
+
+    Raises:
+        UsageError: the record or the dictionary of the labels is broken.
+    """
+    if (data / RECORD).is_file() and (labels := DataRecord.load(data).problem.labels):
+        return labels
+    if (data / "label" / DICTIONARY).is_file():
+        return tuple(class_names(load_dictionary(data / "label")))
+    return None

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from fairseq.data import Dictionary
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
 
 from alum_fairseq.data.binarized import combined_splits, read_inputs, read_split
+from alum_fairseq.data.record import CLASSES, classes_of
 from alum_fairseq.data.vocabulary import class_names
 from alum_fairseq.errors import UsageError
 from alum_fairseq.tasks.alum_task import (
@@ -30,7 +32,16 @@ class AlumSentencePredictionTaskConfig(AlumTaskConfig, SentencePredictionConfig)
 
 @register_task("alum_sentence_prediction", dataclass=AlumSentencePredictionTaskConfig)
 class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
-    """``sentence_prediction``, whose criterion can follow a schedule."""
+    """``sentence_prediction``, whose criterion can follow a schedule.
+
+    Its checkpoints hold the names of the classes.
+    """
+
+    def __init__(self, cfg: Any, data_dictionary: Dictionary, label_dictionary: Dictionary) -> None:
+        super().__init__(cfg, data_dictionary, label_dictionary)
+        if not cfg.regression_target:
+            names = classes_of(Path(cfg.data)) or class_names(label_dictionary)
+            self.state.merge_state_dict({CLASSES: list(names)})
 
     @classmethod
     def check_setup(cls, cfg: Any) -> None:

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from fairseq.data import RawLabelDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
+from fairseq.utils import split_paths
 from omegaconf import II
 from torch import distributed
 
@@ -90,6 +92,7 @@ class AlumTask:
         """
         with reporting_access_errors():
             if not PathManager.path_requires_pathmanager(cfg.data):
+                _name_data_from_everywhere(cfg)
                 cls.check_setup(cfg)
             return super().setup_task(cfg, **kwargs)
 
@@ -275,6 +278,14 @@ class AlumTask:
     ) -> Any:
         """As fairseq's, which takes no EMA model."""
         return super().valid_step(sample, model, criterion, **kw)
+
+
+def _name_data_from_everywhere(cfg: Any) -> None:
+    """Make the path of the data absolute: checkpoints hold it, and are used in other folders."""
+    cfg.data = os.pathsep.join(map(os.path.abspath, split_paths(cfg.data)))
+    root = cfg._get_root()  # what is saved; cfg is a copy of a part
+    if "task" in root:
+        root.task.data = cfg.data
 
 
 def check_dictionary(folder: Path) -> int:

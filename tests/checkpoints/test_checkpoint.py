@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.untrained import LABELS
+from support.options import SMALL_RUN, command_line
+from support.quick_train import run_forked
+from support.untrained import LABELS, MODEL
 
 from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.checkpoints.reading import heads_of
@@ -79,6 +81,32 @@ def test_nothing_is_asked_for_before_its_time(cases: dict[str, Any], tmp_path: P
     for needed in ("vocabulary", "model", "dictionary", "layout"):
         with pytest.raises(UsageError, match="was trained on /far/away, which is not here: give"):
             getattr(found, needed)
+
+
+def test_what_training_saves_is_found_from_wherever_it_is_used(
+    cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained on data/; used where there is another data/, of other classes."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        shutil.copytree(cases["single"].data, folder / "data")
+    record = elsewhere / "data" / "alum-prepare.json"
+    record.write_text(record.read_text().replace(f'"{LABELS[0]}"', '"other"'))
+    name = "alum_sentence_prediction"
+    shape = {
+        key: None for key in SMALL_RUN if key.startswith("tokens") or key == "sample-break-mode"
+    }
+    options = {**SMALL_RUN, **MODEL, **shape, "task": name, "criterion": name, "num-classes": 3}
+    options |= {"save-dir": "saved", "max-update": 1, "init-token": 0, "separator-token": 2}
+    run_forked("train", ["data", *command_line(options)], here, check=True)
+    monkeypatch.chdir(elsewhere)
+    found = Checkpoint(here / "saved" / "checkpoint_last.pt")
+    assert found.data == here / "data"
+    assert found.labels == tuple(LABELS)
+    (here / "data").rename(here / "moved")  # the names of the classes need no data
+    assert Checkpoint(found.path).labels == tuple(LABELS)
+    with pytest.raises(UsageError, match=f"has the classes {LABELS[0]}, .* has other"):
+        _ = Checkpoint(found.path, data=elsewhere / "data").labels
 
 
 # --------------------------------------------------------------------------------------- the head
