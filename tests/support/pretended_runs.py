@@ -39,7 +39,7 @@ from alum_fairseq.adversarial.adversary import Ascent
 from alum_fairseq.criterions import updates
 from alum_fairseq.predict import Predictor
 from support.counted_updates import count
-from support.method_cases import KINDS, engine, make_case, prepared
+from support.method_cases import KINDS, engine, make_case, prepared, stock
 from support.on_gpu import (
     DTYPES,
     METHODS,
@@ -90,6 +90,8 @@ def update(
         amp = precision == "amp"
         with torch.autocast(device, torch.float16) if amp else nullcontext():
             found.append(engine(each, preset, **options))
+            without = stock(each)
+    assert error(without, found[1]) > 1e-3, "nothing was added to the task's loss"
     return {"loss": distance(*(each["loss"] for each in found)), "gradients": error(*found)}
 
 
@@ -237,22 +239,19 @@ def faults(gpu: Any) -> Iterator[tuple[str, Run]]:
         gradient.sum().item()
         return step(ascent, delta, gradient)
 
-    def of_the_cpu(state: dict[str, Any]) -> None:
+    def restore_the_cpu_s(state: dict[str, Any]) -> None:
         torch.set_rng_state(state["torch_rng_state"])
-
-    def of_the_cpu_s(*_: Any) -> torch.Generator:
-        return torch.Generator()
 
     mlm = partial(update, "mlm", "calibrated")
     patched = mock.patch.object
     every: tuple[tuple[str, AbstractContextManager[Any], Run], ...] = (
         (
             "generator of the CPU",
-            patched(updates, "_workers_own", of_the_cpu_s),
+            patched(updates, "_workers_own", lambda _: torch.Generator("cpu")),
             mlm,
         ),
         ("tensor on the CPU", patched(norms, "as_factor", lambda *a: as_factor(*a).cpu()), mlm),
-        ("state not restored", patched(utils, "set_rng_state", of_the_cpu), masks),
+        ("state not restored", patched(utils, "set_rng_state", restore_the_cpu_s), masks),
         (
             "state not restored in low memory",
             patched(checkpoint, "set_device_states", lambda *_, **__: None),
