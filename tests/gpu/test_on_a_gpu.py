@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,23 @@ from typing import Any
 import pytest
 import torch
 from support.in_process import fairseq_train
-from support.method_cases import KINDS, Case, Found, engine, make_case
+from support.method_cases import KINDS, engine, make_case
+from support.on_gpu import (
+    DTYPES,
+    METHODS,
+    error,
+    error_of_low_memory,
+    noise_of_the_cpu,
+    on_the_gpu,
+    passes_with_dropout,
+    reports_of_robustness,
+)
 from support.options import SMALL_RUN, command_line
 from support.places import ROOT
 from support.untrained import texts
-from torch import Tensor, nn
+from torch import nn
 
-from alum_fairseq.adversarial.presets import PRESETS
-from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.predict import Predictor
-from alum_fairseq.robustness.command import main as robustness
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark
@@ -36,60 +43,15 @@ SEEN_IN_HALF = {
     **{"calibrated": {}, "vat": {}, "fgm": {}, "pgd": {}, "freelb": {}, "freelb++": {}},
     "smart": {"alum_epsilon": 0.3, "alum_step_size": 0.2, "alum_noise_std": 0.05},
 }
-ACCUMULATING = ("fgm", "pgd", "freelb", "freelb++")  # which hold one graph at a time anyway
-METHODS = [
-    (p, m) for p in PRESETS for m in ("normal", "low") if m == "normal" or p not in ACCUMULATING
-]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def placed(value: Any, device: str = "cuda") -> Any:
-    if isinstance(value, dict):
-        return {name: placed(entry, device) for name, entry in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def on_the_gpu(case: Case, dtype: torch.dtype | None = None) -> Case:
-    other = copy.copy(case)
-    other.model, other.momentum = (
-        copy.deepcopy(model).to("cuda", dtype) for model in (case.model, case.momentum)
-    )
-    other.sample = placed(case.sample)
-    return other
 
 
 @pytest.fixture
-def noise_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random starts are drawn on the CPU, by its generator, wherever they are used."""
-    for name in ("normal_", "uniform_"):
-        original = getattr(Tensor, name)
-
-        def draw(
-            noise: Tensor,
-            *numbers: float,
-            generator: Any = None,
-            original: Any = original,
-            **more: float,
-        ) -> Tensor:
-            return noise.copy_(
-                original(torch.empty(noise.shape, dtype=noise.dtype), *numbers, **more)
-            )
-
-        monkeypatch.setattr(Tensor, name, draw)
+def same_noise() -> Iterator[None]:
+    with noise_of_the_cpu():
+        yield
 
 
-def error(got: Found, expected: Found) -> float:
-    """The distance of all gradients, as a part of their length."""
-    assert got.keys() == expected.keys()
-    names = expected.keys() - {"loss"}
-    found, wanted = (
-        torch.cat([each[name].double().flatten().cpu() for name in sorted(names)])
-        for each in (got, expected)
-    )
-    return float((found - wanted).norm() / wanted.norm())
-
-
-@pytest.mark.usefixtures("noise_of_the_cpu")
+@pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("preset", "memory"), METHODS)
 def test_losses_and_gradients_are_those_of_the_cpu(preset: str, kind: str, memory: str) -> None:
@@ -103,7 +65,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(preset: str, kind: str, memor
     assert error(got, expected) < bound
 
 
-@pytest.mark.usefixtures("noise_of_the_cpu")
+@pytest.mark.usefixtures("same_noise")
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "amp"])
 @pytest.mark.parametrize("preset", SEEN_IN_HALF)
 def test_half_precision_gives_float32_s_gradients_but_for_rounding(
@@ -127,21 +89,13 @@ def test_half_precision_gives_float32_s_gradients_but_for_rounding(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_low_memory_is_normal_memory_dropout_and_all(kind: str) -> None:
-    case = on_the_gpu(make_case(kind, dropout=0.3, attention_dropout=0.3))
-    normal, low = (engine(case, "calibrated", alum_memory=m) for m in ("normal", "low"))
-    torch.testing.assert_close(low["loss"], normal["loss"], rtol=1e-6, atol=0)
-    assert error(low, normal) < 1e-6
+    assert error_of_low_memory(kind) < 1e-6
 
 
 @pytest.mark.parametrize("precision", DTYPES)
 def test_a_pass_that_is_run_again_has_the_dropout_masks_of_the_first(precision: str) -> None:
-    case = on_the_gpu(make_case("mlm", dropout=0.3, attention_dropout=0.3), DTYPES[precision])
-    tap = EncoderTap(case.model)
-    with tap.recording():
-        first = case.model(**case.sample["net_input"])[0]
-    again = tap.rerun(tap.embeddings)
+    first, again, other = passes_with_dropout(DTYPES[precision])
     torch.testing.assert_close(again, first)
-    other = case.model(**case.sample["net_input"])[0]
     assert (other - first).abs().max() > 0.1
 
 
@@ -188,18 +142,7 @@ def test_predictions_are_those_of_the_cpu(case: Any) -> None:
 
 
 def test_robustness_is_measured(cases: dict[str, Any], tmp_path: Path) -> None:
-    case = cases["single"]
-    reports = []
-    for device in ([], ["--cpu"]):
-        output = tmp_path / f"report{len(reports)}"
-        effort = ["--quick", "--parts", "l2", "--examples", "40", "--attack-examples", "16"]
-        command = ["--path", case.path, "--output", output, *effort, *device]
-        assert robustness([str(word) for word in command]) == 0
-        reports.append(json.loads((output / "report.json").read_text()))
-    found, expected = (
-        {m["key"]: v["value"] for m in report["measures"] for v in m["values"].values()}
-        for report in reports
-    )
+    found, expected = reports_of_robustness(cases["single"].path, tmp_path)
     assert found.keys() == expected.keys()
     assert len(found) > 2
     for name, value in found.items():

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from support import pretended_cuda  # first of all
+if __name__ == "__main__":
+    from support import pretended_cuda  # before torch
 
 # isort: split
 from fairseq.logging import metrics
@@ -26,26 +27,28 @@ MODES: dict[str, dict[str, Any] | None] = {
     "exact, K=3": {"alum-steps": 3},
     "low memory": {"alum-memory": "low"},
     "low memory, K=3": {"alum-memory": "low", "alum-steps": 3},
+    **{name: {"alum-preset": name} for name in ("fgm", "pgd", "freelb")},
+    "smart": {"alum-preset": "smart", "store-ema": True},
 }
 
 
+def count(gpu: Any, kind: str, mode: str) -> dict[str, Any]:
+    """The second update's waits, by reason and place, and launches; the first measures the gain."""
+    with tempfile.TemporaryDirectory() as folder, metrics.aggregate("train", new_root=True):
+        trainer = make_trainer(kind, Path(folder), MODES[mode])
+        batch = make_batch(trainer, kind)
+        for _ in range(2):
+            gpu.reset()
+            trainer.train_step([batch])
+    waits = {f"{why}: {place}": n for (why, place), n in sorted(gpu.waits.items())}
+    return {"waits": waits, "launches": gpu.launches.total()}
+
+
 def main() -> None:
-    """Count the second update of every mode; the first measures the gain, and warns."""
+    """Count every mode of every task."""
     gpu = pretended_cuda.start()
     logging.disable(logging.INFO)
-    counts: dict[str, Any] = {}
-    for kind in KINDS:
-        for mode, options in MODES.items():
-            with tempfile.TemporaryDirectory() as folder, metrics.aggregate("train"):
-                trainer = make_trainer(kind, Path(folder), options)
-                batch = make_batch(trainer, kind)
-                for _ in range(2):
-                    gpu.reset()
-                    trainer.train_step([batch])
-            counts[f"{kind}, {mode}"] = {
-                "waits": {f"{why}: {line}": n for (why, line), n in sorted(gpu.waits.items())},
-                "launches": gpu.launches.total(),
-            }
+    counts = {f"{kind}, {mode}": count(gpu, kind, mode) for kind in KINDS for mode in MODES}
     json.dump(counts, sys.stdout, indent=1)
 
 

@@ -28,6 +28,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+import warnings
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -149,7 +151,7 @@ class Cuda(TorchDispatchMode):
     """The device.
 
     Attributes:
-        waits: how often the host waited: for what, at which line.
+        waits: how often the host waited: for what, in which function.
         launches: how often each operator was launched.
         large: sizes of the results of at least ``large_from`` numbers, by operator and line.
     """
@@ -160,6 +162,7 @@ class Cuda(TorchDispatchMode):
         self.launches: Counter[str] = Counter()
         self.large: Counter[tuple[str, tuple[int, ...], torch.dtype, str]] = Counter()
         self.large_from: float = float("inf")
+        self.debug_mode = 0  # torch's: above 0, it is said when the host waits
         self.generator = torch.Generator("cuda")
         self._lock = threading.RLock()
 
@@ -170,7 +173,13 @@ class Cuda(TorchDispatchMode):
 
     def wait(self, why: str) -> None:
         """Note that the host waits."""
-        self.waits[why, _line()] += 1
+        self.waits[why, _place()] += 1
+        if self.debug_mode:
+            warnings.warn("called a synchronizing CUDA operation")
+
+    def set_debug_mode(self, mode: int) -> None:
+        """As torch asks a real one to warn."""
+        self.debug_mode = mode
 
     def copy_of(self, data: Any, **options: Any) -> OnCuda:
         """A tensor of the host's numbers."""
@@ -206,13 +215,13 @@ class Cuda(TorchDispatchMode):
         found = tree_map(lambda x: OnCuda(x) if isinstance(x, Tensor) else x, found)
         for tensor in tree_leaves(found):
             if isinstance(tensor, OnCuda) and tensor.numel() >= self.large_from:
-                self.large[name, tuple(tensor.shape), tensor.dtype, _line()] += 1
+                self.large[name, tuple(tensor.shape), tensor.dtype, _place(line=True)] += 1
         if ours and name != "_to_copy":
             return return_and_correct_aliasing(func, args, kwargs, found)
         return found
 
     def _refuse(self, func: Any, why: str) -> None:
-        raise WrongDeviceError(f"{func} at {_line()}: {why}")
+        raise WrongDeviceError(f"{func} at {_place(line=True)}: {why}")
 
     def _check_operands(self, func: Any, name: str, args: Any, theirs: list[Tensor]) -> None:
         if name in COPIES:
@@ -266,6 +275,22 @@ class Cuda(TorchDispatchMode):
         return found
 
 
+class Event:
+    """A point in time."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.time = 0.0
+
+    def record(self) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, later: Event) -> float:
+        return 1000 * (later.time - self.time)
+
+
 _GPU: Cuda | None = None
 
 
@@ -277,8 +302,8 @@ def _is_view(returned: Any) -> bool:
     return returned.alias_info is not None and not returned.alias_info.is_write
 
 
-def _line() -> str:
-    """The line of fairseq that runs, and that of ours that called it."""
+def _place(line: bool = False) -> str:
+    """The function of fairseq that runs, and that of ours that called it; or their lines."""
     found: dict[str, str] = {}
     frame = sys._getframe()
     while frame is not None:
@@ -286,8 +311,8 @@ def _line() -> str:
         for package in ("alum_fairseq", "fairseq"):
             if package in parts[-5:-1] and package not in found:
                 inside = parts[len(parts) - parts[::-1].index(package) :]
-                place = f"{package}/{'/'.join(inside)}:{frame.f_lineno} {frame.f_code.co_name}"
-                found[package] = place
+                number = f":{frame.f_lineno}" if line else ""
+                found[package] = f"{package}/{'/'.join(inside)}{number} {frame.f_code.co_name}"
         frame = frame.f_back
     return " <- ".join(found.values()) or "the backward pass"
 
@@ -301,6 +326,7 @@ def start() -> Cuda:
     cuda._initialized, cuda.default_generators = True, (gpu.generator,)
     importlib.import_module("torch._dynamo")  # which looks for more once these are there
 
+    torch._C._cuda_set_sync_debug_mode, cuda.Event = gpu.set_debug_mode, Event
     torch._C._cuda_getDeviceCount, torch._C._cuda_getDevice = lambda: 1, lambda: 0
     cuda.device = lambda *_: nullcontext()
     properties = SimpleNamespace(

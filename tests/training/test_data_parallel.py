@@ -79,6 +79,37 @@ def work_on(case: Case, wrapper: str, rank: int) -> dict[str, Any]:
     return {"sums": sums, "gradients": gradients(case.model)}
 
 
+def passes_before_buckets(memory: str) -> list[int]:
+    """How many layers' passes are behind a backward pass as it hands DDP each of its buckets."""
+    case = make_case("mlm", memory)
+    model = nn.parallel.DistributedDataParallel(case.model, bucket_cap_mb=0.01)
+    passes, counts = 0, []
+
+    def count(_: Tensor) -> None:
+        nonlocal passes
+        passes += 1
+
+    def watch(layer: nn.Module, args: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(count)
+
+    def bucket_is_ready(_, bucket):  # torch looks at its annotations
+        counts.append(passes)
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    model.register_comm_hook(None, bucket_is_ready)
+    for layer in case.model.encoder.sentence_encoder.layers:
+        layer.register_forward_hook(watch)
+    for _ in range(2):  # the buckets are made anew after the first
+        loss = case.criterion(ModuleProxyWrapper(model), case.whole)[0]
+        passes = 0
+        counts.clear()
+        loss.backward()
+    return [*counts, passes]
+
+
 def drawn_noise() -> Tensor:
     """What a worker finds in a batch that all workers have, after fairseq seeded all alike."""
     case = make_case("mlm", "normal")
@@ -97,6 +128,7 @@ def work(rank: int, port: int, folder: Path) -> None:
     address = f"tcp://127.0.0.1:{port}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=WORKERS)
     outcome: dict[Any, Any] = {"noise": drawn_noise()}
+    outcome |= {memory: passes_before_buckets(memory) for memory in MEMORIES}
     same_noise_everywhere()
     for kind in KINDS:
         for memory in MEMORIES:
@@ -156,6 +188,15 @@ def test_two_workers_make_the_gradients_of_one_with_the_whole_batch(
     train_step(case.model, case.criterion, case.whole, dummy=False)
     plain = gradients(case.model)
     assert any((plain[n] - g).abs().max() > 1e-3 * largest for n, g in expected_gradients.items())
+
+
+def test_gradients_are_reduced_while_the_backward_pass_goes_on(
+    outcomes: list[dict[Any, Any]],
+) -> None:
+    *buckets, last = outcomes[0]["low"]
+    assert outcomes[0]["low"] == outcomes[0]["normal"]
+    assert last == 2 * 2  # layers, of the clean and of the perturbed pass
+    assert buckets[0] < last
 
 
 def test_workers_draw_different_noise(outcomes: list[dict[Any, Any]]) -> None:
