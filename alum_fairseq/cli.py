@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -29,11 +30,8 @@ _EXIT_STATUS = (
 )
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions with their own line breaks, options in two columns."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=100)
+# Descriptions with their own line breaks, options in two columns.
+_formatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100)
 
 
 def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -42,7 +40,7 @@ def make_parser(prog: str, description: str, epilog: str = "") -> argparse.Argum
         prog,
         description=description,
         epilog=f"{epilog}\n{_EXIT_STATUS}" if epilog else _EXIT_STATUS,
-        formatter_class=_Formatter,
+        formatter_class=_formatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -57,7 +55,7 @@ def add_command(commands: Any, name: str, description: str) -> argparse.Argument
         name,
         help=description.split("\n", 1)[0],
         description=description,
-        formatter_class=_Formatter,
+        formatter_class=_formatter,
         allow_abbrev=False,
     )
 

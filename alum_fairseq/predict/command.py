@@ -27,7 +27,6 @@ from alum_fairseq.files import whole_file
 from alum_fairseq.predict.options import (
     add_compute_options,
     add_model_options,
-    check_compute_options,
     load_predictor,
     on_gpu,
 )
@@ -58,7 +57,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
-    check_compute_options(arguments)
     if arguments.fp16 and not on_gpu(arguments):
         raise UsageError("--fp16 needs a GPU")
     predictor = load_predictor(arguments.path, arguments)

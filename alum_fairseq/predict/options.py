@@ -59,14 +59,14 @@ def on_gpu(arguments: argparse.Namespace) -> bool:
     return torch.cuda.is_available() and not arguments.cpu
 
 
-def check_compute_options(arguments: argparse.Namespace) -> None:
-    """Raise a UsageError if a number is out of its range."""
+def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
+    """Load a checkpoint as the options say; where nobody names its classes, it says so, once.
+
+    Raises:
+        UsageError: an option is out of its range, or the checkpoint cannot be loaded.
+    """
     if arguments.max_tokens < 1:
         raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
-
-
-def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
-    """Load a checkpoint as the options say; where nobody names its classes, it says so, once."""
     predictor = Predictor.load(
         path,
         arguments.data,

@@ -17,7 +17,6 @@ from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.options import (
     add_compute_options,
     add_model_options,
-    check_compute_options,
     load_predictor,
 )
 from alum_fairseq.robustness.examples import Data
@@ -52,7 +51,6 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     resolve(options)
-    check_compute_options(options)
     output = options.output.absolute()
     existing_folder(next(path for path in (output, *output.parents) if path.exists()))
     models = _models(options.path)
