@@ -9,7 +9,6 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts import PARTS, Part
 from alum_fairseq.robustness.parts.options import add_effort
-from alum_fairseq.robustness.parts.part import Chosen
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a first impression: fewer examples, steps and rates; the defaults in brackets",
     )
-    named = [kind for kind, part in PARTS.items() if part.chosen is Chosen.BY_NAME]
+    named = [kind for kind, part in PARTS.items() if part.by_name]
     optional = ", ".join(kind for kind in named if PARTS[kind].optional)
     how.add_argument(
         "--parts",
@@ -47,21 +46,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace, data: Data) -> list[Part]:
-    """The parts that are measured, those that always are first.
+    """The parts that are measured, in the order in which they were registered.
 
     Raises:
         UsageError: an option is out of its range, or names what is not installed.
     """
     parts, left_out = [], []
-    for kind in sorted(PARTS.values(), key=lambda part: part.chosen):
-        for part in kind.from_options(options, data):
-            by_name = kind.chosen is Chosen.BY_NAME
-            if by_name and options.parts and kind.kind not in options.parts:
+    for kind in PARTS.values():
+        for part in kind.from_options(options, data):  # which checks the options of all kinds
+            if kind.by_name and options.parts and kind.kind not in options.parts:
                 continue
             try:
                 part.check()
             except UsageError as error:
-                if options.parts or not by_name:
+                if options.parts or not kind.by_name:
                     raise
                 left_out.append(f"left out: {error}")
             else:

@@ -1,7 +1,6 @@
 """What is measured, one file for each part. A new one is imported here, or by whoever uses it.
 
-The order is that of their options; see :class:`alum_fairseq.robustness.parts.part.Chosen` for that
-of a plan.
+The order is that of their options, and of a run: :mod:`clean` comes first.
 """
 
 from alum_fairseq.robustness.parts import (  # noqa: F401, I001
@@ -9,9 +8,9 @@ from alum_fairseq.robustness.parts import (  # noqa: F401, I001
     noise,
     greedy,
     wordnet,
-    textattack,
     embeddings,
     smoothness,
+    textattack,
     adversarial_set,
 )
 from alum_fairseq.robustness.parts.part import PARTS, Part, register_part

@@ -13,7 +13,7 @@ from alum_fairseq.data.tables import table_format
 from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.examples import Data, sample
 from alum_fairseq.robustness.parts.clean import Clean
-from alum_fairseq.robustness.parts.part import Chosen, Measure, Part, Records, register_part
+from alum_fairseq.robustness.parts.part import Measure, Part, Records, register_part
 from alum_fairseq.robustness.sets import read_set
 from alum_fairseq.robustness.types import Example
 
@@ -25,7 +25,7 @@ class AdversarialSetPart(Part):
 
     content: Sequence[Example] = field(compare=False)
     variant: str = field(kw_only=True, compare=False)
-    chosen = Chosen.BY_OPTION
+    by_name = False
     rank = 60
     group = "Adversarial sets"
     run = Clean.run

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.examples import Data
-from alum_fairseq.robustness.parts.part import Chosen, Measure, Part, Records, register_part
+from alum_fairseq.robustness.parts.part import Measure, Part, Records, register_part
 from alum_fairseq.robustness.statistics import Columns
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
@@ -20,7 +20,7 @@ from alum_fairseq.robustness.types import Example, Record
 class Clean(Part):
     """What the model says of the examples, and how good that is."""
 
-    chosen = Chosen.ALWAYS
+    by_name = False  # it is always run
     rank = 0
 
     @override

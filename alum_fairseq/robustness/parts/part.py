@@ -11,7 +11,6 @@ import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from enum import IntEnum
 from itertools import chain
 from operator import itemgetter
 from typing import Any, ClassVar, TypeVar
@@ -25,14 +24,6 @@ from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.statistics import Columns, Statistic
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
-
-
-class Chosen(IntEnum):
-    """What puts a part into the plan; the plan is in this order."""
-
-    ALWAYS = 0
-    BY_NAME = 1  # --parts; without it, all that are installed
-    BY_OPTION = 2  # one of the part's own
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,8 @@ class Part(ABC):
     Its ``kind`` is given by :func:`register_part`. Several parts of one kind differ in ``variant``.
 
     Attributes:
-        chosen: what puts it into the plan.
+        by_name: whether ``--parts`` chooses it; without the option, all that are installed are
+            run. Else its own options do.
         optional: whether it needs what may not be installed.
         rank: its place in a report, the smallest first.
         label: its name for readers, where that is neither variant nor kind.
@@ -144,7 +136,7 @@ class Part(ABC):
     """
 
     kind: ClassVar[str]
-    chosen: ClassVar[Chosen] = Chosen.BY_NAME
+    by_name: ClassVar[bool] = True
     optional: ClassVar[bool] = False
     rank: ClassVar[int] = 50
     label: ClassVar[str] = ""

@@ -13,7 +13,7 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.attacks.greedy import Attempt
 from alum_fairseq.robustness.attacks.textattack_recipes import run_recipe
 from alum_fairseq.robustness.examples import Data
-from alum_fairseq.robustness.parts.part import Chosen, Part, register_part
+from alum_fairseq.robustness.parts.part import Part, register_part
 from alum_fairseq.robustness.parts.word_attack import WordAttack, attempted, editable_texts
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
@@ -26,7 +26,7 @@ class TextAttack(WordAttack):
 
     max_queries: int
     variant: str = field(kw_only=True, compare=False)
-    chosen = Chosen.BY_OPTION
+    by_name = False
 
     @classmethod
     @override
