@@ -101,14 +101,6 @@ _ADVGLUE_TASKS: Mapping[str, _Task] = {
 }
 
 
-@dataclass(frozen=True)
-class AdversarialSet:
-    """A set to measure a model on; the answers are labels of the model."""
-
-    name: str
-    examples: list[Example]
-
-
 def read_set(
     spec: str,
     columns: Sequence[str] | None,
@@ -116,7 +108,7 @@ def read_set(
     table: TableFormat,
     problem: SupervisedProblem,
     map_labels: Mapping[str, str] | None = None,
-) -> AdversarialSet:
+) -> tuple[str, list[Example]]:
     """Read what ``--adversarial-set`` names.
 
     A label of the set is a label of the model if it has the same name, in capitals or not, or else
@@ -132,6 +124,9 @@ def read_set(
         problem: what the model answers.
         map_labels: for labels of the set, which labels of the model are right, separated by commas
             (``{"non-entailment": "neutral,contradiction"}``); goes before any other rule.
+
+    Returns:
+        The name of the set, and its examples, whose answers are labels of the model.
 
     Raises:
         UsageError: the file cannot be read, has no examples, another number of texts than the main
@@ -158,7 +153,7 @@ def read_set(
         right = accepted[answer]
         of_model = (right[0],) if len(right) == 1 else (answer, right)
         examples.append(Example(number, texts, *of_model))
-    return AdversarialSet(name, examples)
+    return name, examples
 
 
 def _parse(spec: str) -> tuple[str, str, str]:

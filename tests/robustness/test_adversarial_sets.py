@@ -12,7 +12,7 @@ import pytest
 from alum_fairseq import UsageError
 from alum_fairseq.data.tables import TableFormat
 from alum_fairseq.problems import Classification, Regression
-from alum_fairseq.robustness.sets import AdversarialSet, read_set
+from alum_fairseq.robustness.sets import read_set
 from alum_fairseq.robustness.types import Example
 
 THREE = ["contradiction", "neutral", "entailment"]
@@ -43,7 +43,8 @@ ADVGLUE = {
     "rte": [{"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}],
 }
 
-Read = Callable[..., AdversarialSet]
+Set = tuple[str, list[Example]]  # its name first
+Read = Callable[..., Set]
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
         label: str | None = "gold",
         map_labels: dict[str, str] | None = None,
         **more: str | bytes,
-    ) -> AdversarialSet:
+    ) -> Set:
         for name, content in (files | {"other": b"", **more}).items():
             Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
         problem = Regression() if labels is None else Classification(tuple(labels))
@@ -73,34 +74,34 @@ def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
     return run
 
 
-def answers(found: AdversarialSet) -> list[Any]:
-    return [example.accepted or example.answer for example in found.examples]
+def answers(found: Set) -> list[Any]:
+    return [example.accepted or example.answer for example in found[1]]
 
 
 def test_a_file_like_the_main_data(read: Read) -> None:
     found = read("same.tsv", THREE)
-    assert found == AdversarialSet("same", [Example(0, ("A a.", "B b."), "neutral")])
-    assert read("mine=same.tsv", THREE).name == "mine"
+    assert found == ("same", [Example(0, ("A a.", "B b."), "neutral")])
+    assert read("mine=same.tsv", THREE)[0] == "mine"
     assert read(
         "./a=b.tsv", THREE, **{"a=b.tsv": "premise\thypothesis\tgold\nA\tB\tneutral\n"}
-    ) == (AdversarialSet("a=b", [Example(0, ("A", "B"), "neutral")]))
+    ) == ("a=b", [Example(0, ("A", "B"), "neutral")])
 
 
 def test_anli(read: Read) -> None:
-    found = read("anli:dev.jsonl", THREE)
-    assert found.name == "anli"
-    assert found.examples == [
+    name, examples = read("anli:dev.jsonl", THREE)
+    assert name == "anli"
+    assert examples == [
         Example(0, ("Ann sings.", "Ann is heard."), "entailment"),
         Example(1, ("Ann sings.", "Ann is old."), "neutral"),
         Example(2, ("Ann sings.", "Ann is mute."), "contradiction"),
     ]
-    assert read("R1=anli:dev.jsonl", THREE).name == "R1"
+    assert read("R1=anli:dev.jsonl", THREE)[0] == "R1"
 
 
 def test_hans(read: Read) -> None:
-    found = read("hans:hans.txt", THREE)
-    assert found.name == "hans"
-    assert found.examples == [
+    name, examples = read("hans:hans.txt", THREE)
+    assert name == "hans"
+    assert examples == [
         Example(
             0,
             ("The judges saw him .", "He saw the judges ."),
@@ -127,12 +128,12 @@ def test_hans(read: Read) -> None:
 def test_advglue(
     read: Read, task: str, columns: tuple[str, ...] | None, labels: list[str], wanted: list[str]
 ) -> None:
-    found = read(f"advglue:dev.json#{task}", labels, columns)
-    assert found.name == f"advglue-{task}"
+    name, examples = found = read(f"advglue:dev.json#{task}", labels, columns)
+    assert name == f"advglue-{task}"
     assert answers(found) == wanted
     row = ADVGLUE[task][0]
     texts = [value.strip() for key, value in row.items() if isinstance(value, str)]
-    assert list(found.examples[0].texts) == [text for text in texts if text != "textfooler"]
+    assert list(examples[0].texts) == [text for text in texts if text != "textfooler"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_labels_that_the_user_maps(read: Read) -> None:
 
 def test_a_set_for_regression(read: Read) -> None:
     found = read("same.tsv", None, **{"same.tsv": "premise\thypothesis\tgold\nA\tB\t-1.5e0\n"})
-    assert found.examples == [Example(0, ("A", "B"), "-1.5e0")]
+    assert found[1] == [Example(0, ("A", "B"), "-1.5e0")]
 
 
 @pytest.mark.parametrize(
@@ -264,4 +265,4 @@ def test_columns_are_needed_where_the_layout_is_not_known(read: Read) -> None:
     for columns, label in ((None, "gold"), (PAIR, None)):
         with pytest.raises(UsageError, match="name its columns with --columns and --label"):
             read("same.tsv", THREE, columns, label)
-    assert len(read("anli:dev.jsonl", THREE, None, None).examples) == 3
+    assert len(read("anli:dev.jsonl", THREE, None, None)[1]) == 3

@@ -53,20 +53,17 @@ class AdversarialSetPart(Part):
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
         mapped = _mapped_labels(options)
-        predictor = data.predictor
         sets: dict[str, Part] = {}
         for spec in options.adversarial_set:
-            found = read_set(
+            name, examples = read_set(
                 spec, data.columns, data.label, table_format(options), data.problem, mapped
             )
-            if found.name in sets:
+            if name in sets:
                 raise UsageError(
-                    f"--adversarial-set {spec}: another one is called {found.name}: put NAME= "
-                    "before it"
+                    f"--adversarial-set {spec}: another one is called {name}: put NAME= before it"
                 )
-            content = sample(found.examples, options.examples, options.seed)
-            predictor.check_inputs(len(content[0].texts))
-            sets[found.name] = cls(content, variant=found.name)
+            data.predictor.check_inputs(len(examples[0].texts))
+            sets[name] = cls(sample(examples, options.examples, options.seed), variant=name)
         return list(sets.values())
 
     @override
