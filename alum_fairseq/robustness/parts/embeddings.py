@@ -86,25 +86,23 @@ class EmbeddingAttack(Part):
 
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        batches = subject.batches(examples)
-        return [record for batch in batches for record in self._batch(subject, batch)]
-
-    def _batch(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        smallest = self.attack.smallest(subject.target(examples))
-        found = smallest.found
-        columns = (smallest.radius, smallest.lower, found.restart, smallest.random, found.flat)
-        return [
-            {
-                "epsilon": None if math.isinf(epsilon) else epsilon,
-                "lower": lower,
-                "restart": max(restart, 0),
-                "random": random,
-                "flat": flat,
-            }
-            for epsilon, lower, restart, random, flat in zip(
-                *(column.tolist() for column in columns), strict=True
-            )
-        ]
+        records: list[Record] = []
+        for batch in subject.batches(examples):
+            smallest = self.attack.smallest(subject.target(batch))
+            found = smallest.found
+            columns = (smallest.radius, smallest.lower, found.restart, smallest.random, found.flat)
+            rows = zip(*(column.tolist() for column in columns), strict=True)
+            records += [
+                {
+                    "epsilon": None if math.isinf(epsilon) else epsilon,
+                    "lower": lower,
+                    "restart": max(restart, 0),
+                    "random": random,
+                    "flat": flat,
+                }
+                for epsilon, lower, restart, random, flat in rows
+            ]
+        return records
 
     @override
     def measures(self, records: Records) -> Iterator[Measure]:
