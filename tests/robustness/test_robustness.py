@@ -66,7 +66,7 @@ def without_wordnet(patch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise UsageError("substitution by synonyms needs NLTK")
 
-    patch.setattr("alum_fairseq.robustness.parts.wordnet.WordNetSubstitutions", missing)
+    patch.setattr("alum_fairseq.robustness.parts.wordnet.wordnet_synonyms", missing)
 
 
 def note_reports(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from alum_fairseq import UsageError
 from alum_fairseq.robustness.attacks.greedy import (
     Attempt,
-    CharacterEdits,
     Limits,
+    character_edits,
     greedy_attack,
     run_side_by_side,
 )
 from alum_fairseq.robustness.attacks.noise import NOISES, add_noise
 from alum_fairseq.robustness.attacks.textattack_recipes import run_recipe
-from alum_fairseq.robustness.attacks.wordnet import WordNetSubstitutions
+from alum_fairseq.robustness.attacks.wordnet import wordnet_synonyms
 from alum_fairseq.robustness.attacks.words import (
     Edit,
     Editor,
@@ -192,23 +192,23 @@ def test_mistakes_keep_the_ends_and_change_the_word(word: str) -> None:
 def test_noise_is_nested_and_within_its_rate(
     texts: Texts, kind: str, rates: list[float], seed: int
 ) -> None:
-    less, more = (add_noise(texts, kind, rate, seed) for rate in rates)
+    (less, *_), (more, *_) = results = [add_noise(texts, kind, rate, seed) for rate in rates]
     split = [SplitText.of(text) for text in texts]
     # Mistakes are in letters alone, so that the words and gaps can be laid side by side.
-    noised = [SplitText.of(text) for text in more.texts]
+    noised = [SplitText.of(text) for text in more]
     assert [each.gaps for each in noised] == [each.gaps for each in split]
     words = [word for each in split for word in each.words]
-    words_less = [word for text in less.texts for word in SplitText.of(text).words]
+    words_less = [word for text in less for word in SplitText.of(text).words]
     words_more = [word for each in noised for word in each.words]
     able = sum(
         bool(NOISES[kind](each.words[number])) for each in split for number in each.editable()
     )
-    for rate, result, changed in zip(rates, (less, more), (words_less, words_more), strict=True):
+    for rate, (_, edits), changed in zip(rates, results, (words_less, words_more), strict=True):
         differ = sum(a != b for a, b in zip(words, changed, strict=True))
-        assert result.edits == differ == min(able, round(rate * len(words)))
+        assert edits == differ == min(able, round(rate * len(words)))
     for word, little, much in zip(words, words_less, words_more, strict=True):
         assert little in (word, much)
-    for text, after in zip(texts, more.texts, strict=True):
+    for text, after in zip(texts, more, strict=True):
         assert special_tokens_only(after) == special_tokens_only(text)
 
 
@@ -219,37 +219,38 @@ def special_tokens_only(text: str) -> list[str]:
 def test_noise_depends_on_seed_and_kind_and_nothing_else() -> None:
     texts = ("the quick brown foxes jumped over those extremely lazy sleeping dogs",)
     assert add_noise(texts, "swap", 0.5, 1) == add_noise(texts, "swap", 0.5, 1)
-    results = {add_noise(texts, kind, 0.5, seed).texts for kind in NOISES for seed in range(3)}
+    results = {add_noise(texts, kind, 0.5, seed)[0] for kind in NOISES for seed in range(3)}
     assert len(results) == 9
     changed = {
-        frozenset(edit.word for edit in edits_between(texts, add_noise(texts, kind, 0.2, 1).texts))
+        frozenset(edit.word for edit in edits_between(texts, add_noise(texts, kind, 0.2, 1)[0]))
         for kind in NOISES
     }
     assert len(changed) > 1  # other words, too
     # The same in another process, where Python's own hash of a text is another.
     code = (
         "from alum_fairseq.robustness.attacks.noise import add_noise;"
-        f"print(add_noise({texts!r}, 'drop', 0.5, 7).texts[0])"
+        f"print(add_noise({texts!r}, 'drop', 0.5, 7)[0][0])"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], text=True, capture_output=True, check=True
     )
-    assert done.stdout.strip() == add_noise(texts, "drop", 0.5, 7).texts[0]
+    assert done.stdout.strip() == add_noise(texts, "drop", 0.5, 7)[0][0]
 
 
 def test_noise_in_some_of_the_texts() -> None:
     texts = ("a first little sentence stays", "every single word changes here")
-    noised = add_noise(texts, "drop", 1.0, 1, editable=[1])
-    assert noised.texts[0] == texts[0]
-    assert noised.edits == 5
-    assert [len(word) for word in noised.texts[1].split()] == [4, 5, 3, 6, 3]
+    noised, edits = add_noise(texts, "drop", 1.0, 1, editable=[1])
+    assert noised[0] == texts[0]
+    assert edits == 5
+    assert [len(word) for word in noised[1].split()] == [4, 5, 3, 6, 3]
 
 
 def test_words_that_a_mistake_would_not_change_are_passed_over() -> None:
-    assert add_noise(("feel läßt feel feel",), "swap", 0.25, 1).texts == ("feel lßät feel feel",)
-    noised = add_noise(("läßt läßt feel läßt",), "keyboard", 1.0, 1)
-    assert noised.edits == 1
-    assert noised.texts[0].startswith("läßt läßt f")
+    swapped = (("feel lßät feel feel",), 1)
+    assert add_noise(("feel läßt feel feel",), "swap", 0.25, 1) == swapped
+    noised, edits = add_noise(("läßt läßt feel läßt",), "keyboard", 1.0, 1)
+    assert edits == 1
+    assert noised[0].startswith("läßt läßt f")
 
 
 def test_noise_says_what_is_wrong() -> None:
@@ -390,11 +391,11 @@ def test_no_limit_is_ever_exceeded(
 
 def test_the_most_important_word_goes_first_and_the_attack_stops_when_it_is_through() -> None:
     model = BagOfWords({"great": 1.0, "lovely": 3.0, "movie": 0.5}, bias=-2.0)
-    attempt = attack(model, "great lovely movie", CharacterEdits(1), Limits())
+    attempt = attack(model, "great lovely movie", character_edits(1), Limits())
     assert [edit.before for edit in attempt.edits] == ["lovely"]
     assert not attempt.verdict.correct
     # The original, each word left out, the candidates of one word.
-    assert attempt.queries == 1 + 3 + len(CharacterEdits(1)("lovely"))
+    assert attempt.queries == 1 + 3 + len(character_edits(1)("lovely"))
     assert model.asked[:4] == [
         ("great lovely movie",),
         ("lovely movie",),
@@ -448,14 +449,14 @@ def test_a_text_that_two_edits_lead_to_is_asked_about_once() -> None:
 
 def test_a_model_that_is_wrong_already_is_not_attacked() -> None:
     model = BagOfWords({}, bias=-1.0)
-    attempt = attack(model, "great lovely movie", CharacterEdits(1), Limits())
+    attempt = attack(model, "great lovely movie", character_edits(1), Limits())
     assert attempt == Attempt(("great lovely movie",), model.verdict(("",)), (), 1)
 
 
 def test_a_text_without_words_is_left_alone() -> None:
     model = BagOfWords({}, bias=1.0)
     for text in ("", " ... ", "<mask>", "42"):
-        assert attack(model, text, CharacterEdits(1), Limits()).texts == (text,)
+        assert attack(model, text, character_edits(1), Limits()).texts == (text,)
 
 
 def test_a_long_text_leaves_half_of_the_queries_for_its_candidates() -> None:
@@ -481,7 +482,7 @@ def test_candidates_never_make_a_special_token_or_repeat_the_word() -> None:
 def test_only_the_chosen_text_of_a_pair_is_attacked() -> None:
     model = BagOfWords({"great": 2.0, "lovely": 1.0}, bias=-2.0)
     texts = ("great movie", "lovely movie")
-    attacks = [greedy_attack(texts, CharacterEdits(1), Limits(), [1])]
+    attacks = [greedy_attack(texts, character_edits(1), Limits(), [1])]
     [attempt] = run_side_by_side(attacks, model.ask, 1)
     assert attempt.texts[0] == texts[0]
     assert [(edit.text, edit.before) for edit in attempt.edits] == [(1, "lovely")]
@@ -501,26 +502,26 @@ def test_attacks_do_not_disturb_one_another(
         batches.append({number for number, _ in questions})
         return model.ask(questions)
 
-    attacks = (greedy_attack((text,), CharacterEdits(1), limits) for text in texts)
+    attacks = (greedy_attack((text,), character_edits(1), limits) for text in texts)
     together = run_side_by_side(attacks, ask, at_most)
-    alone = [attack(BagOfWords(weights, 0.5), text, CharacterEdits(1), limits) for text in texts]
+    alone = [attack(BagOfWords(weights, 0.5), text, character_edits(1), limits) for text in texts]
     assert together == alone
     assert sum(attempt.queries for attempt in together) == len(model.asked)
     assert max(map(len, batches), default=0) == min(at_most, len(texts))
 
 
 def test_an_answer_that_is_missing_is_an_error() -> None:
-    attacks = [greedy_attack(("great movie",), CharacterEdits(1), Limits())]
+    attacks = [greedy_attack(("great movie",), character_edits(1), Limits())]
     with pytest.raises(ValueError, match="zip"):
         run_side_by_side(attacks, lambda questions: [], 1)
 
 
 @given(WORD, st.integers(0, 3), st.integers(1, 12))
 def test_character_edits_are_a_fixed_choice(word: str, seed: int, at_most: int) -> None:
-    everything = CharacterEdits(seed, at_most=None)(word)
-    some = CharacterEdits(seed, at_most)(word)
+    everything = character_edits(seed, at_most=10**6)(word)
+    some = character_edits(seed, at_most)(word)
     assert set(everything) == {typo for typos in NOISES.values() for typo in typos(word)}
-    assert some == CharacterEdits(seed, at_most)(word)
+    assert some == character_edits(seed, at_most)(word)
     assert len(some) == len(set(some)) == min(at_most, len(everything))
     assert set(some) <= set(everything)
 
@@ -543,9 +544,9 @@ def test_limits_say_what_is_wrong(options: dict[str, Any], message: str) -> None
 
 def test_counts_below_one_are_refused() -> None:
     for call in (
-        lambda: CharacterEdits(1, at_most=0),
+        lambda: character_edits(1, at_most=0),
         lambda: run_side_by_side([], BagOfWords({}).ask, 0),
-        lambda: WordNetSubstitutions(at_most=0),
+        lambda: wordnet_synonyms(at_most=0),
     ):
         with pytest.raises(UsageError, match=r"at_most is 0: it must be .*at least 1"):
             call()
@@ -607,27 +608,27 @@ def nltk_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.filterwarnings("ignore:The multilingual functions")
 def test_synonyms_of_wordnet(nltk_data: Path) -> None:
     write_wordnet(nltk_data / "corpora" / "wordnet")
-    substitutions = WordNetSubstitutions()
+    substitutions = wordnet_synonyms()
     # The first meaning first, in it the most frequent word; words alone; nothing twice.
     assert substitutions("film") == ["picture", "movie", "layer", "shoot", "take"]
     assert substitutions("Film") == ["Picture", "Movie", "Layer", "Shoot", "Take"]
     assert substitutions("MOVIE") == ["FILM", "PICTURE"]
     assert substitutions("good") == ["solomonic"]
-    assert WordNetSubstitutions(at_most=2)("film") == ["picture", "movie"]
+    assert wordnet_synonyms(at_most=2)("film") == ["picture", "movie"]
     assert substitutions("films") == []  # no base form
     assert substitutions("unheard") == []
 
 
 def test_a_missing_wordnet_is_named(nltk_data: Path) -> None:
     with pytest.raises(UsageError, match=r"pip install nltk, then python -m nltk.downloader wor"):
-        WordNetSubstitutions()
+        wordnet_synonyms()
 
 
 def test_a_missing_nltk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nltk", None)
     monkeypatch.setitem(sys.modules, "nltk.corpus", None)
     with pytest.raises(UsageError, match="needs NLTK and its WordNet: pip install nltk"):
-        WordNetSubstitutions()
+        wordnet_synonyms()
 
 
 # TextAttack

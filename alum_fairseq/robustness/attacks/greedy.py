@@ -82,28 +82,27 @@ class Attempt:
     queries: int
 
 
-class CharacterEdits:
+def character_edits(seed: int, at_most: int = 8) -> Candidates:
     """Typing mistakes as candidates, drawn from all that ``NOISES`` makes.
 
     Args:
-        at_most: how many to give for a word; None: all.
+        at_most: how many to give for a word.
+
+    Returns:
+        A function from a word to distinct misspellings of it, the same ones each time.
 
     Raises:
         UsageError: ``at_most`` is below 1.
     """
+    _require_count("at_most", at_most)
 
-    def __init__(self, seed: int, at_most: int | None = 8) -> None:
-        if at_most is not None:
-            _require_count("at_most", at_most)
-        self._seed = seed
-        self._at_most = at_most
-
-    def __call__(self, word: str) -> list[str]:
-        """Distinct misspellings of a word, the same ones whenever it is asked for."""
+    def misspellings(word: str) -> list[str]:
         found = list(dict.fromkeys(typo for typos in NOISES.values() for typo in typos(word)))
-        if self._at_most is None or len(found) <= self._at_most:
+        if len(found) <= at_most:
             return found
-        return seeded(self._seed, "candidates", word).sample(found, self._at_most)
+        return seeded(seed, "candidates", word).sample(found, at_most)
+
+    return misspellings
 
 
 class _Model:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from alum_fairseq.errors import UsageError
@@ -72,17 +71,9 @@ NOISES: Mapping[str, Callable[[str], list[str]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Noised:
-    """Texts with typing mistakes, and in how many of their words."""
-
-    texts: Texts
-    edits: int
-
-
 def add_noise(
     texts: Texts, kind: str, rate: float, seed: int, editable: Collection[int] | None = None
-) -> Noised:
+) -> tuple[Texts, int]:
     """Make one typing mistake in each of some words.
 
     What is changed depends on the texts, the kind and the seed alone, and the words that change at
@@ -94,6 +85,9 @@ def add_noise(
             :meth:`alum_fairseq.robustness.attacks.words.SplitText.editable`).
         editable: the numbers of the texts that may change, from 0; None: all. Only their words
             count.
+
+    Returns:
+        The texts with the mistakes, and how many words have one.
 
     Raises:
         UsageError: the kind, the rate or a number in ``editable`` is not as described.
@@ -110,7 +104,7 @@ def add_noise(
     changed = {
         place: source.choice(mistakes[place]) for place in places[: round(rate * editor.words)]
     }
-    return Noised(editor.replaced(changed), len(changed))
+    return editor.replaced(changed), len(changed)
 
 
 def seeded(*what: Any) -> random.Random:

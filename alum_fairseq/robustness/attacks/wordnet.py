@@ -5,39 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 from alum_fairseq.errors import UsageError
+from alum_fairseq.robustness.types import Candidates
 
 
-class WordNetSubstitutions:
-    """Candidates that share a meaning with the word, in the order of how common that meaning is.
+def wordnet_synonyms(at_most: int = 8) -> Candidates:
+    """Candidates that share a meaning with the word, the most common meaning first.
 
     They are single words of letters alone. WordNet holds base forms, and nothing is inflected here:
-    a word that is none itself ("films", "went") has no candidates, rather than ungrammatical ones.
-    Whether a meaning fits the sentence is not looked at.
+    an inflected word ("films", "went") has no candidates, rather than ungrammatical ones. Whether
+    a meaning fits the sentence is not looked at.
 
     Args:
         at_most: how many to give for a word.
 
+    Returns:
+        A function from a word to its synonyms, with capitals where the word has them.
+
     Raises:
         UsageError: NLTK or its copy of WordNet is not installed, or ``at_most`` is below 1.
     """
+    if at_most < 1:
+        raise UsageError(f"at_most is {at_most}: it must be at least 1")
+    wordnet = _load()
 
-    def __init__(self, at_most: int = 8) -> None:
-        if at_most < 1:
-            raise UsageError(f"at_most is {at_most}: it must be at least 1")
-        self._at_most = at_most
-        self._wordnet = _load()
-
-    def __call__(self, word: str) -> list[str]:
-        """Substitutes of a word, written with capitals as it is."""
+    def synonyms(word: str) -> list[str]:
         base = word.lower()
         found = [
             synonym
-            for synset in self._wordnet.synsets(base)
-            if base in (synonyms := _by_frequency(synset))
-            for synonym in synonyms
+            for synset in wordnet.synsets(base)
+            if base in (meant := _by_frequency(synset))
+            for synonym in meant
             if synonym.isalpha() and synonym != base
         ]
-        return [_written_like(word, synonym) for synonym in dict.fromkeys(found)][: self._at_most]
+        return [_written_like(word, synonym) for synonym in dict.fromkeys(found)][:at_most]
+
+    return synonyms
 
 
 def _load() -> Any:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from alum_fairseq.robustness.attacks.greedy import (
-    CharacterEdits,
     Limits,
+    character_edits,
     greedy_attack,
     run_side_by_side,
 )
@@ -71,4 +71,4 @@ class Misspellings(GreedyAttack):
 
     @override
     def candidates(self) -> Candidates:
-        return CharacterEdits(self.seed)
+        return character_edits(self.seed)

@@ -68,10 +68,10 @@ class Noise(Part):
                     add_noise(example.texts, kind, rate, self.seed, self.editable)
                     for example in examples
                 ]
-                texts = [each.texts for each in noised]
-                verdicts = subject.verdicts(list(zip(examples, texts, strict=True)))
-                for record, each, verdict in zip(records, noised, verdicts, strict=True):
-                    record[f"{kind} {rate:g}"] = outcome(each.texts, verdict, each.edits, 1)
+                asked = [(one, texts) for one, (texts, _) in zip(examples, noised, strict=True)]
+                verdicts = subject.verdicts(asked)
+                for record, (texts, edits), verdict in zip(records, noised, verdicts, strict=True):
+                    record[f"{kind} {rate:g}"] = outcome(texts, verdict, edits, 1)
         return records
 
     @override

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import override
 
-from alum_fairseq.robustness.attacks.wordnet import WordNetSubstitutions
+from alum_fairseq.robustness.attacks.wordnet import wordnet_synonyms
 from alum_fairseq.robustness.parts.greedy import GreedyAttack
 from alum_fairseq.robustness.parts.part import register_part
 from alum_fairseq.robustness.types import Candidates
@@ -19,4 +19,4 @@ class Synonyms(GreedyAttack):
 
     @override
     def candidates(self) -> Candidates:
-        return WordNetSubstitutions()
+        return wordnet_synonyms()
