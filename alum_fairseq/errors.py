@@ -43,6 +43,12 @@ def require(name: str, value: object, right: str, condition: bool) -> None:
         raise FieldError(name, f"is {value!r}: it must be {right}")
 
 
+def require_count(name: str, value: object, least: int = 1) -> None:
+    """Raise a :class:`FieldError` unless a field's value is a whole number, and large enough."""
+    whole = is_number(value) and isinstance(value, int) and value >= least
+    require(name, value, f"a whole number, {least} or more", whole)
+
+
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise a :class:`FieldError` unless a field's value is one of its choices."""
     if value not in choices:

@@ -16,7 +16,7 @@ from torch import Tensor
 from alum_fairseq.adversarial import norms
 from alum_fairseq.adversarial.objectives import Objective, gradient_at
 from alum_fairseq.adversarial.precision import default_noise_std
-from alum_fairseq.errors import is_number, require, require_choice
+from alum_fairseq.errors import is_number, require, require_choice, require_count
 
 STARTS = ("normal", "uniform", "zero")
 EPSILON_MODES = ("absolute", "relative")
@@ -75,9 +75,8 @@ class Adversary:
     projection: str = "rescale"
 
     def __post_init__(self) -> None:
-        steps, epsilon, size, std = self.steps, self.epsilon, self.step_size, self.noise_std
-        count = is_number(steps) and isinstance(steps, int) and steps >= 0
-        require("steps", steps, "a whole number, 0 or more", count)
+        epsilon, size, std = self.epsilon, self.step_size, self.noise_std
+        require_count("steps", self.steps, least=0)
         finite = is_number(epsilon) and 0 < epsilon < math.inf
         require("epsilon", epsilon, "a finite number above 0", finite)
         require("step_size", size, "a number above 0", is_number(size) and size > 0)

@@ -1,4 +1,4 @@
-"""Options that all commands share which load fine-tuned models."""
+"""The options of every command that loads fine-tuned models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _say_once = functools.cache(cli.say)
 
 
 def add_model_options(group: Any) -> None:
-    """Give a group of options those that say how a checkpoint is to be read."""
+    """Add the options that say how a checkpoint is read."""
     group.add_argument(
         "--data",
         type=Path,
@@ -43,7 +43,7 @@ def add_model_options(group: Any) -> None:
 
 
 def add_compute_options(group: Any) -> None:
-    """Give a group of options those that say how models are run."""
+    """Add the options that say how models are run."""
     group.add_argument(
         "--max-tokens",
         type=int,
@@ -55,12 +55,12 @@ def add_compute_options(group: Any) -> None:
 
 
 def on_gpu(arguments: argparse.Namespace) -> bool:
-    """Whether a GPU is there, and wanted."""
+    """Whether to compute on a GPU."""
     return torch.cuda.is_available() and not arguments.cpu
 
 
 def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
-    """Load a checkpoint as the options say; where nobody names its classes, it says so, once.
+    """Load a checkpoint as the options say; tell the user once if nothing names its classes.
 
     Raises:
         UsageError: an option is out of its range, or the checkpoint cannot be loaded.

@@ -86,7 +86,7 @@ class Problem(ABC):
         return outputs[0]
 
     def weights(self, target: Tensor, logits: Tensor, padding_idx: int) -> Tensor | None:
-        """What each prediction counts in a sum over the batch; None: all count 1.
+        """The weight of each prediction in a sum over the batch; None: all weigh 1.
 
         Args:
             target: of the batch, as fairseq's task makes it.

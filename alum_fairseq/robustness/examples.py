@@ -69,7 +69,7 @@ class Data:
 
     @property
     def tolerance(self) -> float | None:
-        """How far from the answer a number still is right; None for classes."""
+        """How far from the answer a right number may be; None for classes."""
         return None if self.problem.categorical else self.problem.tolerance
 
     def described(self) -> dict[str, Any]:
@@ -102,10 +102,10 @@ def from_table(
     predictor: Predictor,
     no_label: str | None = None,
 ) -> list[Example]:
-    """Read a labelled table, but for the rows with a label that stands for none.
+    """Read a labelled table, without the rows whose label is ``no_label``.
 
     Raises:
-        UsageError: a row is not as it should be, or its label none of the model's.
+        UsageError: a row is malformed, or its label is not one of the model's.
     """
     predictor.check_inputs(len(columns))
     examples, unlabelled = [], 0

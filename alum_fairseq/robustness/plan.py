@@ -12,7 +12,7 @@ from alum_fairseq.robustness.parts.options import add_effort
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that say what is measured, those of all parts among them."""
+    """Add the options that say what is measured, with those of every part."""
     how = parser.add_argument_group("what is measured")
     how.add_argument(
         "--quick",

@@ -1,4 +1,4 @@
-"""A checkpoint under test: what it says of texts, and its embeddings for attacks."""
+"""A checkpoint under test: its answers to texts, and its embeddings for attacks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ALIKE = 0.7
 
 
 class Subject:
-    """A predictor, whose parameters it freezes, and what it takes for right.
+    """A predictor with frozen parameters, and which of its answers count as right.
 
     Args:
-        tolerance: for regression, how far from the answer a prediction still is right; else None.
+        tolerance: for regression, how far from the answer a right prediction may be; else None.
         max_tokens: the most tokens of a batch, padding included.
         seed: of the random starts of attacks.
     """
@@ -46,7 +46,7 @@ class Subject:
         return get_divergence(self.problem.divergence)
 
     def verdicts(self, asked: Sequence[tuple[Example, Texts]]) -> list[Verdict]:
-        """What the model says of texts, each of which stand for those of an example."""
+        """The verdict on each text, given in place of those of its example."""
         outputs = self.predictor.logits([texts for _, texts in asked], self._max_tokens)
         examples = [example for example, _ in asked]
         return [self.verdict(example, row) for example, row in zip(examples, outputs, strict=True)]

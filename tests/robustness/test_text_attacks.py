@@ -532,7 +532,7 @@ def test_character_edits_are_a_fixed_choice(word: str, seed: int, at_most: int) 
         ({"max_edits": 0}, "max_edits is 0: it must be a share"),
         ({"max_edits": 1.1}, "max_edits is 1.1"),
         ({"max_edits": math.nan}, "max_edits is nan"),
-        ({"max_queries": 0}, "max_queries is 0: it must be a whole number of at least 1"),
+        ({"max_queries": 0}, "max_queries is 0: it must be a whole number, 1 or more"),
         ({"max_queries": 2.5}, "max_queries is 2.5"),
         ({"min_letters": True}, "min_letters is True"),
     ],
@@ -548,7 +548,7 @@ def test_counts_below_one_are_refused() -> None:
         lambda: run_side_by_side([], BagOfWords({}).ask, 0),
         lambda: wordnet_synonyms(at_most=0),
     ):
-        with pytest.raises(UsageError, match=r"at_most is 0: it must be .*at least 1"):
+        with pytest.raises(UsageError, match=r"at_most is 0: it must be .*1 or more"):
             call()
 
 

@@ -11,9 +11,9 @@ The recipe is common to three attacks, and each gives it something:
 - Jin et al. 2020, "Is BERT Really Robust?" (TextFooler, arXiv 1907.11932): whole words as
   candidates; the first word whose candidates change the prediction ends the search.
 
-What differs: harm is measured by the loss of the right answer, which serves classification,
-regression and multiple choice alike. And the last edit that the limit allows is only spent once
-every word was tried with it, so that an attack with one edit finds what trying everything would.
+Two things differ. Harm is measured by the loss of the right answer, which serves classification,
+regression and multiple choice alike. And the last edit that the limit allows is made only after
+every word was tried, so that an attack with one edit is as good as an exhaustive search.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 
-from alum_fairseq.errors import is_number, require
+from alum_fairseq.errors import is_number, require, require_count
 from alum_fairseq.robustness.attacks.noise import NOISES, seeded
 from alum_fairseq.robustness.attacks.words import MIN_LETTERS, Edit, Editor, Place, may_stand_in
 from alum_fairseq.robustness.types import Candidates, Texts, Verdict
@@ -52,17 +52,12 @@ class Limits:
         right = "a share of the words, above 0 and at most 1"
         share = is_number(self.max_edits) and 0 < self.max_edits <= 1
         require("max_edits", self.max_edits, right, share)
-        _require_count("max_queries", self.max_queries)
-        _require_count("min_letters", self.min_letters)
+        require_count("max_queries", self.max_queries)
+        require_count("min_letters", self.min_letters)
 
     def edits(self, words: int) -> int:
         """How many of so many words may be replaced."""
         return max(1, math.floor(self.max_edits * words + 1e-9))  # 0.29 * 100 is 28.999...
-
-
-def _require_count(name: str, value: object) -> None:
-    count = is_number(value) and isinstance(value, int) and value >= 1
-    require(name, value, "a whole number of at least 1", count)
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def character_edits(seed: int, at_most: int = 8) -> Candidates:
     Raises:
         UsageError: ``at_most`` is below 1.
     """
-    _require_count("at_most", at_most)
+    require_count("at_most", at_most)
 
     def misspellings(word: str) -> list[str]:
         found = list(dict.fromkeys(typo for typos in NOISES.values() for typo in typos(word)))
@@ -143,10 +138,9 @@ def greedy_attack(
     """Replace words until the model errs, the most important ones first.
 
     A generator, so that many attacks can share a batch (see :func:`run_side_by_side`): it yields
-    the texts that it wants to know about, and is sent a verdict for each. No more than half of the
-    queries go into finding out which words are important; in a text with more words than that,
-    those at even distances are looked at, and the others come last. Texts that the model is wrong
-    about are left as they are.
+    the texts that it asks about, and is sent a verdict for each. At most half of the queries rank
+    the words by importance. If a text has more words than that, evenly spaced ones are ranked, and
+    the others come last. Texts that the model is wrong about are left as they are.
 
     Args:
         editable: the numbers of the texts that may be edited, from 0; None: all.
@@ -216,7 +210,7 @@ def run_side_by_side(
     Raises:
         UsageError: ``at_most`` is below 1.
     """
-    _require_count("at_most", at_most)
+    require_count("at_most", at_most)
     ended: dict[int, Attempt] = {}
     under_way: dict[int, tuple[Attack, list[Texts]]] = {}
 

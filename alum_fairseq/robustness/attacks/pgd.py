@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from alum_fairseq.adversarial.norms import Norm, get_norm, root_mean_square
-from alum_fairseq.errors import UsageError, require
+from alum_fairseq.errors import UsageError, require_count
 
-# Of some of the examples: their embeddings (b x T x D), and which they are (b).
+# Takes the embeddings of some of the examples (b x T x D), and the numbers of these examples (b).
 Predict = Callable[[Tensor, Tensor], Tensor]
-# From outputs (b x C), and which examples they are of, to one number for each.
+# Takes outputs (b x C) and the numbers of their examples (b); returns one number for each.
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 LOSS, DIVERGENCE = "loss", "divergence"
 OBJECTIVES = (LOSS, DIVERGENCE)
 
-# Ways of being wrong that are looked at for the nearest.
+# How many ways of being wrong are compared to find the nearest.
 _RIVALS = 9
 
 # The search goes from one radius to this many times it, then to the square of that, ..., until
@@ -34,6 +34,8 @@ _RIVALS = 9
 _STRIDE = 1.2
 _CURVED = 0.9
 _RANDOM_TRIES = 10
+# The largest radius; where it does not suffice, the model is constant or its gradients mislead.
+_CEILING = 100.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Target:
 
 @dataclass
 class Found:
-    """How attacks at given radii ended; one entry for each example.
+    """The result of attacks at given radii; one entry for each example.
 
     Attributes:
         broken: whether the decision was changed.
@@ -134,7 +136,7 @@ class ProjectedGradient:
 
     Attributes:
         norm: ``"linf"`` or ``"l2"``. Radii are multiples of the root mean square of the example's
-            embeddings, a coordinate (for L2, times the root of the number of coordinates).
+            embeddings per coordinate (for L2, times the root of the number of coordinates).
         steps: how many, at most.
         restarts: how many starts, at most.
         objectives: what is raised: ``"loss"`` of the right answer, ``"divergence"`` from the clean
@@ -154,9 +156,7 @@ class ProjectedGradient:
     def __post_init__(self) -> None:
         get_norm(self.norm, "sentence")  # raises
         for name in ("steps", "restarts", "patience"):
-            value = getattr(self, name)
-            count = isinstance(value, int) and value >= 1
-            require(name, value, "a whole number, 1 or more", count)
+            require_count(name, getattr(self, name))
         wrong = [name for name in self.objectives if name not in OBJECTIVES]
         if wrong or not self.objectives:
             raise UsageError(
@@ -200,7 +200,6 @@ class ProjectedGradient:
         target: Target,
         precision: float = 1.1,
         floor: float = 1e-5,
-        ceiling: float = 100.0,
     ) -> Smallest:
         """The smallest radius at which the attack succeeds, by bisection, for each example.
 
@@ -210,9 +209,7 @@ class ProjectedGradient:
 
         Args:
             precision: the search ends when the radius is at most this many times one that failed.
-            floor: the smallest radius that is tried.
-            ceiling: the largest; where it does not suffice, the model is constant or its gradients
-                mislead.
+            floor: the smallest radius that is tried; the largest is ``_CEILING``.
         """
         everything = torch.arange(len(target.clean), device=target.clean.device)
         wrong = target.margin(target.clean, everything) < 0
@@ -222,11 +219,11 @@ class ProjectedGradient:
         lower = torch.zeros_like(wrong, dtype=torch.float64)
         upper = torch.where(wrong, 0.0, math.inf).to(lower)
         linear, rivals = _nearest(self, target, everything[~wrong])
-        radius = (_CURVED * linear.to(lower)).clamp(floor, ceiling)
+        radius = (_CURVED * linear.to(lower)).clamp(floor, _CEILING)
         tries = 0
         while True:
             narrow = upper <= precision * lower * (1 + 1e-12)
-            rows = everything[(upper > floor) & (lower < ceiling) & ~narrow]
+            rows = everything[(upper > floor) & (lower < _CEILING) & ~narrow]
             if not len(rows):
                 return Smallest(upper, lower, found, _random(self, target, upper))
             tried = self.attack(target, radius.to(target.embeddings), rows, rivals)
@@ -238,7 +235,7 @@ class ProjectedGradient:
             tries += 1
             out, into = lower * _STRIDE**tries, upper / _STRIDE**tries
             between = (lower * upper).sqrt().where(lower > 0, into)
-            radius = torch.where(upper.isinf(), out, between).clamp(floor, ceiling)
+            radius = torch.where(upper.isinf(), out, between).clamp(floor, _CEILING)
 
     def unit(self, target: Target) -> Tensor:
         """What the radius 1 is in the units of the embeddings, ``B x 1 x 1``."""

@@ -40,14 +40,14 @@ def run_recipe(
 ) -> list[Attempt]:
     """Attack a classifier with one of TextAttack's recipes.
 
-    Sets the global seeds of Python, NumPy and torch, from which TextAttack draws; anew for every
-    example, so that what becomes of one does not depend on the others.
+    TextAttack draws from the global generators of Python, NumPy and torch. They are seeded anew
+    for every example, so that its result does not depend on the other examples.
 
     Args:
         name: the class of the recipe, such as ``DeepWordBugGao2018``.
         examples: all have equally many texts. One that the model is wrong about is left as it is.
         labels: the classes, in the order of the probabilities.
-        max_queries: how many texts the model may be asked about, an example, the original too.
+        max_queries: how many texts the model may be asked about per example, the original included.
         editable: the numbers of the texts that may be edited, from 0; None: all.
 
     Raises:

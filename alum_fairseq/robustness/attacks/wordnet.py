@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, require_count
 from alum_fairseq.robustness.types import Candidates
 
 
@@ -24,8 +24,7 @@ def wordnet_synonyms(at_most: int = 8) -> Candidates:
     Raises:
         UsageError: NLTK or its copy of WordNet is not installed, or ``at_most`` is below 1.
     """
-    if at_most < 1:
-        raise UsageError(f"at_most is {at_most}: it must be at least 1")
+    require_count("at_most", at_most)
     wordnet = _load()
 
     def synonyms(word: str) -> list[str]:

@@ -18,7 +18,7 @@ from alum_fairseq.robustness.types import Example, Record
 
 @register_part("clean")
 class Clean(Part):
-    """What the model says of the examples, and how good that is."""
+    """The model's answers to the unchanged examples, and how good they are."""
 
     by_name = False  # it is always run
     rank = 0

@@ -23,7 +23,7 @@ from alum_fairseq.robustness.types import Example, Record
 @register_part("noise")
 @dataclass
 class Noise(Part):
-    """What is left of accuracy when so many of the words, at several rates, are misspelt."""
+    """The accuracy that is left when a share of the words is misspelt, at several rates."""
 
     rates: Sequence[float]
     seed: int

@@ -1,4 +1,4 @@
-"""Options that say how much is done: their defaults are smaller with ``--quick``."""
+"""Options for how much is measured: their defaults are smaller with ``--quick``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_effort(
     least: int | None = None,
     **more: Any,
 ) -> None:
-    """Give a group of options a number of which less is done with ``--quick``.
+    """Add an option for a number that is smaller with ``--quick``.
 
     Args:
         full: the default; a list if the option takes several values.
@@ -43,7 +43,7 @@ def check_share(option: str, share: float) -> None:
 
 
 def resolve(options: argparse.Namespace) -> None:
-    """Put the numbers in where the options are silent.
+    """Give the options that were not given their defaults.
 
     Raises:
         UsageError: one that was given is too small.

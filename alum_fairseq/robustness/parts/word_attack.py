@@ -60,7 +60,7 @@ class WordAttack(Part):
             statistics.ratio, records.columns(_broken, _was_right), better="lower",
         )  # fmt: skip
         yield self.measure(
-            "queries", "Queries an example",
+            "queries", "Queries per example",
             "How often the attack asks the model, for an example that was right.",
             statistics.ratio, records.columns("queries", _was_right), unit="", better=None,
         )  # fmt: skip
