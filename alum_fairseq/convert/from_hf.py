@@ -22,9 +22,9 @@ from alum_fairseq.convert.read_tokenizer import (
 )
 from alum_fairseq.convert.same_ids import (
     differing,
+    ids_of,
+    ids_of_transformers,
     note_of,
-    rule_of,
-    rule_of_transformers,
     texts_of,
 )
 from alum_fairseq.convert.weights import (
@@ -91,17 +91,18 @@ def _write_vocabulary(
         UsageError: too much.
     """
     texts: list[str] = []
+    expected: list[list[int]] = []
     if loaded is not None:  # else there is nothing to compare a SentencePiece model with
         texts = texts_of(loaded, ways[0].special)
-        rule = rule_of_transformers(source) or rule_of(loaded)
+        expected = ids_of_transformers(source, texts) or ids_of(loaded, texts)
+    numbers = {number: i for i, number in enumerate(order)}
     for tokenizer in ways:
         for file in folder.iterdir():
             file.unlink()
         for name, content in tokenizer.files.items():
             (folder / name).write_bytes(content)
         write_dictionary(tokenizer, order, folder / DICTIONARY)
-        numbers = {number: i for i, number in enumerate(order)}
-        wrong = differing(Vocabulary.load(folder), rule, numbers, texts) if texts else []
+        wrong = differing(Vocabulary.load(folder), texts, expected, numbers)
         if not wrong:
             break
     notes = note_of(wrong, texts, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from tokenizers import Tokenizer
 from alum_fairseq.checkpoints.reading import silent
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
-
-Rule = Callable[[Sequence[str]], Iterable[Sequence[int]]]  # from texts to ids
 
 _MIXED = 2000  # lines
 _LENGTH = 8  # pieces a line
@@ -42,37 +40,35 @@ def texts_of(tokenizer: Tokenizer, special: Iterable[int]) -> list[str]:
     return [text for text in texts if text.strip()]
 
 
-def rule_of(tokenizer: Tokenizer) -> Rule:
-    """The ids that a tokenizer gives, without special tokens around."""
-    return lambda texts: [
-        each.ids for each in tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    ]
+def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """The ids that a tokenizer gives to each text, without special tokens around."""
+    return [each.ids for each in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-def rule_of_transformers(folder: Path) -> Rule | None:
-    """The ids that transformers gives; None if it is not installed, or cannot load them."""
+def ids_of_transformers(folder: Path, texts: list[str]) -> list[list[int]] | None:
+    """The ids that transformers gives; None if it is not installed, or cannot read the folder."""
     with silent("transformers"), warnings.catch_warnings(action="ignore"):
         try:
             load: Any = importlib.import_module("transformers").AutoTokenizer.from_pretrained
             tokenizer = load(str(folder), local_files_only=True, trust_remote_code=False)
-            tokenizer(["one"], add_special_tokens=False)
+            return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         except Exception:  # of whatever it needs for a folder
             return None
-    return lambda texts: tokenizer(list(texts), add_special_tokens=False, verbose=False)[
-        "input_ids"
-    ]
 
 
 def differing(
-    vocabulary: Vocabulary, rule: Rule, numbers: Mapping[int, int], texts: Sequence[str]
+    vocabulary: Vocabulary,
+    texts: Sequence[str],
+    expected: Sequence[Sequence[int]],
+    numbers: Mapping[int, int],
 ) -> list[str]:
-    """The texts that fairseq reads otherwise than a rule says.
+    """The texts that fairseq reads otherwise than transformers.
 
     Args:
         vocabulary: fairseq's.
-        rule: transformers'.
-        numbers: fairseq's index for each of the rule's ids; the others are ``<unk>``.
         texts: to try.
+        expected: transformers' ids of each text.
+        numbers: fairseq's index for each of transformers' ids; the others are ``<unk>``.
     """
     dictionary, encode = vocabulary.dictionary, vocabulary.encoder().encode
     unknown = dictionary.unk()
@@ -81,7 +77,7 @@ def differing(
         return index if dictionary.nspecial <= index < len(dictionary) else unknown
 
     wrong = []
-    for text, ids in zip(texts, rule(texts), strict=True):
+    for text, ids in zip(texts, expected, strict=True):
         ours = [known(dictionary.index(symbol)) for symbol in encode(text).split()]
         theirs = [known(numbers.get(i, unknown)) for i in ids]
         # Not in order: where two orders of the same pieces have the same score, sentencepiece's

@@ -13,7 +13,7 @@ from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.checkpoints.model import require_roberta
 from alum_fairseq.convert.architecture import ENCODER, POSITIONS, Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
-from alum_fairseq.convert.same_ids import differing, note_of, rule_of, texts_of
+from alum_fairseq.convert.same_ids import differing, ids_of, note_of, texts_of
 from alum_fairseq.convert.weights import Tensors, current_names, to_transformers
 from alum_fairseq.convert.write_tokenizer import make_tokenizer, write_tokenizer
 from alum_fairseq.data.subwords import SPECIAL_TOKENS
@@ -64,9 +64,8 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
     tokenizer, unknowns = make_tokenizer(vocabulary, first, separator)
     texts = texts_of(tokenizer, map(tokenizer.token_to_id, SPECIAL_TOKENS))
     same = {i: i for i in range(len(words))}
-    notes += note_of(
-        differing(vocabulary, rule_of(tokenizer), same, texts), texts, vocabulary.folder
-    )
+    wrong = differing(vocabulary, texts, ids_of(tokenizer, texts), same)
+    notes += note_of(wrong, texts, vocabulary.folder)
     vocab_size = len(words) + unknowns
     if unknowns:
         notes.append(
