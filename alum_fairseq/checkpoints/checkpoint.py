@@ -11,7 +11,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from alum_fairseq.checkpoints.model import load_model
-from alum_fairseq.checkpoints.reading import heads_of, load_state, settings_of
+from alum_fairseq.checkpoints.reading import DEFAULT_HEAD, heads_of, load_state, settings_of
 from alum_fairseq.data.layout import Layout
 from alum_fairseq.data.record import CLASSES, RECORD, VOCABULARY, DataRecord, classes_of
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
@@ -23,7 +23,6 @@ _HEAD_OPTIONS = {
     "sentence_prediction": "classification_head_name",
     "sentence_ranking": "ranking_head_name",
 }
-_DEFAULT_HEAD = "sentence_classification_head"
 
 
 class Checkpoint:
@@ -122,7 +121,7 @@ class Checkpoint:
         """The classification head; None if there is none."""
         name = self._head
         if name is None and self._task in _HEAD_OPTIONS:
-            name = self.settings.get(_HEAD_OPTIONS[self._task], _DEFAULT_HEAD)
+            name = self.settings.get(_HEAD_OPTIONS[self._task], DEFAULT_HEAD)
         if not self.heads and self._head is None:
             return None
         if name is None and len(self.heads) == 1:

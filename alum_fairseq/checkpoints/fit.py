@@ -12,13 +12,35 @@ from fairseq.checkpoint_utils import prune_state_dict
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from alum_fairseq.checkpoints.reading import heads_of, silent
+from alum_fairseq.checkpoints.reading import ENCODER, heads_of, silent
 from alum_fairseq.errors import UsageError, one_line
 
 Shapes = dict[str, tuple[int, ...]]
-_ENCODER = "encoder.sentence_encoder."
 _LAYER = re.compile(r"(?:.*sentence_encoder\.)?layers\.(\d+)\.")
-_POSITIONS_BEFORE = 2  # fairseq's positions begin after the padding symbol's index, 1
+FIRST_POSITION = 2  # fairseq's positions begin after the padding symbol's index, 1
+
+
+def encoder_sizes(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
+    """The sizes of an encoder by its weights: fairseq's options, and the number of ``symbols``.
+
+    Raises:
+        UsageError: the weights hold no encoder of RoBERTa.
+    """
+    shapes = {
+        name.partition("sentence_encoder.")[2] or name: weight.shape
+        for name, weight in weights.items()
+    }
+    try:
+        symbols, width = shapes["embed_tokens.weight"]
+        return {
+            "symbols": symbols,
+            "encoder_layers": _depth(shapes),
+            "encoder_embed_dim": width,
+            "encoder_ffn_embed_dim": shapes["layers.0.fc1.weight"][0],
+            "max_positions": shapes["embed_positions.weight"][0] - FIRST_POSITION,
+        }
+    except (KeyError, IndexError, ValueError):
+        raise UsageError(f"{path} holds no encoder of RoBERTa") from None
 
 
 def check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -26,20 +48,8 @@ def check_size(cfg: DictConfig, weights: Mapping[str, Tensor], path: Path) -> No
 
     Numbers gone wrong would take all of the machine's memory before anything else is noticed.
     """
-    shapes = {
-        name.partition("sentence_encoder.")[2] or name: weight.shape
-        for name, weight in weights.items()
-    }
-    try:
-        found = {
-            "encoder_layers": _depth(shapes),
-            "encoder_embed_dim": shapes["embed_tokens.weight"][1],
-            "encoder_ffn_embed_dim": shapes["layers.0.fc1.weight"][0],
-            "max_positions": shapes["embed_positions.weight"][0] - _POSITIONS_BEFORE,
-            "num_classes": max([1000, *heads_of(weights).values()]),  # so many are harmless
-        }
-    except (KeyError, IndexError, TypeError):
-        raise UsageError(f"{path} holds no encoder of RoBERTa") from None
+    found = encoder_sizes(weights, path)
+    found["num_classes"] = max([1000, *heads_of(weights).values()])  # so many are harmless
     for group in (cfg.model, cfg.task):
         for name, size in found.items():
             asked = getattr(group, name, None)
@@ -104,7 +114,7 @@ def _check_sizes(found: Shapes, expected: Shapes, path: Path) -> None:
         sizes = (shapes[0][axis], shapes[1][axis]) if all(shapes) else (0, 0)
         return sizes if sizes[0] != sizes[1] else None
 
-    if sizes := differ(f"{_ENCODER}embed_tokens.weight", 0):
+    if sizes := differ(f"{ENCODER}embed_tokens.weight", 0):
         has, wanted = sizes
         why = " (one less: it has no <mask>)" if has == wanted - 1 else ""
         raise UsageError(
@@ -118,8 +128,8 @@ def _check_sizes(found: Shapes, expected: Shapes, path: Path) -> None:
             f"{path} has {has} layers, the model {wanted}: choose its --arch, or --encoder-layers "
             f"{has}"
         )
-    if sizes := differ(f"{_ENCODER}embed_positions.weight", 0):
-        has, wanted = (size - _POSITIONS_BEFORE for size in sizes)
+    if sizes := differ(f"{ENCODER}embed_positions.weight", 0):
+        has, wanted = (size - FIRST_POSITION for size in sizes)
         raise UsageError(
             f"{path} has {has} positions, the model {wanted}: give --max-positions {has}"
         )
@@ -127,7 +137,7 @@ def _check_sizes(found: Shapes, expected: Shapes, path: Path) -> None:
         ("embed_tokens.weight", "--encoder-embed-dim"),
         ("layers.0.fc1.bias", "--encoder-ffn-embed-dim"),
     ):
-        if sizes := differ(f"{_ENCODER}{name}", -1):
+        if sizes := differ(f"{ENCODER}{name}", -1):
             has, wanted = sizes
             raise UsageError(
                 f"{path} has a width of {has}, the model {wanted}: choose its --arch, or "

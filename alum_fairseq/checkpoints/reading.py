@@ -19,7 +19,10 @@ from torch import Tensor
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_file
 
-_HEADS = "classification_heads."
+# How fairseq names the weights of a RoBERTa, and its classification heads.
+ENCODER = "encoder.sentence_encoder."
+HEADS = "classification_heads."
+DEFAULT_HEAD = "sentence_classification_head"
 
 # How torch says that a pickle asks for a class or a function that is none of plain data.
 _UNSAFE = re.compile(
@@ -134,8 +137,8 @@ def _refuse_interpolations(options: Any, path: Path) -> None:
 
 def heads_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """The classification heads that a checkpoint has weights of, and how many outputs each has."""
-    names = sorted({name.split(".")[1] for name in weights if name.startswith(_HEADS)})
-    outputs = [weights.get(f"{_HEADS}{name}.out_proj.weight") for name in names]
+    names = sorted({name.split(".")[1] for name in weights if name.startswith(HEADS)})
+    outputs = [weights.get(f"{HEADS}{name}.out_proj.weight") for name in names]
     sizes = [0 if weight is None or not weight.dim() else len(weight) for weight in outputs]
     return dict(zip(names, sizes, strict=True))
 

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from alum_fairseq.checkpoints.fit import FIRST_POSITION
 from alum_fairseq.errors import UsageError
 from alum_fairseq.models.alum_roberta import FAIRSEQ_EPS
 
@@ -33,12 +32,6 @@ _HF_ACTIVATIONS["gelu_fast"] = "gelu_new"
 
 PRENORM = "roberta-prelayernorm"
 MODEL_TYPES = ("roberta", "xlm-roberta", "camembert", PRENORM, "bert")
-
-ENCODER = "encoder.sentence_encoder."
-POSITIONS = f"{ENCODER}embed_positions.weight"
-
-# Position embeddings start after the index of the padding symbol, 1, in fairseq and in RoBERTa.
-FIRST_POSITION = 2
 
 # fairseq's options, and the entries of config.json that mean the same.
 _SIZES = {
@@ -133,31 +126,21 @@ class Architecture:
         )
 
     @classmethod
-    def of_options(cls, options: Namespace, weights: Mapping[str, Tensor]) -> Architecture:
-        """From the options of a fairseq checkpoint, defaults filled in, and its weights.
+    def of_options(cls, options: Namespace, sizes: Mapping[str, int]) -> Architecture:
+        """From the options of a fairseq checkpoint, defaults filled in, and its weights' sizes.
 
         Raises:
             UsageError: transformers has no such RoBERTa; the message names the option.
         """
-        start = f"{ENCODER}layers."
-        layers = {name[len(start) :].split(".")[0] for name in weights if name.startswith(start)}
-        try:
-            positions, width = weights[POSITIONS].shape
-            ffn_width, _ = weights[f"{start}0.fc1.weight"].shape
-        except (KeyError, ValueError):
-            raise UsageError("the checkpoint does not contain a RoBERTa encoder") from None
-        if positions <= FIRST_POSITION:
+        if sizes["max_positions"] < 1:
             raise UsageError(
-                f"the checkpoint has {positions} position embeddings: it must have more than "
-                f"{FIRST_POSITION}"
+                "the checkpoint's position embeddings must have more than "
+                f"{FIRST_POSITION} rows, not {sizes['max_positions'] + FIRST_POSITION}"
             )
-        _check_options(options, width)
+        _check_options(options, sizes["encoder_embed_dim"])
         return cls(
-            encoder_layers=len(layers),
-            encoder_embed_dim=width,
-            encoder_ffn_embed_dim=ffn_width,
+            **sizes,
             encoder_attention_heads=options.encoder_attention_heads,
-            max_positions=positions - FIRST_POSITION,
             activation_fn=options.activation_fn,
             **{name: getattr(options, name) for name in _DROPOUTS},
             encoder_normalize_before=options.encoder_normalize_before,

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from alum_fairseq.checkpoints.reading import heads_of
 from alum_fairseq.convert.architecture import Architecture, Config, command_line
 from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
@@ -28,8 +29,6 @@ from alum_fairseq.convert.same_ids import (
     texts_of,
 )
 from alum_fairseq.convert.weights import (
-    DEFAULT_HEAD,
-    HEADS,
     WORDS,
     Tensors,
     encoder_prefix,
@@ -66,7 +65,7 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     rows = config.integer("vocab_size")
     order = symbol_order(tokenizer, rows, _unknowns(tensors, tokenizer, rows))
     weights, lost = to_fairseq(tensors, config, architecture, order)
-    has_head = f"{HEADS}{DEFAULT_HEAD}.out_proj.weight" in weights
+    has_head = bool(heads_of(weights))
     labels = label_names(config) if has_head and not _is_regression(config) else None
     notes = [f"not carried over: {phrase}" for phrase in lost]
     with whole_folder(target) as folder:

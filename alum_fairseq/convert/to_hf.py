@@ -10,11 +10,12 @@ from fairseq.models import ARCH_CONFIG_REGISTRY
 from safetensors.torch import save
 
 from alum_fairseq.checkpoints.checkpoint import Checkpoint
+from alum_fairseq.checkpoints.fit import encoder_sizes
 from alum_fairseq.checkpoints.model import require_roberta
-from alum_fairseq.convert.architecture import ENCODER, POSITIONS, Architecture
+from alum_fairseq.convert.architecture import Architecture
 from alum_fairseq.convert.folder import CONFIG, WEIGHTS, write_json
 from alum_fairseq.convert.same_ids import differing, ids_of, note_of, texts_of
-from alum_fairseq.convert.weights import Tensors, current_names, to_transformers
+from alum_fairseq.convert.weights import POSITIONS, Tensors, current_names, to_transformers
 from alum_fairseq.convert.write_tokenizer import make_tokenizer, write_tokenizer
 from alum_fairseq.data.subwords import SPECIAL_TOKENS
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
@@ -46,13 +47,10 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
     require_roberta(arch, checkpoint.path)
     ARCH_CONFIG_REGISTRY[arch](options)  # fills defaults in
     head = checkpoint.head
-    words = weights.get(f"{ENCODER}embed_tokens.weight")
-    if words is None or words.dim() != 2:
-        raise UsageError(
-            f"{checkpoint.path} has no matrix {ENCODER}embed_tokens.weight: it is no RoBERTa"
-        )
-    architecture = Architecture.of_options(options, weights)
-    vocabulary = _vocabulary(checkpoint, len(words))
+    sizes = encoder_sizes(weights, checkpoint.path)
+    rows = sizes.pop("symbols")
+    architecture = Architecture.of_options(options, sizes)
+    vocabulary = _vocabulary(checkpoint, rows)
     notes: list[str] = []
     # What fairseq's task put around the texts; RoBERTa's <s> A </s></s> B </s> if unsaid.
     first = checkpoint.symbol("init_token", 0, len(vocabulary.dictionary))
@@ -63,14 +61,14 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
         )
     tokenizer, unknowns = make_tokenizer(vocabulary, first, separator)
     texts = texts_of(tokenizer, map(tokenizer.token_to_id, SPECIAL_TOKENS))
-    same = {i: i for i in range(len(words))}
+    same = {i: i for i in range(rows)}
     wrong = differing(vocabulary, texts, ids_of(tokenizer, texts), same)
     notes += note_of(wrong, texts, vocabulary.folder)
-    vocab_size = len(words) + unknowns
+    vocab_size = rows + unknowns
     if unknowns:
         notes.append(
             f"{unknowns} subwords are not in {DICTIONARY}, and <unk> to fairseq: they have ids "
-            f"from {len(words)} to {vocab_size - 1}, whose rows are copies of that of <unk>"
+            f"from {rows} to {vocab_size - 1}, whose rows are copies of that of <unk>"
         )
     tensors = to_transformers(Tensors(weights, checkpoint.path), architecture, head, unknowns)
     config = {

@@ -9,21 +9,14 @@ from fairseq.models.roberta.model import RobertaLMHead
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from torch import Tensor
 
-from alum_fairseq.convert.architecture import (
-    ENCODER,
-    FIRST_POSITION,
-    POSITIONS,
-    Architecture,
-    Config,
-)
+from alum_fairseq.checkpoints.fit import FIRST_POSITION
+from alum_fairseq.checkpoints.reading import DEFAULT_HEAD, ENCODER, HEADS
+from alum_fairseq.convert.architecture import Architecture, Config
+from alum_fairseq.data.subwords import SPECIAL_TOKENS
 from alum_fairseq.errors import UsageError
 
+POSITIONS = f"{ENCODER}embed_positions.weight"
 LM_HEAD = "encoder.lm_head."
-HEADS = "classification_heads."
-# The head that fairseq's sentence_prediction task creates by default.
-DEFAULT_HEAD = "sentence_classification_head"
-
-UNKNOWN = 3  # fairseq's index of <unk>
 
 # transformers' masked-LM heads: the prefix, and the names of the dense layer and its normalisation.
 _LM_HEADS = {
@@ -326,5 +319,6 @@ def _with_unknowns(rows: Tensor, count: int, value: float | None = None) -> Tens
     """The rows, followed by ``count`` copies of the row of ``<unk>``, or of a value."""
     if not count:
         return rows
-    added = rows[UNKNOWN : UNKNOWN + 1].repeat(count, *[1] * (rows.dim() - 1))
+    unknown = rows[SPECIAL_TOKENS.index("<unk>")]
+    added = unknown.expand(count, *unknown.shape)
     return torch.cat([rows, added if value is None else torch.full_like(added, value)])
