@@ -45,16 +45,14 @@ def load_state(path: Path) -> dict[str, Any]:
         # Not mapped into memory: fairseq writes checkpoint_last.pt in place, and to read a map of a
         # file that becomes shorter kills the process.
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if _UNSAFE.search(str(error)):
+    except PermissionError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # torch and pickle raise whatever broken bytes lead them to
+        if isinstance(error, pickle.UnpicklingError) and _UNSAFE.search(str(error)):
             raise UsageError(
                 f"{path} holds objects other than weights, whose loading could run code: it is "
                 "not loaded"
             ) from None
-        raise UsageError(f"{path} is no checkpoint, or was cut short") from None
-    except PermissionError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except Exception:  # torch and pickle raise whatever broken bytes lead them to
         raise UsageError(f"{path} is no checkpoint, or was cut short") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UsageError(f"{path} is no checkpoint of fairseq: it has no 'model'")

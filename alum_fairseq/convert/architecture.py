@@ -153,23 +153,22 @@ def _check_options(options: Namespace, width: int) -> None:
     """Raise a UsageError where transformers' RoBERTa has no such option, or has no such value."""
     found = _FIXED_OPTIONS | vars(options)
     heads = found["encoder_attention_heads"]
-    supports = "RoBERTa in transformers supports"
-    right = {name: (found[name] == v, f"{supports} {v} only") for name, v in _FIXED_OPTIONS.items()}
-    right["activation_fn"] = (
-        str(found["activation_fn"]) in _HF_ACTIVATIONS,
-        f"{supports} {', '.join(_HF_ACTIVATIONS)}",
-    )
-    right["encoder_attention_heads"] = (
-        type(heads) is int and heads > 0 and width % heads == 0,
-        f"it must divide the width of the encoder, {width}",
-    )
-    for name in _DROPOUTS:
-        fine = type(found[name]) in (int, float) and 0 <= found[name] <= 1
-        right[name] = fine, "it must be from 0 to 1"
-    for name, (fine, remedy) in right.items():
+
+    def require(name: str, right: str, fine: bool) -> None:
         if not fine:
             value = f"{found[name]!s:.100}"
-            raise UsageError(f"the checkpoint was trained with {name}={value}: {remedy}")
+            raise UsageError(f"the checkpoint was trained with {name}={value}: {right}")
+
+    for name, value in _FIXED_OPTIONS.items():
+        require(name, f"RoBERTa in transformers supports {value} only", found[name] == value)
+    known = ", ".join(_HF_ACTIVATIONS)
+    activation = str(found["activation_fn"])
+    require("activation_fn", f"transformers supports {known}", activation in _HF_ACTIVATIONS)
+    divides = type(heads) is int and heads > 0 and width % heads == 0
+    require("encoder_attention_heads", f"it must divide the encoder's width, {width}", divides)
+    for name in _DROPOUTS:
+        fine = type(found[name]) in (int, float) and 0 <= found[name] <= 1
+        require(name, "it must be from 0 to 1", fine)
 
 
 def command_line(options: Mapping[str, Any]) -> list[str]:

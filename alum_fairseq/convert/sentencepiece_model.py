@@ -17,27 +17,16 @@ def read_sentencepiece(path: Path) -> ModelProto:
     """Read a model: its pieces by id, and how it was trained and normalises text.
 
     Raises:
-        UsageError: the file cannot be read, or is not a SentencePiece model.
+        UsageError: the file is not a SentencePiece model.
     """
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # only these models need protobuf
 
+    content = path.read_bytes()
     try:
-        content = path.read_bytes()
         SentencePieceProcessor(model_proto=content)  # validates more than the message types do
         model = ModelProto.FromString(content)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except Exception:  # RuntimeError from sentencepiece, DecodeError from protobuf
         raise UsageError(f"{path} is not a SentencePiece model") from None
     if not all(isinstance(piece.piece, str) for piece in model.pieces):  # bytes if not in UTF-8
         raise UsageError(f"{path} is not a SentencePiece model: a piece is not in UTF-8")
     return model
-
-
-def text_pieces(model: ModelProto) -> list[ModelProto.SentencePiece]:
-    """The pieces that text is split into: without ``<s>``, ``<unk>`` and the like."""
-    return [
-        piece
-        for piece in model.pieces
-        if piece.type in (piece.NORMAL, piece.USER_DEFINED, piece.BYTE)
-    ]

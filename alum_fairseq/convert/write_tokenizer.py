@@ -22,7 +22,7 @@ from tokenizers import (
 
 from alum_fairseq.convert.folder import read_json, write_json
 from alum_fairseq.convert.read_tokenizer import TOKEN_SETTINGS
-from alum_fairseq.convert.sentencepiece_model import read_sentencepiece, text_pieces
+from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError, one_line
@@ -160,7 +160,11 @@ def _sentencepiece(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
             f"{path} is a model that tokenizers cannot represent: only unigram and BPE models "
             "with whitespace before words can be converted"
         )
-    pieces = text_pieces(model)
+    pieces = [  # that text is split into: not <s>, <unk> and the like
+        piece
+        for piece in model.pieces
+        if piece.type in (piece.NORMAL, piece.USER_DEFINED, piece.BYTE)
+    ]
     tokenizer = Tokenizer(make(pieces, ids, training.byte_fallback))
     steps: list[normalizers.Normalizer] = []
     if normalization.precompiled_charsmap:

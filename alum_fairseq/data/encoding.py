@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
@@ -116,12 +115,8 @@ def encode_all(
         yield from map(ExampleEncoder(vocabulary, max_positions, problem), examples)
         return
     settings = (vocabulary.folder, max_positions, problem)
-    with closing(Pool(workers, _start_worker, settings)) as pool:
-        try:
-            yield from pool.imap(_encode, examples, _CHUNK)
-        except BaseException:
-            pool.terminate()
-            raise
+    with Pool(workers, _start_worker, settings) as pool:  # its end terminates the workers
+        yield from pool.imap(_encode, examples, _CHUNK)
 
 
 # The encoder of a worker process, which is set when the process starts.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file
+from alum_fairseq.files import existing_file, reporting_access_errors
 
 FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl")
 STDIN = Path("-")
@@ -254,7 +254,7 @@ def _objects(
             except (json.JSONDecodeError, RecursionError) as error:
                 raise UsageError(f"{where}: this is not JSON: {error}") from None
             if not isinstance(found, dict):
-                raise UsageError(f"{where}: a JSON object is expected, not {_brief(found)}")
+                raise UsageError(f"{where}: a JSON object is expected, not {json.dumps(found):.40}")
             values: list[str | None] = [_value(where, found, column) for column in columns]
             if label is not None:
                 absent = label_optional and found.get(label) is None
@@ -271,11 +271,13 @@ def _value(where: str, found: dict[str, Any], column: str, number: bool = False)
         return json.dumps(value)
     if not isinstance(value, str):
         wanted = "a text or a number" if number else "a text"
-        raise UsageError(f"{where}: {column} must be {wanted}, not {_brief(value)}")
+        raise UsageError(f"{where}: {column} must be {wanted}, not {json.dumps(value):.40}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{where}: {column} holds half a character ({_brief(value)})") from None
+        raise UsageError(
+            f"{where}: {column} holds half a character ({json.dumps(value):.40})"
+        ) from None
     return value
 
 
@@ -286,10 +288,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         return
     if not path.is_fifo():  # such as the shell's <(command)
         existing_file(path)
-    try:
+    with reporting_access_errors():
         stream = path.open("rb")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     with stream:
         yield stream
 
@@ -355,8 +355,3 @@ def _without_blank_lines(
         if blank is not None:
             raise UsageError(f"{shown(path)}:{blank}: the line is empty")
         yield line, fields
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
