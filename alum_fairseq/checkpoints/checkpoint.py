@@ -99,7 +99,7 @@ class Checkpoint:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The rule by which text becomes symbols."""
+        """The subword encoder and its dictionary."""
         if self._vocabulary is not None:
             return Vocabulary.load(Path(self._vocabulary))
         data = self._require_data()

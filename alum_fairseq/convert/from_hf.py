@@ -52,7 +52,7 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
             ``dict.txt``, and the files of the subword encoder.
 
     Returns:
-        Notes on what was not converted or is otherwise worth knowing; and commands to go on with.
+        Notes, such as on what was not converted; and commands that use the result.
 
     Raises:
         UsageError: the folder is broken, or fairseq has no such model.

@@ -36,7 +36,7 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
     """Convert a checkpoint, with or without a head, to a folder to make.
 
     Returns:
-        What was not carried over, or is otherwise worth knowing; and how to go on.
+        Notes, such as on what was not converted; and how to load the result.
 
     Raises:
         UsageError: the checkpoint is broken, or transformers has no such model.

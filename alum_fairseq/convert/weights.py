@@ -121,7 +121,7 @@ def _modules(
 def to_fairseq(
     tensors: Tensors, config: Config, architecture: Architecture, order: Sequence[int]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Convert a transformers model's tensors, given for each of fairseq's symbols its row in them.
+    """Convert a transformers model's tensors; ``order`` has the row of each of fairseq's symbols.
 
     Returns:
         The weights under fairseq's names, and a phrase for each thing that was not converted.

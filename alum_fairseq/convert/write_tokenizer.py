@@ -61,7 +61,7 @@ class TokenIds:
         return next(self._new)
 
     def unused(self, taken: Iterable[str]) -> dict[str, int]:
-        """Ids of fairseq's symbols that are no tokens so far, under names that are not taken."""
+        """The ids that no token has so far, each by its symbol, or a made-up name if taken."""
         taken = set(taken)
         rest = {}
         for i, symbol in enumerate(self.symbols):
@@ -218,21 +218,18 @@ def _remapped(vocabulary: Vocabulary, ids: TokenIds) -> Tokenizer:
     if model.get("unk_id") is not None:
         unknown = model["vocab"][model["unk_id"]][0]
     own.add(unknown)
-    pairs: list[tuple[str, Any]] = (
-        list(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"]
-    )
-    kept = [(token, value) for token, value in pairs if token not in own - known]
+    vocab = dict(model["vocab"])  # pairs of token and score in Unigram, else ids by token
+    kept = {token: value for token, value in vocab.items() if token not in own - known}
     added = [t for t in content["added_tokens"] if t["content"] not in own.union(SPECIAL_TOKENS)]
-    numbers = {token: ids(token) for token, _ in kept}
+    numbers = {token: ids(token) for token in kept}
     numbers |= {t["content"]: ids(t["content"]) for t in added if t["content"] not in numbers}
     numbers |= ids.unused(numbers)
     if isinstance(model["vocab"], dict):
         model["vocab"] = numbers
         model["unk_token"] = "<unk>"
     else:
-        scores = dict(kept)
-        least = min(scores.values())
-        by_id = {i: [token, scores.get(token, least)] for token, i in numbers.items()}
+        least = min(kept.values())
+        by_id = {i: [token, kept.get(token, least)] for token, i in numbers.items()}
         model["vocab"] = [by_id[i] for i in range(len(by_id))]
         model["unk_id"] = ids("<unk>")
     content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}

@@ -14,14 +14,14 @@ from alum_fairseq.problems import SupervisedProblem
 
 @dataclass(frozen=True)
 class Layout:
-    """How fairseq's task lays the texts of an example out.
+    """How fairseq's task lays out the texts of an example.
 
     Attributes:
         problem: which texts the model reads together.
         max_positions: the most tokens of an input.
-        init_token: put before the first text, or None.
-        separator_token: put before the second, or None.
-        max_option_length: the most tokens of the first text, the rest of which is cut off; or None.
+        init_token: index of the symbol before the first text, or None.
+        separator_token: of that before the second, or None.
+        max_option_length: the most tokens of the first text, which is cut off after them; or None.
     """
 
     problem: SupervisedProblem

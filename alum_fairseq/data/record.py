@@ -58,7 +58,7 @@ class DataRecord:
         format: the training table's kind, see :class:`alum_fairseq.data.tables.TableFormat`.
         header: whether it has a header.
         max_positions: the most tokens of an example, special ones included.
-        bpe: fairseq's name of the rule that cuts the text into symbols.
+        bpe: fairseq's name of the subword encoder.
         task: the name of a known data set, or None.
         splits: by name: ``train``, ``valid``, ``valid1``, ..., ``test``, ``test1``, ...
         version: of this file's format.

@@ -146,8 +146,8 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-label",
         metavar="LABEL",
-        help="what stands there if there is no label, such as -1: the row is left out, or if "
-        "nothing needs its label, taken without one",
+        help="what stands for a missing label, such as -1: such a row is left out, or read "
+        "without a label where none is needed",
     )
     group.add_argument(
         "--format",
@@ -309,7 +309,7 @@ def _split_tsv(path: Path, lines: Iterator[str], check: bool) -> Iterator[tuple[
     """The fields of each line; quoted ones are a UsageError if they are to be checked for."""
     for number, line in enumerate(lines, 1):
         fields = line.removesuffix("\n").removesuffix("\r").split("\t")
-        if check and _are_quoted(fields, alone=number > 1):
+        if check and _are_quoted(fields, first=number == 1):
             more = sum(_are_quoted(each.rstrip("\r\n").split("\t")) for each in lines)
             also = f", and {more:,} lines after it" if more else ""
             raise UsageError(
@@ -319,15 +319,16 @@ def _split_tsv(path: Path, lines: Iterator[str], check: bool) -> Iterator[tuple[
         yield number, fields
 
 
-def _are_quoted(fields: Sequence[str], alone: bool = True) -> bool:
+def _are_quoted(fields: Sequence[str], first: bool = False) -> bool:
     """Whether a program put quotation marks around fields, rather than an author.
 
-    It did where those inside are doubled; and of a first line, not ``alone``, where all have them.
+    A program doubles the marks inside of a field. If it puts all fields of the first line in marks,
+    it does so in every line.
     """
     inside = [field[1:-1] for field in fields if len(field) > 1 and field[0] == field[-1] == '"']
     doubled = any('""' in each and '"' not in each.replace('""', "") for each in inside)
     every = len(fields) == len(inside) > 1 and not any('"' in each for each in inside)
-    return doubled or (every and not alone)
+    return doubled or (every and first)
 
 
 def _split_csv(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
