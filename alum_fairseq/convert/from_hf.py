@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import shlex
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from alum_fairseq.checkpoints.reading import heads_of
 from alum_fairseq.convert.architecture import Architecture, Config, command_line
 from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
-    FairseqTokenizer,
+    SourceTokenizer,
     read_tokenizer,
     symbol_order,
     write_dictionary,
@@ -59,8 +57,7 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     """
     config = read_config(existing_folder(source))
     architecture = Architecture.of_config(config)
-    ways, loaded = read_tokenizer(source, config.values)
-    tokenizer = ways[0]
+    tokenizer = read_tokenizer(source, config.values)
     tensors = read_tensors(source)
     rows = config.integer("vocab_size")
     order = symbol_order(tokenizer, rows, _unknowns(tensors, tokenizer, rows))
@@ -69,50 +66,45 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     labels = label_names(config) if has_head and not _is_regression(config) else None
     notes = [f"not carried over: {phrase}" for phrase in lost]
     with whole_folder(target) as folder:
-        notes += _write_vocabulary(ways, loaded, source, order, folder)
+        notes += _write_vocabulary(tokenizer, source, order, folder)
         torch.save(_checkpoint(weights, config, architecture, labels), folder / CHECKPOINT)
     return notes, _next_steps(Vocabulary.load(target), architecture, config, has_head, labels)
 
 
 def _write_vocabulary(
-    ways: Sequence[FairseqTokenizer],
-    loaded: Tokenizer | None,
-    source: Path,
-    order: list[int],
-    folder: Path,
+    tokenizer: SourceTokenizer, source: Path, order: list[int], folder: Path
 ) -> list[str]:
-    """Write the first of the ways that reads text as transformers does, or the last.
+    """Write the first of the encoders that splits text as transformers does, or the last.
 
     Returns:
-        Notes on what it reads otherwise.
+        Notes on what it splits otherwise.
 
     Raises:
         UsageError: too much.
     """
     texts: list[str] = []
     expected: list[list[int]] = []
-    if loaded is not None:  # else there is nothing to compare a SentencePiece model with
-        texts = texts_of(loaded, ways[0].special)
-        expected = ids_of_transformers(source, texts) or ids_of(loaded, texts)
+    if tokenizer.loaded is not None:  # else there is nothing to compare with
+        texts = texts_of(tokenizer.loaded, tokenizer.special)
+        expected = ids_of_transformers(source, texts) or ids_of(tokenizer.loaded, texts)
     numbers = {number: i for i, number in enumerate(order)}
-    for tokenizer in ways:
+    for encoder in tokenizer.encoders:
         for file in folder.iterdir():
             file.unlink()
-        for name, content in tokenizer.files.items():
+        for name, content in encoder.files.items():
             (folder / name).write_bytes(content)
-        write_dictionary(tokenizer, order, folder / DICTIONARY)
+        write_dictionary(tokenizer.ids, encoder.numbers, order, folder / DICTIONARY)
         wrong = differing(Vocabulary.load(folder), texts, expected, numbers)
         if not wrong:
             break
     notes = note_of(wrong, texts, source)
-    if len(ways) > 1 and tokenizer is ways[-1]:
-        notes.append(
-            f"--bpe {ways[0].bpe} would read text differently: it is --bpe {tokenizer.bpe}"
-        )
+    own = tokenizer.encoders[0]
+    if encoder is not own:
+        notes.append(f"--bpe {own.bpe} would split text differently: it is --bpe {encoder.bpe}")
     return notes
 
 
-def _unknowns(tensors: Tensors, tokenizer: FairseqTokenizer, rows: int) -> frozenset[int]:
+def _unknowns(tensors: Tensors, tokenizer: SourceTokenizer, rows: int) -> frozenset[int]:
     """The rows that ``to-hf`` added after ``<mask>``: copies of the row of ``<unk>``."""
     unknown, mask = tokenizer.special[3:]
     embeddings = tensors.get(f"{encoder_prefix(tensors)}{WORDS}", torch.empty(0))

@@ -34,33 +34,40 @@ TOKEN_SETTINGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _BERT_TOKENS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
 
 
-@dataclass
-class FairseqTokenizer:
-    """A tokenizer of transformers, as fairseq can use it.
+@dataclass(frozen=True)
+class Subwords:
+    """A subword encoder of fairseq.
 
     Attributes:
-        bpe: fairseq's name of the subword algorithm.
-        ids: transformers' ids of the tokens.
-        special: ids of ``<s>``, ``<pad>``, ``</s>``, ``<unk>``, ``<mask>``, in this order.
-        symbols: fairseq's symbols for tokens, where they differ from the tokens.
-        files: contents of the files that ``bpe`` needs, by name.
+        bpe: fairseq's name of it.
+        files: contents of the files that it needs, by name.
+        numbers: for tokens whose symbols in fairseq are numbers, these; empty for other encoders.
     """
 
     bpe: str
+    files: dict[str, bytes]
+    numbers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceTokenizer:
+    """A tokenizer of transformers, and the encoders of fairseq that may split text as it does.
+
+    Attributes:
+        ids: of the tokens.
+        special: ids of ``<s>``, ``<pad>``, ``</s>``, ``<unk>``, ``<mask>``, in this order.
+        encoders: one or more; fairseq's own comes first.
+        loaded: the tokenizer itself; None if there is a SentencePiece model alone.
+    """
+
     ids: dict[str, int]
     special: tuple[int, ...]
-    symbols: dict[str, str] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
+    encoders: list[Subwords]
+    loaded: Tokenizer | None = None
 
 
-def read_tokenizer(
-    folder: Path, config: Mapping[str, Any]
-) -> tuple[list[FairseqTokenizer], Tokenizer | None]:
+def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> SourceTokenizer:
     """Read the tokenizer of a folder with a ``config.json``, which is given.
-
-    Returns:
-        The ways for fairseq to use it, the one that fairseq itself has first; and what was read,
-        None if that is a SentencePiece model alone.
 
     Raises:
         UsageError: fairseq can use none that is there.
@@ -83,20 +90,21 @@ def read_tokenizer(
                 f"{folder} adds {min(others)!r} to {source.name}, which cannot produce it: load "
                 f"the tokenizer with AutoTokenizer, and save it, for its {TOKENIZER}"
             )
-        return [_sentencepiece(source, ids, _special_ids(ids, SPECIAL_TOKENS, source))], None
+        special = _special_ids(ids, SPECIAL_TOKENS, source)
+        return SourceTokenizer(ids, special, [_sentencepiece(source)])
     ids = loaded.get_vocab(with_added_tokens=True)
     model = folder / SENTENCEPIECE
     special = _special_ids(ids, tokens, model if model.is_file() else source)
     content = json.loads(loaded.to_str())
     kept = source.read_bytes() if source.name == TOKENIZER else loaded.to_str().encode()
-    ways = [FairseqTokenizer("alum_tokenizers", ids, special, files={TOKENIZER: kept})]
+    encoders = [Subwords("alum_tokenizers", {TOKENIZER: kept})]
     if model.is_file():
-        ways.insert(0, _sentencepiece(model, ids, special))
+        encoders.insert(0, _sentencepiece(model))
     elif _is_gpt2(content):
-        ways.insert(0, _gpt2(content, ids, special))
+        encoders.insert(0, _gpt2(content["model"]["merges"], ids))
     loaded.no_truncation()
     loaded.no_padding()
-    return ways, loaded
+    return SourceTokenizer(ids, special, encoders, loaded)
 
 
 def _load(
@@ -203,14 +211,10 @@ def _is_gpt2(content: Mapping[str, Any]) -> bool:
     )
 
 
-def _gpt2(
-    content: Mapping[str, Any], ids: dict[str, int], special: tuple[int, ...]
-) -> FairseqTokenizer:
+def _gpt2(found: list[Any], ids: Mapping[str, int]) -> Subwords:
     """Byte-level BPE, whose symbols in fairseq are the numbers that GPT-2 gives to the tokens."""
-    merges = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
-        for merge in content["model"]["merges"]
-    ]
+    # Older versions of tokenizers write a merge as one text.
+    merges = [tuple(each.split(" ") if isinstance(each, str) else each) for each in found]
     encoder = gpt2_encoder(merges, ids)
     symbols = {token: str(number) for token, number in encoder.items()}
     lines = ["#version: 0.2", *map(" ".join, merges)]
@@ -218,15 +222,15 @@ def _gpt2(
         "encoder.json": json.dumps(encoder).encode(),  # ASCII: fairseq reads it in the locale's
         "vocab.bpe": "".join(f"{line}\n" for line in lines).encode(),
     }
-    return FairseqTokenizer("gpt2", ids, special, symbols, files)
+    return Subwords("gpt2", files, symbols)
 
 
 # ---------------------------------------------------------------------------------- sentencepiece
 
 
-def _sentencepiece(path: Path, ids: dict[str, int], special: tuple[int, ...]) -> FairseqTokenizer:
+def _sentencepiece(path: Path) -> Subwords:
     read_sentencepiece(path)  # or it raises
-    return FairseqTokenizer("sentencepiece", ids, special, files={SENTENCEPIECE: path.read_bytes()})
+    return Subwords("sentencepiece", {SENTENCEPIECE: path.read_bytes()})
 
 
 def _xlmr_ids(path: Path, model_type: str) -> dict[str, int]:
@@ -246,9 +250,7 @@ def _xlmr_ids(path: Path, model_type: str) -> dict[str, int]:
 # ------------------------------------------------------------------------------------- dictionary
 
 
-def symbol_order(
-    tokenizer: FairseqTokenizer, rows: int, unknowns: frozenset[int] = frozenset()
-) -> list[int]:
+def symbol_order(tokenizer: SourceTokenizer, rows: int, unknowns: frozenset[int]) -> list[int]:
     """The ids of fairseq's symbols in their order: four special ones, the rest, ``<mask>``.
 
     Args:
@@ -269,20 +271,24 @@ def symbol_order(
     return [*first, *(i for i in range(rows) if i not in taken), mask]
 
 
-def write_dictionary(tokenizer: FairseqTokenizer, order: list[int], path: Path) -> None:
-    """Write ``dict.txt``.
+def write_dictionary(
+    ids: Mapping[str, int], numbers: Mapping[str, str], order: list[int], path: Path
+) -> None:
+    """Write ``dict.txt``, which lists the symbols of all tokens but the special ones, in order.
+
+    A token's symbol is its number, such as GPT-2's, or else the token itself.
 
     A symbol of fairseq contains no whitespace and occurs once. A row whose token cannot be a symbol
     gets a made-up name, like those by which fairseq pads a dictionary.
     """
-    tokens = {i: token for token, i in tokenizer.ids.items()}
+    tokens = {i: token for token, i in ids.items()}
     symbols: dict[int, str | None] = {}
     used = set(SPECIAL_TOKENS)
     for i in order[4:-1]:
         token = tokens.get(i, "")
-        symbol = tokenizer.symbols.get(token, token)
+        symbol = numbers.get(token, token)
         # A token whose text is a number must not be taken for one of GPT-2's numbers.
-        ambiguous = tokenizer.symbols and token not in tokenizer.symbols and symbol.isdigit()
+        ambiguous = numbers and token not in numbers and symbol.isdigit()
         usable = symbol.split() == [symbol] and symbol not in used and not ambiguous
         symbols[i] = symbol if usable else None
         used.update([symbol] if usable else [])
