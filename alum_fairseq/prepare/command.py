@@ -16,7 +16,7 @@ from alum_fairseq.data.tables import add_table_options, table_format
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.prepare.build import prepare
-from alum_fairseq.prepare.datasets import KNOWN_TASKS, known_task, plan_of
+from alum_fairseq.prepare.datasets import KNOWN_TASKS, in_folder, known_task
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
 from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
 
@@ -128,20 +128,21 @@ def _add_own_tables(own: Any) -> None:
 
 
 def _known_plan(arguments: argparse.Namespace) -> Plan:
-    task = known_task(arguments.task)
+    known = known_task(arguments.task)
     parser = _parser()
     for option in (
         *("train", "valid", "test", "labels", "regression", "scale", "choices"),
         *("columns", "label", "format", "header"),
     ):
         if getattr(arguments, option) != parser.get_default(option):
-            raise UsageError(f"--task {task.name} knows the layout: leave out --{option}")
+            raise UsageError(f"--task {known.task} knows the layout: leave out --{option}")
     if arguments.input is None:
-        raise UsageError(f"--task {task.name} needs --input, the folder of its files")
-    plan, missing = plan_of(task, arguments.input)
+        raise UsageError(f"--task {known.task} needs --input, the folder of its files")
+    plan, missing = in_folder(known, arguments.input)
     plan = replace(plan, no_label=arguments.no_label or plan.no_label)
     for split in missing:
-        cli.say(f"no {split}: {arguments.input} has no {' and '.join(task.files[split])}")
+        files = " and ".join(map(str, known.sources[split].files))
+        cli.say(f"no {split}: {arguments.input} has no {files}")
     return plan
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from alum_fairseq.data.tables import TableFormat
 from alum_fairseq.errors import UsageError
@@ -25,44 +26,45 @@ def _files(pattern: str = "{}.tsv") -> dict[str, tuple[str, ...]]:
     return {split: (pattern.replace("{}", name),) for split, name in names.items()}
 
 
-@dataclass(frozen=True)
-class KnownTask:
-    """The layout of one data set.
+def _known(
+    name: str,
+    columns: tuple[str, ...],
+    label: str,
+    problem: SupervisedProblem,
+    files: Mapping[str, tuple[str, ...]] | None = None,
+    header: bool | None = None,
+    **dropped: Any,
+) -> Plan:
+    """The plan of one data set, whose files are relative to the folder that is published.
 
-    Attributes:
-        name: what it is called.
-        columns: the columns of the texts.
-        label: the column of the label. Test sets whose labels are secret lack it.
-        problem: what is to be predicted, with the classes in their order.
-        files: for every split its files, each with alternatives after ``|``: the first that is
-            there is taken.
-        unlike_the_rest: for some splits, other columns, which have no label.
-        header: see :class:`alum_fairseq.data.tables.TableFormat`.
-        no_label, skip_malformed: see :class:`alum_fairseq.prepare.plan.Plan`.
+    A file may have alternatives after ``|``: the first that is there is taken.
     """
-
-    name: str
-    columns: tuple[str, ...]
-    label: str
-    problem: SupervisedProblem
-    files: Mapping[str, tuple[str, ...]] = field(default_factory=_files)
-    unlike_the_rest: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    header: bool | None = None
-    no_label: str | None = None
-    skip_malformed: bool = False
+    table = TableFormat(header=header)
+    sources = {
+        split: Source(tuple(map(Path, names)), table, columns, label)
+        for split, names in (files or _files()).items()
+    }
+    return Plan(problem, sources, name, **dropped)
 
 
-def _sick(name: str, label: str, problem: SupervisedProblem) -> KnownTask:
+def _cola() -> Plan:
+    """Of its files ``test.tsv`` alone has a header, and no labels."""
+    plan = _known("CoLA", ("4",), "2", _YES_NO, header=False)
+    test = Source((Path("test.tsv"),), TableFormat(), ("sentence",), None)
+    return replace(plan, sources={**plan.sources, TEST: test})
+
+
+def _sick(name: str, label: str, problem: SupervisedProblem) -> Plan:
     """SemEval-2014 task 1 (Marelli et al. 2014)."""
     files = {
         TRAIN: ("train.tsv|SICK_train.txt",),
         VALID: ("dev.tsv|SICK_trial.txt",),
         TEST: ("test.tsv|SICK_test_annotated.txt",),
     }
-    return KnownTask(name, ("sentence_A", "sentence_B"), label, problem, files)
+    return _known(name, ("sentence_A", "sentence_B"), label, problem, files)
 
 
-def _anli(*rounds: str) -> KnownTask:
+def _anli(*rounds: str) -> Plan:
     """``anli_v1.0.zip`` (Nie et al. 2020), its README.
 
     One round, or several: together, and for evaluation each by itself as well.
@@ -74,19 +76,19 @@ def _anli(*rounds: str) -> KnownTask:
         if split != TRAIN and not one:
             files |= {f"{split}{i}": (file,) for i, file in enumerate(files[split], 1)}
     name, classes = f"ANLI-{rounds[0]}" if one else "ANLI", Classification(("c", "n", "e"))
-    return KnownTask(name, ("context", "hypothesis"), "label", classes, files)
+    return _known(name, ("context", "hypothesis"), "label", classes, files)
 
 
 _ALL = (
-    # The GLUE benchmark's zip (Wang et al. 2019). CoLA: test.tsv alone has a header. MRPC: as its
-    # download script divides it. QQP: a few rows of train.tsv are broken in two. STS-B: divided by
-    # 5 as in fairseq's examples/roberta/preprocess_GLUE_tasks.sh.
-    KnownTask("CoLA", ("4",), "2", _YES_NO, unlike_the_rest={TEST: ("sentence",)}, header=False),
-    KnownTask("SST-2", ("sentence",), "label", _YES_NO),
-    KnownTask("MRPC", ("#1 String", "#2 String"), "Quality", _YES_NO),
-    KnownTask("QQP", ("question1", "question2"), "is_duplicate", _YES_NO, skip_malformed=True),
-    KnownTask("STS-B", _PAIR, "score", Regression(scale=5.0)),
-    KnownTask(
+    # The GLUE benchmark's zip (Wang et al. 2019). MRPC: as its download script divides it. QQP: a
+    # few rows of train.tsv are broken in two. STS-B: divided by 5 as in fairseq's
+    # examples/roberta/preprocess_GLUE_tasks.sh.
+    _cola(),
+    _known("SST-2", ("sentence",), "label", _YES_NO),
+    _known("MRPC", ("#1 String", "#2 String"), "Quality", _YES_NO),
+    _known("QQP", ("question1", "question2"), "is_duplicate", _YES_NO, skip_malformed=True),
+    _known("STS-B", _PAIR, "score", Regression(scale=5.0)),
+    _known(
         "MNLI",
         _PAIR,
         "gold_label",
@@ -100,11 +102,11 @@ _ALL = (
         },
         no_label="-",
     ),
-    KnownTask("QNLI", ("question", "sentence"), "label", _ENTAILED_OR_NOT),
-    KnownTask("RTE", _PAIR, "label", _ENTAILED_OR_NOT),
+    _known("QNLI", ("question", "sentence"), "label", _ENTAILED_OR_NOT),
+    _known("RTE", _PAIR, "label", _ENTAILED_OR_NOT),
     # snli_1.0.zip (Bowman et al. 2015), README: "-" where the annotators did not agree; train.tsv
     # and its like are those of the GLUE zip.
-    KnownTask(
+    _known(
         "SNLI",
         _PAIR,
         "gold_label",
@@ -113,7 +115,7 @@ _ALL = (
         no_label="-",
     ),
     # SciTailV1.1.zip (Khot et al. 2018), tsv_format/README.txt.
-    KnownTask(
+    _known(
         "SciTail",
         ("1", "2"),
         "3",
@@ -132,45 +134,39 @@ _ALL = (
     ),
     _sick("SICK-R", "relatedness_score", Regression(scale=5.0)),
 )
-KNOWN_TASKS: Mapping[str, KnownTask] = {task.name: task for task in _ALL}
+KNOWN_TASKS: Mapping[str, Plan] = {str(plan.task): plan for plan in _ALL}
 
 
-def known_task(name: str) -> KnownTask:
+def known_task(name: str) -> Plan:
     """Look a data set up, in capitals or not; a UsageError if it is not known."""
-    for known, task in KNOWN_TASKS.items():
+    for known, plan in KNOWN_TASKS.items():
         if known.lower() == name.lower():
-            return task
+            return plan
     raise UsageError(f"--task {name} is not known: it must be one of {', '.join(KNOWN_TASKS)}")
 
 
-def plan_of(task: KnownTask, folder: Path) -> tuple[Plan, list[str]]:
-    """What to prepare of a folder, and the splits that it lacks.
+def in_folder(plan: Plan, folder: Path) -> tuple[Plan, list[str]]:
+    """The plan of a known data set for the files of a folder, and the splits that this lacks.
 
     Raises:
         UsageError: the training or the validation set is not there.
     """
     existing_folder(folder)
     sources, missing = {}, []
-    for split, names in task.files.items():
-        found = [_first_there(folder, alternatives) for alternatives in names]
+    for split, source in plan.sources.items():
+        found = [_first_there(folder, str(alternatives)) for alternatives in source.files]
         if None not in found:
-            sources[split] = _source(task, split, tuple(found))
+            kind = "jsonl" if found[0].suffix == ".jsonl" else "tsv"
+            table = TableFormat(kind, source.table.header)
+            sources[split] = replace(source, files=tuple(found), table=table)
         elif split in (TRAIN, VALID):
-            absent = names[found.index(None)].replace("|", " or ")
-            raise UsageError(f"{folder} has no {absent}: --input must be {task.name}'s folder")
+            absent = str(source.files[found.index(None)]).replace("|", " or ")
+            raise UsageError(f"{folder} has no {absent}: --input must be {plan.task}'s folder")
         else:
             missing.append(split)
-    return Plan(task.problem, sources, task.name, task.no_label, task.skip_malformed), missing
+    return replace(plan, sources=sources), missing
 
 
 def _first_there(folder: Path, alternatives: str) -> Path | None:
     paths = [folder / name for name in alternatives.split("|")]
     return next((path for path in paths if path.is_file()), None)
-
-
-def _source(task: KnownTask, split: str, files: tuple[Path, ...]) -> Source:
-    kind = "jsonl" if files[0].suffix == ".jsonl" else "tsv"
-    if split in task.unlike_the_rest:
-        return Source(files, TableFormat(kind), task.unlike_the_rest[split], None)
-    header = None if kind == "jsonl" else task.header
-    return Source(files, TableFormat(kind, header), task.columns, task.label)
