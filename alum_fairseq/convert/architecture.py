@@ -193,7 +193,7 @@ class Config:
     def choice(self, name: str, allowed: Any, default: Any = None) -> Any:
         """An entry with one of the allowed values."""
         value = self.values.get(name, default)
-        if not any(value is one or value == one for one in allowed):
+        if value not in list(allowed):
             known = ", ".join(map(str, allowed))
             raise UsageError(f"{self.path}: {name} is {value!r}: known are {known}")
         return value

@@ -282,7 +282,7 @@ def write_dictionary(
     gets a made-up name, like those by which fairseq pads a dictionary.
     """
     tokens = {i: token for token, i in ids.items()}
-    symbols: dict[int, str | None] = {}
+    symbols: list[str | None] = []
     used = set(SPECIAL_TOKENS)
     for i in order[4:-1]:
         token = tokens.get(i, "")
@@ -290,9 +290,10 @@ def write_dictionary(
         # A token whose text is a number must not be taken for one of GPT-2's numbers.
         ambiguous = numbers and token not in numbers and symbol.isdigit()
         usable = symbol.split() == [symbol] and symbol not in used and not ambiguous
-        symbols[i] = symbol if usable else None
-        used.update([symbol] if usable else [])
+        symbols.append(symbol if usable else None)
+        if usable:
+            used.add(symbol)
     names = (f"madeupword{n:04d}" for n in count())
     free = (name for name in names if name not in used)
-    lines = [f"{symbol or next(free)} 1\n" for symbol in symbols.values()]
+    lines = [f"{symbol or next(free)} 1\n" for symbol in symbols]
     path.write_text("".join(lines), encoding="utf-8")

@@ -21,7 +21,7 @@ from tokenizers import (
 )
 
 from alum_fairseq.convert.folder import read_json, write_json
-from alum_fairseq.convert.read_tokenizer import TOKEN_SETTINGS
+from alum_fairseq.convert.read_tokenizer import SPECIAL_NAMES, TOKEN_SETTINGS
 from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.data.vocabulary import Vocabulary
@@ -248,15 +248,8 @@ def write_tokenizer(
 ) -> None:
     """Write what ``AutoTokenizer`` reads, and what ``from-hf`` needs to convert it back."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    special = {
-        "bos_token": "<s>",
-        "cls_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
-    }
+    special = dict(zip(SPECIAL_NAMES, SPECIAL_TOKENS, strict=True))
+    special |= {"bos_token": special["cls_token"], "eos_token": special["sep_token"]}
     settings = {
         # Loads tokenizer.json as it is; the classes of particular models rebuild it.
         "tokenizer_class": "PreTrainedTokenizerFast",
