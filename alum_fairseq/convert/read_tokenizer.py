@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
 from tokenizers.implementations import BaseTokenizer
 
 from alum_fairseq.convert.folder import read_optional_json
-from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "sentencepiece.bpe.model"
@@ -226,6 +229,25 @@ def _gpt2(found: list[Any], ids: Mapping[str, int]) -> Subwords:
 
 
 # ---------------------------------------------------------------------------------- sentencepiece
+
+
+def read_sentencepiece(path: Path) -> ModelProto:
+    """Read a model: its pieces by id, and how it was trained and normalises text.
+
+    Raises:
+        UsageError: the file is not a SentencePiece model.
+    """
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # only these models need protobuf
+
+    content = path.read_bytes()
+    try:
+        SentencePieceProcessor(model_proto=content)  # validates more than the message types do
+        model = ModelProto.FromString(content)
+    except Exception:  # RuntimeError from sentencepiece, DecodeError from protobuf
+        raise UsageError(f"{path} is not a SentencePiece model") from None
+    if not all(isinstance(piece.piece, str) for piece in model.pieces):  # bytes if not in UTF-8
+        raise UsageError(f"{path} is not a SentencePiece model: a piece is not in UTF-8")
+    return model
 
 
 def _sentencepiece(path: Path) -> Subwords:

@@ -21,8 +21,7 @@ from tokenizers import (
 )
 
 from alum_fairseq.convert.folder import read_json, write_json
-from alum_fairseq.convert.read_tokenizer import SPECIAL_NAMES, TOKEN_SETTINGS
-from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
+from alum_fairseq.convert.read_tokenizer import SPECIAL_NAMES, TOKEN_SETTINGS, read_sentencepiece
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError, one_line

@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.convert.command import main
-from alum_fairseq.convert.sentencepiece_model import read_sentencepiece
+from alum_fairseq.convert.read_tokenizer import read_sentencepiece
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.errors import UsageError
