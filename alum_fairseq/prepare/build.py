@@ -47,14 +47,13 @@ class Split:
 def prepare(
     plan: Plan, vocabulary: Vocabulary, output: Path, max_positions: int, workers: int
 ) -> DataRecord:
-    """Make the folder that fairseq's task reads; it comes into being whole, or not at all.
+    """Make the folder that fairseq's task reads, whole or not at all.
 
     Raises:
         UsageError: the folder exists, or something is wrong with the tables.
     """
     with whole_folder(output) as folder:
-        # Complains before the long reading.
-        ExampleEncoder(vocabulary, max_positions, plan.problem)
+        ExampleEncoder(vocabulary, max_positions, plan.problem)  # or it raises, before all else
         splits = {name: read_split(name, source, plan) for name, source in plan.sources.items()}
         problem = settled(plan, splits)
         for split in splits.values():
@@ -62,7 +61,18 @@ def prepare(
                 problem.check_answer(str(row.label), place)
         vocabulary.copy_to(folder / VOCABULARY)
         _write_labels(folder / "label", problem, splits)
-        record = _record(plan, problem, vocabulary, max_positions)
+        source = plan.sources[TRAIN]
+        record = DataRecord(
+            problem=problem,
+            inputs=len(source.columns),
+            columns=list(source.columns),
+            label_column=str(source.label),
+            format=source.table.format_of(source.files[0]),
+            header=source.has_header,
+            max_positions=max_positions,
+            bpe=vocabulary.bpe,
+            task=plan.task,
+        )
         for name, split in splits.items():
             truncated, unknown = _write_texts(folder, name, split, record, vocabulary, workers)
             record.splits[name] = SplitRecord(
@@ -111,7 +121,7 @@ def read_split(name: str, source: Source, plan: Plan) -> Split:
 
 
 def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
-    """The problem with its classes in their order; a UsageError if they make no sense."""
+    """The problem with its classes in their order; a UsageError if these cannot be meant."""
     if not plan.problem.categorical:
         return plan.problem
     train, source = splits[TRAIN].rows, plan.sources[TRAIN]
@@ -143,23 +153,6 @@ def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
     for label in set(labels) - set(counts):
         cli.say(f"no row of {shown(file)} has the label {label}")
     return problem
-
-
-def _record(
-    plan: Plan, problem: SupervisedProblem, vocabulary: Vocabulary, max_positions: int
-) -> DataRecord:
-    source = plan.sources[TRAIN]
-    return DataRecord(
-        problem=problem,
-        inputs=len(source.columns),
-        columns=list(source.columns),
-        label_column=str(source.label),
-        format=source.table.format_of(source.files[0]),
-        header=source.has_header,
-        max_positions=max_positions,
-        bpe=vocabulary.bpe,
-        task=plan.task,
-    )
 
 
 def _write_labels(folder: Path, problem: SupervisedProblem, splits: dict[str, Split]) -> None:
