@@ -22,9 +22,11 @@ PICKLED = "pytorch_model.bin"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; a UsageError if it holds none."""
+    """The object in a JSON file; a UsageError if it cannot be read, or holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(found, dict):

@@ -16,6 +16,7 @@ from tokenizers.implementations import BaseTokenizer
 from alum_fairseq.convert.folder import read_optional_json
 from alum_fairseq.data.subwords import SPECIAL_TOKENS, gpt2_encoder
 from alum_fairseq.errors import UsageError, one_line
+from alum_fairseq.files import reporting_access_errors
 
 if TYPE_CHECKING:
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -235,11 +236,12 @@ def read_sentencepiece(path: Path) -> ModelProto:
     """Read a model: its pieces by id, and how it was trained and normalises text.
 
     Raises:
-        UsageError: the file is not a SentencePiece model.
+        UsageError: the file cannot be read, or is not a SentencePiece model.
     """
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # only these models need protobuf
 
-    content = path.read_bytes()
+    with reporting_access_errors():
+        content = path.read_bytes()
     try:
         SentencePieceProcessor(model_proto=content)  # validates more than the message types do
         model = ModelProto.FromString(content)
