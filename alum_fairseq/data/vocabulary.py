@@ -11,7 +11,6 @@ from typing import Any
 
 from fairseq.data import Dictionary
 from fairseq.data.encoders import build_bpe
-from fairseq.data.encoders.space_tokenizer import SpaceTokenizer
 
 from alum_fairseq.data.subwords import gpt2_encoder  # registers a BPE, too
 from alum_fairseq.errors import UsageError, one_line
@@ -95,7 +94,7 @@ class Vocabulary:
     def encoder(self) -> Any:
         """fairseq's encoder, with ``encode(text)`` and ``decode(symbols)``, or a UsageError."""
         if self.bpe == "none":
-            return SpaceTokenizer()
+            return _Words()
         try:
             encoder = build_bpe(Namespace(**self.options))
             # Every token that the merges can produce must have a number.
@@ -111,6 +110,16 @@ class Vocabulary:
         except Exception as error:  # each library raises its own
             names = ", ".join(str(file) for file in self.files[1:])
             raise UsageError(f"{names} cannot be read: {one_line(error)}") from None
+
+
+class _Words:
+    """The encoder of a vocabulary whose symbols are words."""
+
+    def encode(self, text: str) -> str:
+        return " ".join(text.split())
+
+    def decode(self, symbols: str) -> str:
+        return symbols
 
 
 def load_dictionary(folder: Path) -> Dictionary:
