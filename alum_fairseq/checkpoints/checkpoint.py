@@ -150,6 +150,7 @@ class Checkpoint:
     def labels(self) -> tuple[str, ...] | None:
         """The classes by name, in the head's order; None if nothing says them."""
         if self._labels is not None:
+            self._check_order(list(self._labels))
             return tuple(self._labels)
         if not self.problem_class.categorical:
             return None
@@ -165,6 +166,15 @@ class Checkpoint:
                 "the data's names in the model's order"
             )
         return tuple(own)
+
+    def _check_order(self, labels: list[str]) -> None:
+        """Other names are welcome, but the same ones in another order would swap the answers."""
+        own = self._own_labels
+        if isinstance(own, list) and set(own) == set(labels) and own != labels:
+            raise UsageError(
+                f"--labels {' '.join(labels)}: {self.path} has them in the order "
+                f"{' '.join(own)}: leave --labels out"
+            )
 
     @cached_property
     def data_labels(self) -> tuple[str, ...] | None:

@@ -145,6 +145,20 @@ def _check_sizes(found: Shapes, expected: Shapes, path: Path) -> None:
             )
 
 
+def check_same_heads(state: dict[str, Any], model: nn.Module, path: Path) -> None:
+    """Raise a UsageError if a checkpoint to go on from has a head of another size than the model.
+
+    Its optimizer belongs to that head. To start from its weights alone, a new head would do.
+    """
+    wanted = heads_of(model.state_dict())
+    for name, outputs in heads_of(state["model"]).items():
+        if wanted.get(name, outputs) != outputs:
+            raise UsageError(
+                f"{path} has a head of {outputs} classes, this run one of {wanted[name]}: it is "
+                "another run's checkpoint, so give this one a --save-dir of its own"
+            )
+
+
 def check_resumable(state: dict[str, Any], path: Path) -> None:
     """Raise a UsageError if a checkpoint lacks what fairseq needs to start training from it."""
     history = state.get("optimizer_history")

@@ -91,6 +91,8 @@ class Predictor:
         self, examples: Sequence[str | Sequence[str]], max_tokens: int = MAX_TOKENS
     ) -> Tensor:
         """What the head puts out: ``N x C`` in float32 on the CPU; see :meth:`predict`."""
+        if isinstance(examples, str):
+            raise UsageError(f"examples is the text {examples!r:.60}: give a list of examples")
         inputs = [self.inputs_of(example) for example in examples]
         flat = [tokens for each in inputs for tokens in each]
         outputs = torch.empty(len(flat), self.checkpoint.heads[self.checkpoint.head])

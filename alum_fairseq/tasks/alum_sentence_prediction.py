@@ -75,9 +75,12 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
         first = dictionary.nspecial
         names = class_names(dictionary)
         if len(names) > self.cfg.num_classes:
+            remedy = f"give --num-classes {len(names)}"
+            if self._built_model is not None and not self._trains:
+                remedy = "the model was trained for other classes"
             raise UsageError(
                 f"--num-classes is {self.cfg.num_classes}, but {folder} has {len(names)} classes "
-                f"({', '.join(names[:10])}): give --num-classes {len(names)}"
+                f"({', '.join(names[:10])}): {remedy}"
             )
         labels = read_split(folder / split)
         if labels is None:

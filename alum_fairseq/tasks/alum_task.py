@@ -19,7 +19,12 @@ from fairseq.utils import split_paths
 from omegaconf import II
 from torch import distributed
 
-from alum_fairseq.checkpoints.fit import check_fits, check_resumable, is_as_deep
+from alum_fairseq.checkpoints.fit import (
+    check_fits,
+    check_resumable,
+    check_same_heads,
+    is_as_deep,
+)
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import read_label_lines
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
@@ -207,6 +212,7 @@ class AlumTask:
         anew = self.cfg.alum_reset_optimizer or (asked_for is not None and path == Path(asked_for))
         if state.get("last_optimizer_state") is not None and not anew:
             warn_of_other_data(state, self.cfg.data, path)
+            check_same_heads(state, model, path)
             self._trained_by = path, state["optimizer_history"][-1].get("criterion_name")
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import FieldError, UsageError, require_choice
 
 # Of classification and regression: what has to be asked for, and the attribute that says it was.
 _REPORTED = {
@@ -14,6 +14,15 @@ _REPORTED = {
 }
 _HIGHER_IS_BETTER = {"accuracy", *_REPORTED}
 _LOWER_IS_BETTER = {"loss", "nll_loss", "ppl", "task_loss"}
+
+# What our criteria log in validation, by the problem.
+_LOGGED = {
+    "masked_lm": ("loss", "ppl"),
+    "classification": ("loss", "nll_loss", "accuracy", *_REPORTED),
+    "regression": ("loss", "nll_loss", *_REPORTED),
+    "multiple_choice": ("loss", "nll_loss", "accuracy"),
+}
+_LOGGED_BY_ALUM = ("adv_loss", "adv_task_loss", "adv_norm", "adv_gain", "adv_skipped")
 
 
 def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
@@ -38,6 +47,13 @@ def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
             f"--best-checkpoint-metric {metric} is not there with --regression-target: take loss, "
             "or add --report-pearson-and-spearman and take pearson_and_spearman"
         )
+    if type(criterion).__module__.startswith("alum_fairseq."):  # others may log more
+        logged = _LOGGED[criterion.problem.name]
+        try:
+            names = (*logged, *(f"adv_{name}" for name in logged), *_LOGGED_BY_ALUM)
+            require_choice("best_checkpoint_metric", metric, dict.fromkeys(names))
+        except FieldError as error:
+            raise UsageError(f"--best-checkpoint-metric {error.problem}") from None
     wrong = clean in (_LOWER_IS_BETTER if maximize else _HIGHER_IS_BETTER)
     if wrong:
         remedy = "lower: leave out" if maximize else "higher: add"

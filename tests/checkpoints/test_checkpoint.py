@@ -83,6 +83,17 @@ def test_nothing_is_asked_for_before_its_time(cases: dict[str, Any], tmp_path: P
             getattr(found, needed)
 
 
+def finetuning(classes: int = 3) -> dict[str, Any]:
+    """The options of one update, saved in saved/."""
+    name = "alum_sentence_prediction"
+    shape = {
+        key: None for key in SMALL_RUN if key.startswith("tokens") or key == "sample-break-mode"
+    }
+    options = {**SMALL_RUN, **MODEL, **shape, "task": name, "criterion": name}
+    options |= {"save-dir": "saved", "max-update": 1, "init-token": 0, "separator-token": 2}
+    return {**options, "num-classes": classes}
+
+
 def test_what_training_saves_is_found_from_wherever_it_is_used(
     cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,17 +103,15 @@ def test_what_training_saves_is_found_from_wherever_it_is_used(
         shutil.copytree(cases["single"].data, folder / "data")
     record = elsewhere / "data" / "alum-prepare.json"
     record.write_text(record.read_text().replace(f'"{LABELS[0]}"', '"other"'))
-    name = "alum_sentence_prediction"
-    shape = {
-        key: None for key in SMALL_RUN if key.startswith("tokens") or key == "sample-break-mode"
-    }
-    options = {**SMALL_RUN, **MODEL, **shape, "task": name, "criterion": name, "num-classes": 3}
-    options |= {"save-dir": "saved", "max-update": 1, "init-token": 0, "separator-token": 2}
+    options = finetuning()
     run_forked("train", ["data", *command_line(options)], here, check=True)
     monkeypatch.chdir(elsewhere)
     found = Checkpoint(here / "saved" / "checkpoint_last.pt")
     assert found.data == here / "data"
     assert found.labels == tuple(LABELS)
+    assert Checkpoint(found.path, labels=["a", "b", "c"]).labels == ("a", "b", "c")
+    with pytest.raises(UsageError, match=f"has them in the order {' '.join(LABELS)}: leave"):
+        _ = Checkpoint(found.path, labels=LABELS[::-1]).labels
     (here / "data").rename(here / "moved")  # the names of the classes need no data
     assert Checkpoint(found.path).labels == tuple(LABELS)
     with pytest.raises(UsageError, match=f"has the classes {LABELS[0]}, .* has other"):
@@ -251,3 +260,14 @@ def test_a_checkpoint_that_says_nothing(changed: Any) -> None:
     path = changed(lambda state: state.update(cfg=None, args=None))
     with pytest.raises(UsageError, match="no checkpoint of fairseq: it has neither 'cfg' nor 'arg"):
         Checkpoint(path)
+
+
+def test_another_run_s_checkpoint_is_not_gone_on_from(
+    cases: dict[str, Any], tmp_path: Path
+) -> None:
+    data = str(cases["single"].data)
+    run_forked("train", [data, *command_line(finetuning(classes=4))], tmp_path, check=True)
+    again = run_forked("train", [data, *command_line(finetuning())], tmp_path, check=False)
+    assert again.returncode
+    said = "has a head of 4 classes, this run one of 3: it is another run's checkpoint, so give"
+    assert said in again.stdout.splitlines()[-1]

@@ -321,6 +321,11 @@ def test_wrong_number_of_texts(cases: dict[str, Any]) -> None:
         Predictor.load(cases["choices"].path).predict([("a", "b")])
 
 
+def test_a_text_alone_is_no_list_of_examples(cases: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"is the text 'A good film\.': give a list"):
+        Predictor.load(cases["single"].path).predict("A good film.")
+
+
 def test_a_model_that_was_not_fine_tuned(cases: dict[str, Any], tmp_path: Path) -> None:
     state = torch.load(cases["single"].path)
     state["cfg"]["task"] = {"_name": "masked_lm", "data": "", "tokens_per_sample": 40}

@@ -75,3 +75,18 @@ def test_of_the_options_of_a_run(few_data: Path) -> None:
     with pytest.raises(UsageError, match="ppl is better when it is lower"):
         build(few_data, **wrong)
     build(few_data, **wrong, disable_validation=True)
+    build(few_data, best_checkpoint_metric="adv_ppl", alum_validate=True)
+    build(few_data, best_checkpoint_metric="adv_gain", alum_validate=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("adv_pp", "is 'adv_pp': it must be one of loss, ppl, adv_loss, .*did you mean adv_ppl?"),
+        ("accuracy", "is 'accuracy': it must be one of loss, ppl, "),
+        ("mcc", "mcc is there with --report-mcc alone"),
+    ],
+)
+def test_a_metric_that_validation_will_not_have(metric: str, message: str, few_data: Path) -> None:
+    with pytest.raises(UsageError, match=f"--best-checkpoint-metric {message}"):
+        build(few_data, best_checkpoint_metric=metric, alum_validate=True)
