@@ -16,7 +16,7 @@ from fairseq.data import RawLabelDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
 from fairseq.utils import split_paths
-from omegaconf import II
+from omegaconf import II, DictConfig
 from torch import distributed
 
 from alum_fairseq.checkpoints.fit import (
@@ -289,8 +289,8 @@ class AlumTask:
 def _name_data_from_everywhere(cfg: Any) -> None:
     """Make the path of the data absolute: checkpoints hold it, and are used in other folders."""
     cfg.data = os.pathsep.join(map(os.path.abspath, split_paths(cfg.data)))
-    root = cfg._get_root()  # what is saved; cfg is a copy of a part
-    if "task" in root:
+    # What is saved is the root; this is a copy of a part of it, or of the options of a namespace.
+    if isinstance(cfg, DictConfig) and "task" in (root := cfg._get_root()):
         root.task.data = cfg.data
 
 
