@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that a GPU can tell, in one command: are the numbers right, what does it cost, does it learn?
 #
-#   bash scripts/gpu.sh            8 minutes at most; writes docs/gpu/CARD.md and docs/gpu/CARD.json
+#   bash scripts/gpu.sh            some 8 minutes; writes docs/gpu/CARD.md and docs/gpu/CARD.json
 #   bash scripts/gpu.sh --quick    a rehearsal of all steps with tiny models, on a CPU as well
 #   bash scripts/gpu.sh --help     its options
 #   bash scripts/gpu.sh --wheels   for a machine without a package index, whose Python has torch:

@@ -118,6 +118,26 @@ def test_stock_can_be_compiled(capsys: pytest.CaptureFixture[str]) -> None:
     assert stats["calls_captured"] > 0
 
 
+def test_the_optimizer_and_the_precision_change_what_is_held(tmp_path: Path) -> None:
+    def held(*options: str) -> dict[str, float]:
+        path = tmp_path / "report.json"
+        size = ["--size", "tiny", "--train-updates", "0", "--tasks", "masked_lm", "--cpu"]
+        more = ["--modes", "exact", "--rounds", "0", "--precision", "fp32", "bf16", *options]
+        assert benchmark.main([*size, *more, "--json", str(path)]) == 0
+        results = json.loads(path.read_text())["results"]["masked_lm"]
+        return {precision: found["stock"]["memory"] for precision, found in results.items()}
+
+    model = benchmark.build_model(
+        benchmark.SIZES["tiny"], benchmark.words_of_the_python_manual(600)[0]
+    )
+    parameters = 4 * sum(p.numel() for p in model.parameters())
+    without, with_adam = held(), held("--optimizer")
+    assert without["bf16"] < 0.85 * without["fp32"]  # the softmax stays in float32
+    # Two moments; of weights in half precision also a copy in float32, and its gradient.
+    assert with_adam["fp32"] - without["fp32"] > 1.9 * parameters
+    assert with_adam["bf16"] - without["bf16"] > 2.9 * parameters
+
+
 def test_times_are_compared_with_stock_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
     now, speed = 0.0, 1.0
 
