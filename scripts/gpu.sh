@@ -25,7 +25,8 @@ make_wheels() {
     rm -rf "$WHEELS"
     CFLAGS=-g0 pip wheel --quiet --no-build-isolation --no-deps --wheel-dir "$WHEELS" \
         fairseq-fixed==0.12.3.1 hydra-core==1.3.2 omegaconf==2.3.0 antlr4-python3-runtime==4.9.3 \
-        bitarray "sentencepiece>=0.2.3,<0.3" "protobuf>=7.36,<8" hypothesis sortedcontainers
+        bitarray "sentencepiece>=0.2.3,<0.3" "protobuf>=7.36,<8" hypothesis sortedcontainers \
+        pytest-xdist execnet
     du -sh "$WHEELS"
 }
 

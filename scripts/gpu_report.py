@@ -2,22 +2,23 @@
 
     bash scripts/gpu.sh
 
-which sets up what it needs and runs this. Four steps:
+which sets up what it needs and runs this. Its steps:
 
-1. ``scripts/benchmark.py`` at RoBERTa-base: 8 x 512 tokens in every precision, and a batch that
-   keeps the GPU busy in bf16;
-2. training with ``fairseq-train``, stock and with ALUM: pre-training from scratch in fp16, then
-   fine-tuning of what came of it in bf16, on prose from the docstrings of installed packages (which
-   package is this paragraph from?);
-3. ``alum-robustness`` of the two fine-tuned models;
-4. the tests that are marked ``gpu``.
+- ``cost``: ``scripts/benchmark.py`` at RoBERTa-base, 8 x 512 tokens in every precision;
+- ``training``: ``fairseq-train``, stock and with ALUM: pre-training from scratch in fp16, then
+  fine-tuning of what came of it in bf16, on prose from the docstrings of installed packages (which
+  package is this paragraph from?); and ``alum-robustness`` of the two fine-tuned models;
+- ``tests``: those that are marked ``gpu``;
+- ``large``: the benchmark with a batch that keeps the GPU busy, in bf16.
 
-A step that fails is named on the page, and in the exit status.
+A step that fails is named on the page, and in the exit status. Where the time on a card is short,
+``--steps`` takes one after the other: the page keeps what it had of the same card.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,15 @@ from training_log import logged  # noqa: E402
 
 Report = dict[str, Any]
 
+STEPS = ("cost", "training", "tests", "large")
+
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done; of a benchmark, the options by the name of the batch."""
+    """How much is done; of the benchmarks, the options by the name of the batch."""
 
-    benchmarks: dict[str, tuple[Any, ...]]
+    costs: dict[str, tuple[Any, ...]]
+    large: dict[str, tuple[Any, ...]]
     megabytes: float
     layers: int
     width: int
@@ -64,19 +68,15 @@ _BASE = ("--size", "base", "--train-updates", 60, "--rounds", 5)
 
 # Of a model that was trained in a minute accuracy far above chance is asked, of a rehearsal none.
 FULL = Effort(
-    {
-        "8 x 512": (*_BASE, "--precision", "bf16", "fp16", "fp32", "--modes", *_COSTS, *_METHODS),
-        "64 x 512": (*_BASE, "--batch", 64, "--precision", "bf16", "--modes", *_COSTS, "freelb"),
-    },
+    {"8 x 512": (*_BASE, "--precision", "bf16", "fp16", "fp32", "--modes", *_COSTS, *_METHODS)},
+    {"64 x 512": (*_BASE, "--batch", 64, "--precision", "bf16", "--modes", *_COSTS, "freelb")},
     **{"megabytes": 6.0, "layers": 6, "width": 384, "updates": 300, "per_class": 800},
     times_chance=2.0,
 )
 _TINY = ("--size", "tiny", "--rounds", 1)
 QUICK = Effort(
-    {
-        "8 x 32": (*_TINY, "--precision", "bf16", "fp32", "--modes", *_COSTS, *_METHODS),
-        "16 x 32": (*_TINY, "--batch", 16, "--precision", "bf16", "--modes", *_COSTS),
-    },
+    {"8 x 32": (*_TINY, "--precision", "bf16", "fp32", "--modes", *_COSTS, *_METHODS)},
+    {"16 x 32": (*_TINY, "--batch", 16, "--precision", "bf16", "--modes", *_COSTS)},
     **{"megabytes": 1.0, "layers": 2, "width": 64, "updates": 30, "per_class": 100},
     times_chance=0.0,
 )
@@ -119,6 +119,7 @@ def run_tests(run: Runner, work: Path) -> Report:
     """The tests marked ``gpu``: how many passed, and which did not."""
     results = work / "tests.xml"
     command = ["-m", "pytest", "-m", "gpu", "tests/gpu", "-q", f"--junitxml={results}"]
+    command += ["-n", str(min(4, os.cpu_count() or 1))]
     failure = None
     try:
         run("tests", sys.executable, *command)
@@ -137,13 +138,13 @@ def run_tests(run: Runner, work: Path) -> Report:
     return {**count, "seconds": float(suite.get("time", 0)), "failed": failed}
 
 
-def run_benchmarks(run: Runner, work: Path, effort: Effort) -> Report:
+def run_benchmarks(run: Runner, work: Path, batches: dict[str, tuple[Any, ...]]) -> Report:
     """What an update costs, for each batch."""
     reports = {}
-    for number, (batch, options) in enumerate(effort.benchmarks.items()):
-        numbers = work / f"benchmark{number}.json"
+    for batch, options in batches.items():
+        numbers = work / f"benchmark {batch}.json"
         run(
-            *(f"benchmark{number}", sys.executable, ROOT / "scripts" / "benchmark.py", *options),
+            *(f"benchmark {batch}", sys.executable, ROOT / "scripts" / "benchmark.py", *options),
             *("--tasks", "masked_lm", "--optimizer", "--json", numbers),
         )
         reports[batch] = json.loads(numbers.read_text(encoding="utf-8"))
@@ -189,7 +190,7 @@ def plain(text: str) -> str:
 
 
 def run_training(run: Runner, work: Path, effort: Effort, on_gpu: bool) -> Report:
-    """Stock and ALUM, from scratch and fine-tuned from what ALUM made."""
+    """Stock and ALUM, from scratch and fine-tuned from what ALUM made; the robustness of both."""
     report: Report = {"data": write_data(run, work, effort)}
     model = [
         *("--arch", "roberta", "--encoder-layers", effort.layers),
@@ -247,7 +248,7 @@ def run_training(run: Runner, work: Path, effort: Effort, on_gpu: bool) -> Repor
             "sentence_classification_head",
         )
     check_learnt(report, effort.times_chance)
-    return report
+    return {"training": report, "robustness": run_robustness(run, work, on_gpu)}
 
 
 def check_learnt(report: Report, times_chance: float) -> None:
@@ -292,14 +293,20 @@ def page(report: Report) -> Iterator[str]:
     yield f"# {of['device']}"
     yield ""
     yield (
-        f"Made by `bash scripts/gpu.sh`{' --quick' * report['quick']} in {report['seconds']:.0f} s "
+        f"Made by `bash scripts/gpu.sh`{' --quick' * report['quick']} in "
+        f"{sum(report['seconds'].values()):.0f} s "
         f"with torch {of['torch']}, fairseq {of['fairseq']}, Python {of['python']}; seed 1."
     )
     for name, message in report["failures"].items():
         yield f"\n**{name} failed**\n\n```\n{message}\n```"
-    for step, section in _SECTIONS.items():
-        if step in report:
-            yield from section(report[step])
+    costs = {**report.get("cost", {}), **report.get("large", {})}
+    if costs:
+        yield from _benchmarks(costs)
+    if "training" in report:
+        yield from _training(report["training"]["training"])
+        yield from _robustness(report["training"]["robustness"])
+    if "tests" in report:
+        yield from _tests(report["tests"])
 
 
 def _tests(tests: Report) -> Iterator[str]:
@@ -380,14 +387,6 @@ def _robustness(robustness: Report) -> Iterator[str]:
         yield f"| {title} | {' | '.join(cells)} |"
 
 
-_SECTIONS = {
-    "benchmark": _benchmarks,
-    "training": _training,
-    "robustness": _robustness,
-    "tests": _tests,
-}
-
-
 # The command.
 
 
@@ -398,43 +397,49 @@ def main(argv: list[str] | None = None) -> int:
         "--output", type=Path, default=ROOT / "docs" / "gpu", help="folder of the page (docs/gpu)"
     )
     parser.add_argument("--quick", action="store_true", help="a rehearsal with tiny models")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, help="only these (all)")
     options = parser.parse_args(argv)
     on_gpu = torch.cuda.is_available()
     if not on_gpu and not options.quick:
         parser.error("there is no GPU; --quick rehearses all steps on a CPU")
-    return 1 if measure(options.output, QUICK if options.quick else FULL, on_gpu) else 0
+    effort = QUICK if options.quick else FULL
+    return 1 if measure(options.output, effort, on_gpu, options.steps) else 0
 
 
-def measure(output: Path, effort: Effort, on_gpu: bool) -> dict[str, str]:
-    """Run all steps, and write the page after each; returns what went wrong."""
-    begun = time.monotonic()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    report: Report = {"machine": machine(device), "quick": effort is QUICK, "failures": {}}
+def measure(output: Path, effort: Effort, on_gpu: bool, wanted: Sequence[str]) -> dict[str, str]:
+    """Run the steps, and write the page after each; returns what went wrong."""
+    of = machine(torch.device("cuda" if on_gpu else "cpu"))
     output.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"\W+", "-", report["machine"]["device"].lower()).strip("-")
+    name = re.sub(r"\W+", "-", of["device"].lower()).strip("-")
+    numbers = output / f"{name}.json"
+    report: Report = {"machine": of, "quick": effort is QUICK, "seconds": {}, "failures": {}}
+    before = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
+    if all(before.get(key) == report[key] for key in ("machine", "quick")):
+        report = before
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         run = Runner(work)
         steps: dict[str, Callable[[], Report]] = {
-            "benchmark": lambda: run_benchmarks(run, work, effort),
+            "cost": lambda: run_benchmarks(run, work, effort.costs),
             "training": lambda: run_training(run, work, effort, on_gpu),
-            "robustness": lambda: run_robustness(run, work, on_gpu),
             "tests": lambda: run_tests(run, work),
+            "large": lambda: run_benchmarks(run, work, effort.large),
         }
-        for number, (step, take) in enumerate(steps.items(), 1):
-            print(f"step {number} of {len(steps)}: {step} ... ", end="", flush=True)
+        for number, step in enumerate(wanted, 1):
+            print(f"step {number} of {len(wanted)}: {step} ... ", end="", flush=True)
             started = time.monotonic()
+            report["failures"].pop(step, None)
             try:
-                report[step] = take()
+                report[step] = steps[step]()
                 if step == "tests" and report[step]["failed"]:
                     raise StepError(f"{len(report[step]['failed'])} tests failed")
             except StepError as failure:
                 report["failures"][step] = str(failure)
                 print(f"failed: {failure}")
-            print(f"{time.monotonic() - started:.0f} s", flush=True)
-            report["seconds"] = time.monotonic() - begun
+            report["seconds"][step] = time.monotonic() - started
+            print(f"{report['seconds'][step]:.0f} s", flush=True)
             for file, text in (
-                (output / f"{name}.json", json.dumps(report, indent=2)),
+                (numbers, json.dumps(report, indent=2)),
                 (output / f"{name}.md", "\n".join(page(report))),
             ):
                 with whole_file(file) as aside:

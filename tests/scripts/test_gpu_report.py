@@ -24,10 +24,10 @@ def test_all_steps_on_a_cpu(tmp_path: Path) -> None:
     report = json.loads(numbers.read_text())
     assert report["failures"] == {}
     assert report["tests"]["skipped"] == report["tests"]["tests"] > 50
-    for batch in ("8 x 32", "16 x 32"):
-        costs = report["benchmark"][batch]["results"]["masked_lm"]["bf16"]
+    for step, batch in (("cost", "8 x 32"), ("large", "16 x 32")):
+        costs = report[step][batch]["results"]["masked_lm"]["bf16"]
         assert costs["exact"]["flops_ratio"] > 2
-    training = report["training"]
+    training = report["training"]["training"]
     assert training["data"]["classes"] > 2
     for name in ("pre-training", "fine-tuning"):
         assert training[f"{name}, ALUM"]["updates"] == gpu_report.QUICK.updates
@@ -45,20 +45,29 @@ def test_a_step_that_fails_is_named_and_the_others_are_kept(
     tests = {"tests": 3, "failures": 1, "errors": 0, "skipped": 0, "seconds": 2.0}
     tests["failed"] = [{"test": "test_one", "message": "1 is not 2\nat all"}]
     measures = {"Accuracy": {"stock": 51.0, "ALUM": None, "unit": "%"}}
+    training = {"training": {"data": {"classes": 8, "train": 90, "valid": 10}}}
+    training["robustness"] = measures
     monkeypatch.setattr(gpu_report, "run_benchmarks", fails)
-    monkeypatch.setattr(gpu_report, "run_training", fails)
-    monkeypatch.setattr(gpu_report, "run_robustness", lambda *_: measures)
+    monkeypatch.setattr(gpu_report, "run_training", lambda *_: training)
     monkeypatch.setattr(gpu_report, "run_tests", lambda *_: tests)
     assert gpu_report.main(["--quick", "--output", str(tmp_path)]) == 1
     [numbers], [page] = tmp_path.glob("*.json"), tmp_path.glob("*.md")
     failures = json.loads(numbers.read_text())["failures"]
-    assert failures["benchmark"] == failures["training"] == "no memory is left"
+    assert failures["cost"] == failures["large"] == "no memory is left"
     assert failures["tests"] == "1 tests failed"
     text = page.read_text()
-    assert "**benchmark failed**" in text
+    assert "**cost failed**" in text
     assert "| Accuracy | 51.0% | - |" in text
     assert "- `test_one`: 1 is not 2\n" in text
-    assert "step 4 of 4: tests ... failed" in capsys.readouterr().out
+    assert "step 3 of 4: tests ... failed" in capsys.readouterr().out
+
+    monkeypatch.setattr(gpu_report, "run_tests", lambda *_: {**tests, "failures": 0, "failed": []})
+    monkeypatch.setattr(gpu_report, "run_training", fails)
+    gpu_report.main(["--quick", "--output", str(tmp_path), "--steps", "tests"])
+    assert set(json.loads(numbers.read_text())["failures"]) == {"cost", "large"}
+    text = page.read_text()
+    assert "3 passed, 0 failed" in text
+    assert "| Accuracy | 51.0% | - |" in text
 
 
 def test_a_command_that_fails_says_how(tmp_path: Path) -> None:
