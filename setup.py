@@ -47,6 +47,7 @@ setup(
             "ruff>=0.12,<0.18",
             "foolbox>=3.3,<4",
             "markdown-it-py>=3,<5",
+            "mkdocs-material>=9.5,<10",
             "nltk>=3.9,<4",
             "scikit-learn>=1.3,<2",
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from alum_fairseq import cli
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     return cli.run(_main, argv)
 
 
-def _main(argv: list[str]) -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = cli.make_parser("alum-convert", _DESCRIPTION)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command = cli.add_command(commands, "from-hf", _FROM)
@@ -49,7 +50,11 @@ def _main(argv: list[str]) -> None:
     command.add_argument(
         "--head", metavar="NAME", help="the classification head, if it has several"
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def _main(argv: list[str]) -> None:
+    options = _parser().parse_args(argv)
     if options.command == "from-hf":
         notes, steps = from_hf.convert(options.source, options.target)
     else:
