@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from fairseq import utils
 from torch import Tensor, distributed, nn
 
 from alum_fairseq.adversarial.gain import mean_size, random_like
 from alum_fairseq.adversarial.method import Clean, Graph, Result, Update, perturbed
 from alum_fairseq.encoder.modes import padding_asked_once, recomputed
+from alum_fairseq.encoder.random_state import random_state
 from alum_fairseq.encoder.tap import EncoderTap, sentence_encoder
 
 # The loss, the sample size and the logging outputs, as fairseq's criteria return them.
@@ -132,7 +132,8 @@ class BatchUpdate:
         """
         clean, method, tap = result.clean, self._criterion.method, self._tap
         embeddings, clean_logits = clean.embeddings.detach(), clean.logits.detach()
-        generator, state = _fixed_generator(result.delta.device, seed), utils.get_rng_state()
+        device = result.delta.device
+        generator, back = _fixed_generator(device, seed), random_state(device)
         direction = random_like(method.adversary.ball, result.delta, clean.mask, generator)
         logits = result.logits
         if logits is None:
@@ -140,7 +141,7 @@ class BatchUpdate:
         randomly = tap.rerun(perturbed(embeddings, direction))
         found = method.divergence.total(logits.detach(), clean_logits, clean.weights)
         by_chance = method.divergence.total(randomly, clean_logits, clean.weights)
-        utils.set_rng_state(state)
+        back()
         return found, by_chance, 1
 
 

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from fairseq import utils
 from torch import Tensor, nn
 
 from alum_fairseq.adversarial.method import Graph
@@ -28,6 +27,7 @@ from alum_fairseq.encoder.modes import (
     weights_fixed,
     with_changing_weights,
 )
+from alum_fairseq.encoder.random_state import random_state
 from alum_fairseq.errors import UsageError
 from alum_fairseq.problems.problem import Problem
 
@@ -66,8 +66,8 @@ class _Call:
     Attributes:
         entry: where the perturbation enters, ``B x T x D``: what the pass went on from.
         below: what entered there, in the graph of what lies below, where ``entry`` was cut from it.
-        rng_state: of the random numbers at that place.
-        layers_rng_state: of the random numbers at the first of ``layers``.
+        draw_again: random numbers as from that place.
+        draw_layers_again: random numbers as from the first of ``layers``.
         layers: those above it that the pass used, in their order.
         padding: true on padding, ``B x T``, as the layers were handed it; None where there is none.
         predicted: the places whose words the head predicts, where it was told some; see `_pick`.
@@ -77,8 +77,8 @@ class _Call:
     kwargs: dict[str, Any]
     entry: Tensor | None = None
     below: Tensor | None = None
-    rng_state: dict[str, Any] | None = None
-    layers_rng_state: dict[str, Any] | None = None
+    draw_again: Callable[[], None] | None = None
+    draw_layers_again: Callable[[], None] | None = None
     layers: list[nn.Module] = field(default_factory=list)
     padding: Tensor | None = None
     predicted: tuple[Tensor, ...] | None = None
@@ -248,7 +248,8 @@ class EncoderTap:
         call.padding = kwargs["encoder_padding_mask"]
         if len(call.layers) > 1:
             return None
-        call.layers_rng_state = utils.get_rng_state()  # LayerDrop has drawn its layers by now
+        # LayerDrop has drawn its layers by now.
+        call.draw_layers_again = random_state(args[0].device)
         if call.entry is not None:
             return None
         # fairseq's encoder is T x B x D inside.
@@ -260,7 +261,7 @@ class EncoderTap:
         call.entry = states
         if self._graph != "whole":
             call.entry, call.below = states.detach().requires_grad_(), states
-        call.rng_state = utils.get_rng_state()
+        call.draw_again = random_state(states.device)
         if self._graph == "none":
             torch.set_grad_enabled(False)
         return call.entry
@@ -280,7 +281,7 @@ class EncoderTap:
             embeddings: ``B x T x D``, for the batch that was recorded. Its calls are made again
                 in their order.
         """
-        resume_at = utils.get_rng_state() if self._shared else None
+        resume = random_state(embeddings.device) if self._shared else None
         lengths = [call.entry.size(1) for call in self._calls]
         replayed = zip(self._calls, embeddings.split(lengths, dim=1), strict=True)
         call: _Call | None = None
@@ -302,9 +303,9 @@ class EncoderTap:
             ):
                 yield
         finally:
-            if resume_at is not None:
+            if resume is not None:
                 # Else the next pass would meet the masks of this one again.
-                utils.set_rng_state(resume_at)
+                resume()
 
     def _go_on(self, call: _Call, states: Tensor) -> Tensor:
         """The encoder's output, ``T x B x D``, from what entered at the tap.
@@ -314,18 +315,18 @@ class EncoderTap:
         """
         encoder = self._encoder
         if self._site == WORDS:
-            self._draw_again_from(call.rng_state)
+            self._share(call.draw_again)
             states, _ = encoder.forward_embedding(call.tokens, states)
             states = states * call.tokens.ne(encoder.padding_idx).unsqueeze(-1)
-        self._draw_again_from(call.layers_rng_state)
+        self._share(call.draw_layers_again)
         states = states.transpose(0, 1)
         for layer in call.layers:
             states = layer(states, encoder_padding_mask=call.padding)
         return states if encoder.layer_norm is None else encoder.layer_norm(states)
 
-    def _draw_again_from(self, rng_state: dict[str, Any] | None) -> None:
-        if self._shared and rng_state is not None:
-            utils.set_rng_state(rng_state)
+    def _share(self, draw_again: Callable[[], None] | None) -> None:
+        if self._shared and draw_again is not None:
+            draw_again()
 
     @contextmanager
     def ascending(self) -> Iterator[None]:
