@@ -28,11 +28,13 @@ from alum_fairseq.criterions.updates import BatchUpdate, Output
 from alum_fairseq.criterions.watch import Watch
 from alum_fairseq.encoder.modes import (
     non_reentrant,
+    padding_asked_once,
     through_wrappers,
     unwrap,
     weights_fixed,
     with_changing_weights,
 )
+from alum_fairseq.encoder.tap import sentence_encoder
 from alum_fairseq.errors import FieldError
 from alum_fairseq.problems.problem import Problem
 
@@ -174,6 +176,7 @@ class AlumCriterion:
             outputs.append(self._forward_with_adversary(model, part, reduce, alpha / fraction))
         if count < sentences:
             with ExitStack() as stack:
+                stack.enter_context(padding_asked_once(sentence_encoder(model)))
                 if count > 0:  # what is done once an update was done with the part
                     stack.enter_context(weights_fixed(with_changing_weights(model)))
                     stack.enter_context(self.without_penalties(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -45,7 +46,11 @@ def test_a_step_that_fails_is_named_and_the_others_are_kept(
     tests = {"tests": 3, "failures": 1, "errors": 0, "skipped": 0, "seconds": 2.0}
     tests["failed"] = [{"test": "test_one", "message": "1 is not 2\nat all"}]
     measures = {"Accuracy": {"stock": 51.0, "ALUM": None, "unit": "%"}}
-    training = {"training": {"data": {"classes": 8, "train": 90, "valid": 10}}}
+    row = {"precision": "bf16", "updates": 9, "seconds_an_update": 0.1, "valid_loss": 2.0}
+    names = ("stock", "ALUM")
+    figures = {f"fine-tuning, {name}": {**row, "valid_accuracy": 9.0} for name in names}
+    training = {"training": {"data": {"classes": 8, "train": 90, "valid": 10}, **figures}}
+    monkeypatch.setattr(gpu_report, "QUICK", dataclasses.replace(gpu_report.QUICK, times_chance=2))
     training["robustness"] = measures
     monkeypatch.setattr(gpu_report, "run_benchmarks", fails)
     monkeypatch.setattr(gpu_report, "run_training", lambda *_: training)
@@ -55,6 +60,7 @@ def test_a_step_that_fails_is_named_and_the_others_are_kept(
     failures = json.loads(numbers.read_text())["failures"]
     assert failures["cost"] == failures["large"] == "no memory is left"
     assert failures["tests"] == "1 tests failed"
+    assert failures["training"].startswith("fine-tuning, stock: 9.0% of the answers are right")
     text = page.read_text()
     assert "**cost failed**" in text
     assert "| Accuracy | 51.0% | - |" in text
@@ -64,7 +70,7 @@ def test_a_step_that_fails_is_named_and_the_others_are_kept(
     monkeypatch.setattr(gpu_report, "run_tests", lambda *_: {**tests, "failures": 0, "failed": []})
     monkeypatch.setattr(gpu_report, "run_training", fails)
     gpu_report.main(["--quick", "--output", str(tmp_path), "--steps", "tests"])
-    assert set(json.loads(numbers.read_text())["failures"]) == {"cost", "large"}
+    assert set(json.loads(numbers.read_text())["failures"]) == {"cost", "training", "large"}
     text = page.read_text()
     assert "3 passed, 0 failed" in text
     assert "| Accuracy | 51.0% | - |" in text

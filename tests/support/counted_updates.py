@@ -27,6 +27,7 @@ MODES: dict[str, dict[str, Any] | None] = {
     "exact, K=3": {"alum-steps": 3},
     "low memory": {"alum-memory": "low"},
     "low memory, K=3": {"alum-memory": "low", "alum-steps": 3},
+    "half of the batch": {"alum-fraction": 0.5},
     **{name: {"alum-preset": name} for name in ("fgm", "pgd", "freelb")},
     "smart": {"alum-preset": "smart", "store-ema": True},
 }

@@ -161,11 +161,11 @@ def waits(counts: dict[str, Any], name: str) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("memory", ["exact", "low memory"])
+@pytest.mark.parametrize("mode", ["exact", "low memory", "half of the batch"])
 def test_the_host_waits_no_more_than_in_stocks_update(
-    counts: dict[str, Any], kind: str, memory: str
+    counts: dict[str, Any], kind: str, mode: str
 ) -> None:
-    mine = f"{kind}, {memory}"
+    mine = f"{kind}, {mode}"
     assert waits(counts, mine) <= waits(counts, f"{kind}, stock"), counts[mine]["waits"]
 
 
