@@ -204,7 +204,10 @@ def run_training(run: Runner, work: Path, effort: Effort, on_gpu: bool) -> Repor
         *("--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--clip-norm", 1.0),
         *("--lr-scheduler", "polynomial_decay", "--warmup-updates", effort.updates // 10),
         *("--total-num-update", effort.updates, "--max-update", effort.updates),
-        *("--log-format", "json", "--log-interval", 10, "--no-epoch-checkpoints", *model),
+        *("--log-format", "json", "--log-interval", 10, *model),
+        # Once, at the end: a checkpoint an epoch would take longer than the training.
+        *("--validate-interval", 1000, "--save-interval", 1000, "--no-save-optimizer-state"),
+        "--no-epoch-checkpoints",
         *([] if on_gpu else ["--cpu"]),
     ]
 
