@@ -1,7 +1,7 @@
 """What each way of training with ALUM costs, and how adversarial it is, beside stock fairseq.
 
     python scripts/benchmark.py                       a small model on a CPU, a few minutes
-    python scripts/benchmark.py --size 6x512          the shape of the README's table; an hour
+    python scripts/benchmark.py --size 6x512          the shape of docs/cost.md; an hour
     python scripts/benchmark.py --size base --precision fp32 bf16 fp16      on a GPU
 
 Trains a masked language model and a classifier with stock fairseq's criteria for some updates (a

@@ -179,6 +179,7 @@ def options_page() -> str:
         "## What the presets set",
         "",
         "Two numbers of alpha: for pre-training / for fine-tuning.",
+        "[Choose a method](methods.md) says what each preset does.",
         "",
         *presets_table(paper),
         "",

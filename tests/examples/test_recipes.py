@@ -439,7 +439,7 @@ def test_every_recipe_comes_in_both_forms_and_is_explained() -> None:
     configs = {path.stem for path in CONFIGS.glob("*.yaml")}
     assert shell == {*NAMES, "prepare_sentencepiece", "prepare_gpt2", "common"}
     assert configs == {*NAMES, "pretraining", "gpus"}
-    page = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/pretraining.md").read_text(encoding="utf-8")
     for name in (*NAMES, "prepare_sentencepiece", "prepare_gpt2"):
         assert name in page
     for name in configs:

@@ -299,7 +299,7 @@ def cost(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_page_is_what_the_script_makes() -> None:
-    assert cost("--markdown").stdout == (SCALE / "COST.md").read_text()
+    assert cost("--markdown").stdout == (ROOT / "docs/scale_cost.md").read_text()
 
 
 def rows_of(output: str) -> dict[tuple[str, str], list[float]]:

@@ -117,9 +117,11 @@ def test_predictions(case: Any) -> None:
     assert predictor.predict([]) == []
 
 
-def test_the_readme(cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manual(cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Python, in a folder where its checkpoint is."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/convert_and_predict.md").read_text(), flags=re.DOTALL
+    )
     [code] = [textwrap.dedent(block) for block in blocks if "Predictor" in block]
     (tmp_path / "finetuned").mkdir()
     (tmp_path / "finetuned/checkpoint_best.pt").symlink_to(cases["single"].path)
