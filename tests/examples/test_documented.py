@@ -112,7 +112,6 @@ COMMANDS = {
     "bash examples/presets/compare.sh": "trains for minutes; what it calls is in other rows",
     "grid": "tests/examples/test_evidence.py",
     "python examples/evidence/analyse.py": "tests/examples/test_evidence.py",
-    "python -m pytest -m gpu": "needs a GPU; without one: tests/training/test_pretended_gpu.py",
     "python examples/evidence/grid.py": "tests/examples/test_evidence.py",
     "python -m pytest tests/commands/test_broken_files.py": "tests/commands/test_broken_files.py",
     "python scripts/docs.py": "tests/docs/test_generated.py",
