@@ -2,7 +2,7 @@
 
     python scripts/docs.py
 
-All of `options.md` and `api.md`, `tutorial.ipynb` from `tutorial.md`, and the list of messages in
+All of `options.md`, `tutorial.ipynb` from `tutorial.md`, the classes in `api.md`, and the messages in
 `troubleshooting.md`. A test says when one of them is out of date.
 """
 
@@ -25,7 +25,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT))  # not the installed copy
-MADE = "<!-- Made by `python scripts/docs.py`: change the code, not this page. -->"
+MADE = "<!-- Made by `python scripts/docs.py` from here on: change the code, not this page. -->"
+
+
+def begins(name: str) -> str:
+    """What a page has before the part that is made."""
+    return (DOCS / name).read_text(encoding="utf-8").partition(MADE)[0]
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -304,15 +309,7 @@ def entry(name: str, thing: Any, level: int) -> list[str]:
 
 def api_page() -> str:
     """The page of the Python API."""
-    lines = [
-        "# Python API",
-        "",
-        MADE,
-        "",
-        "`alum_fairseq` itself has `Adversary`, `Divergence`, `DIVERGENCES`, `Preset`, `PRESETS`",
-        "and `UsageError`. Import everything else from the module that is named under its heading.",
-        "Modules of `alum_fairseq.adversarial` need torch alone.",
-    ]
+    lines = [begins("api.md") + MADE]
     for path, title in MODULES.items():
         module = importlib.import_module(f"alum_fairseq.{path}")
         lines += ["", f"## {title}", "", f"`alum_fairseq.{path}`"]
@@ -324,7 +321,6 @@ def api_page() -> str:
 
 # The messages in troubleshooting.md
 
-BEGIN = "<!-- messages: made by `python scripts/docs.py` -->"
 SUBJECTS = {
     "Options of training": ("criterions/", "tasks/", "adversarial/", "errors.py", "models/"),
     "Models that fit no adversary": ("encoder/", "problems/problem.py"),
@@ -481,8 +477,7 @@ def messages() -> dict[str, list[str]]:
 
 def troubleshooting_page() -> str:
     """The page as it stands, with a new list of messages."""
-    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    lines = [text.partition(BEGIN)[0] + BEGIN]
+    lines = [begins("troubleshooting.md") + MADE]
     for subject, found in messages().items():
         lines += ["", f"### {subject}", "", *(f"- `{message}`" for message in found)]
     return "\n".join(lines) + "\n"
