@@ -2,8 +2,8 @@
 
     python scripts/docs.py
 
-All of `options.md`, `tutorial.ipynb` from `tutorial.md`, the classes in `api.md`, and the messages in
-`troubleshooting.md`. A test says when one of them is out of date.
+All of `options.md`, `tutorial.ipynb` from `tutorial.md`, the classes in `api.md`, and the messages
+in `troubleshooting.md`. A test says when one of them is out of date.
 """
 
 from __future__ import annotations
