@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -169,18 +168,6 @@ def _check_options(options: Namespace, width: int) -> None:
     for name in _DROPOUTS:
         fine = type(found[name]) in (int, float) and 0 <= found[name] <= 1
         require(name, "it must be from 0 to 1", fine)
-
-
-def command_line(options: Mapping[str, Any]) -> list[str]:
-    """A checkpoint's options as command-line arguments; switches that are off are left out."""
-    words: list[str] = []
-    for name, value in options.items():
-        if value is False:
-            continue
-        words.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            words.append(shlex.quote(str(value)))
-    return words
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alum_fairseq.checkpoints.architecture import command_line
 from alum_fairseq.checkpoints.reading import heads_of
-from alum_fairseq.convert.architecture import Architecture, Config, command_line
+from alum_fairseq.convert.architecture import Architecture, Config
 from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
     SourceTokenizer,
@@ -188,7 +189,7 @@ def _next_steps(
         "To continue training, with data prepared with this vocabulary "
         f"(alum-prepare --vocabulary {folder}):",
         "    fairseq-train DATA --user-dir alum_fairseq --finetune-from-model "
-        f"{folder / CHECKPOINT} {' '.join(command_line(architecture.options))} --task ... "
+        f"{folder / CHECKPOINT} {shlex.join(command_line(architecture.options))} --task ... "
         "--criterion ...",
     ]
     if has_head:

@@ -76,12 +76,19 @@ class DataRecord:
     splits: dict[str, SplitRecord] = field(default_factory=dict)
     version: int = VERSION
 
-    def train_options(self) -> list[str]:
-        """The options of ``fairseq-train`` that follow from the data."""
+    def train_options(
+        self, max_positions: int | None = None, separator: int | None = 2
+    ) -> list[str]:
+        """The options of ``fairseq-train`` that follow from the data.
+
+        Args:
+            max_positions: the model's (default: those of the data).
+            separator: the symbol between two texts; None: none, as in BERT.
+        """
         options = [*self.problem.train_options(), "--init-token", "0"]
-        if self.inputs > 1:
-            options += ["--separator-token", "2"]
-        return [*options, "--max-positions", str(self.max_positions)]
+        if self.inputs > 1 and separator is not None:
+            options += ["--separator-token", str(separator)]
+        return [*options, "--max-positions", str(max_positions or self.max_positions)]
 
     @classmethod
     def load(cls, folder: Path) -> DataRecord:

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from alum_fairseq import cli
+from alum_fairseq.checkpoints.architecture import architecture_options
+from alum_fairseq.checkpoints.checkpoint import Checkpoint
+from alum_fairseq.checkpoints.fit import encoder_sizes
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.tables import add_table_options, table_format
-from alum_fairseq.data.vocabulary import Vocabulary
+from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.prepare.build import prepare
 from alum_fairseq.prepare.datasets import KNOWN_TASKS, in_folder, known_task
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
+from alum_fairseq.prepare.train_script import SCRIPT, train_script
 from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
 
 _DESCRIPTION = """\
@@ -30,8 +34,12 @@ Makes the data that fairseq's sentence_prediction (and sentence_ranking) fine-tu
 _KNOWN = textwrap.fill(f"Known data sets (--task): {', '.join(KNOWN_TASKS)}.", 98)
 _EPILOG = f"""\
 {_KNOWN}
-What was done is recorded in DATA/alum-prepare.json.
+What was done is recorded in DATA/alum-prepare.json. DATA/train.sh is the whole fairseq-train
+command for these data and the model.
 """
+
+MODEL = "model.pt"  # as alum-convert and fairseq's released archives have it beside dict.txt
+_POSITIONS = 512
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,17 +52,59 @@ def _main(argv: list[str]) -> None:
     if arguments.workers < 1:
         raise UsageError(f"--workers is {arguments.workers}: it must be 1 or more")
     plan = _known_plan(arguments) if arguments.task else _own_plan(arguments)
-    record = prepare(
-        plan,
-        Vocabulary.load(arguments.vocabulary),
-        arguments.output,
-        arguments.max_positions,
-        arguments.workers,
-    )
+    vocabulary = Vocabulary.load(arguments.vocabulary)
+    model, positions = _model(arguments, vocabulary), arguments.max_positions
+    if model is not None:
+        most = architecture_options(model.options, model.weights, model.path)["max_positions"]
+        if positions is not None and positions > most:
+            raise UsageError(f"--max-positions is {positions}: {model.path} has {most} positions")
+        positions = positions or most
+    record = prepare(plan, vocabulary, arguments.output, positions or _POSITIONS, arguments.workers)
     print(summary(record))
-    print(f"\nwrote {arguments.output}; the options of fairseq-train that belong to it:\n")
+    print(f"\nwrote {arguments.output}")
+    if VALID not in record.splits:
+        cli.say("no validation set (--valid): training cannot tell its best checkpoint")
+    if model is None:
+        _print_options(record, arguments)
+    else:
+        _write_script(record, arguments.output, model)
+
+
+def _model(arguments: argparse.Namespace, vocabulary: Vocabulary) -> Checkpoint | None:
+    """The checkpoint to start from, if there is one; a UsageError if it has other symbols."""
+    path = arguments.model or arguments.vocabulary / MODEL
+    if arguments.model is None and not path.is_file():
+        return None
+    model = Checkpoint(path)
+    symbols = encoder_sizes(model.weights, path)["symbols"]
+    found = len(vocabulary.dictionary) + ("<mask>" not in vocabulary.dictionary)
+    if found != symbols:
+        raise UsageError(
+            f"{path} has a vocabulary of {symbols:,} symbols, {vocabulary.folder / DICTIONARY} "
+            f"makes {found:,}: give --vocabulary, the folder of the model's own {DICTIONARY}"
+        )
+    return model
+
+
+def _print_options(record: DataRecord, arguments: argparse.Namespace) -> None:
+    print("\nthe options of fairseq-train that belong to it:\n")
     options = [*record.train_options(), "--required-batch-size-multiple", "1"]
     print("  " + shlex.join([str(arguments.output), *options]))
+    cli.say(
+        f"no {SCRIPT} was written, the whole command: {arguments.vocabulary} has no {MODEL}; give "
+        "--model, the checkpoint to start from"
+    )
+
+
+def _write_script(record: DataRecord, data: Path, model: Checkpoint) -> None:
+    script, command = train_script(record, data, model)
+    path = data.absolute() / SCRIPT
+    path.write_text(script, encoding="utf-8")
+    run = shlex.join(["bash", str(path)])
+    print(
+        f"\n{run}         fine-tunes {model.path} with ALUM\n{run} plain   without\n\n"
+        f"What it runs with ALUM:\n\n{command}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,14 +124,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the model's dict.txt, and the files of its BPE",
     )
+    out.add_argument(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help=f"the checkpoint that {SCRIPT} fine-tunes (default: {MODEL} of --vocabulary)",
+    )
     out.add_argument("--output", type=Path, required=True, metavar="DATA", help="a new folder")
     out.add_argument(
         "--max-positions",
         type=int,
-        default=512,
         metavar="N",
         help="most tokens of an example, special ones included: of longer ones the longest text "
-        "loses its end (default: 512)",
+        f"loses its end (default: the model's positions, else {_POSITIONS})",
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     out.add_argument(

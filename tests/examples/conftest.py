@@ -43,15 +43,14 @@ def mrpc(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for word, count in Counter(words).most_common(500):
         dictionary.add_symbol(word, n=count)
     dictionary.save(str(folder / "vocabulary" / "dict.txt"))
-    arguments = ["--task", "mrpc", "--input", folder, "--vocabulary", folder / "vocabulary"]
-    arguments += ["--output", folder / "data", "--max-positions", 66, "--workers", 1]
-    assert prepare([str(word) for word in arguments]) == 0
-
     dictionary.add_symbol("<mask>")
     model = make_model(make_task(dictionary), **TINY)
-    state = {"args": Namespace(arch="roberta"), "model": model.state_dict()}
+    state = {"args": Namespace(arch="roberta", **TINY), "model": model.state_dict()}
     state |= {"optimizer_history": [{"lr_scheduler_state": {}}], "extra_state": {"epoch": 0}}
     torch.save(state, folder / "model.pt")
+    arguments = ["--task", "mrpc", "--input", folder, "--vocabulary", folder / "vocabulary"]
+    arguments += ["--model", folder / "model.pt", "--output", folder / "data", "--workers", 1]
+    assert prepare([str(word) for word in arguments]) == 0
     return folder / "data", folder / "model.pt"
 
 

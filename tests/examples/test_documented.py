@@ -40,24 +40,22 @@ SCALE = "tests/examples/test_scale.py"
 PRETRAIN = "tests/examples/test_recipes.py"
 SETUP = "installs an environment: .ci/ runs it"
 
-# Settings of the fine-tuning recipe, as they are given here on a CPU.
-FINETUNING: list[dict[str, Any]] = [
-    *({"PRECISION": precision} for precision in ("fp16", "bf16", "amp", "fp32")),
-    {"ARCH": "roberta_base"},
-    {"ARCH": "roberta_large"},
-    {"BATCH": 8},
-    *({"PRESET": preset} for preset in PRESETS),
+# Options of fine-tuning, as they are given to train.sh on a CPU.
+FINETUNING: list[list[str]] = [
+    *([f"--{precision}"] for precision in ("fp16", "bf16", "amp")),
+    ["--batch-size", "8", "--update-freq", "2"],
+    *(["--alum-preset", preset] for preset in PRESETS),
 ]
 PRETRAINING = [
     *({"PRECISION": precision} for precision in ("fp16", "bf16", "amp", "fp32")),
     {"PRESET": "paper"},
     {"PRESET": "reference"},
     {"BATCH": 4},
+    {"BATCH": 8},
     {"BATCH": 32},
 ]
 # Those that are run elsewhere, or cannot be.
 SETTINGS = {
-    "GPUS=4": GPUS,
     "NODES=2": SCALE,
     "HEAD=10.0.0.1": SCALE,
     "OMP_NUM_THREADS=1": "every test runs with it",
@@ -66,10 +64,9 @@ SETTINGS = {
 }
 # In the comments at the top of scripts: without a value.
 NAMED = {
-    "ARCH": "FINETUNING, above",
-    "BATCH": "FINETUNING and PRETRAINING, above",
-    "PRECISION": "FINETUNING and PRETRAINING, above",
-    "PRESET": "FINETUNING and PRETRAINING, above",
+    "BATCH": "PRETRAINING, above",
+    "PRECISION": "PRETRAINING, above",
+    "PRESET": "PRETRAINING, above",
     "GPUS": GPUS,
     "WORKERS": "tests/support/recipes.py",  # every recipe is run with it
     **dict.fromkeys(("NODES", "HEAD", "SAVE_EVERY", "RESTARTS"), SCALE),
@@ -98,7 +95,7 @@ COMMANDS = {
     "alum-predict": "here",
     "alum-convert to-hf": "here",
     "alum-robustness": "here",
-    "bash examples/finetuning/finetune.sh": "here",
+    "bash data/rte/train.sh": "tests/prepare/test_train_script.py",
     "fairseq-hydra-train --config-dir examples/finetuning/config": "here",
     "fairseq-train DATA": "begins an example; the whole: tests/training/test_train.py",
     "alum-convert from-hf": "tests/convert/test_convert.py",
@@ -162,7 +159,7 @@ def test_every_command_has_its_row() -> None:
 def test_every_setting_has_its_row() -> None:
     pages = "".join(map(text_of, PAGES))
     found = {name.rstrip("`,.:") for name in re.findall(r"\b[A-Z][A-Z_]{3,}=[^\s`,]+", pages)}
-    run = {f"{name}={value}" for row in FINETUNING + PRETRAINING for name, value in row.items()}
+    run = {f"{name}={value}" for row in PRETRAINING for name, value in row.items()}
     assert found - run == set(SETTINGS)
     headers = "".join(text_of(script) + "\n\n" for script in SCRIPTS)
     lists = re.findall(r"^# Settings?[:,].*?(?=\.\n|\n\n)", headers, flags=re.DOTALL | re.MULTILINE)
@@ -218,19 +215,19 @@ def check(output: str, save: Path) -> None:
     assert (save / "checkpoint_last.pt").is_file()
 
 
-@pytest.mark.parametrize("settings", slow_but(FINETUNING, 2), ids=ids)
-def test_fine_tuning_runs_with_each_setting(
-    settings: dict[str, Any], mrpc: tuple[Path, Path], stand_in: Path, tmp_path: Path
+@pytest.mark.parametrize("options", slow_but(FINETUNING, 2), ids=" ".join)
+def test_fine_tuning_runs_with_each_option(
+    options: list[str], mrpc: tuple[Path, Path], stand_in: Path, tmp_path: Path
 ) -> None:
-    settings = {"ARCH": "roberta", "PRECISION": "fp32", **settings}
-    data, model = mrpc
-    command = (EXAMPLES / "finetuning/finetune.sh", "mrpc", data, tmp_path, model)
-    output = run_forked_script(*command, *changes(settings), tools=stand_in, **settings).stdout
+    settings = {"PRECISION": options[0].removeprefix("--"), "PRESET": options[-1]}
+    more = ["--save-dir", tmp_path, "--log-format", "json", *changes(settings), *options]
+    output = run_forked_script(mrpc[0] / "train.sh", "alum", *more, tools=stand_in).stdout
     check(output, tmp_path)
     cfg = config_of(tmp_path / "checkpoint_last.pt")
-    assert cfg.criterion.alum_preset == settings.get("PRESET", "calibrated")
+    preset = options[-1] if "--alum-preset" in options else "calibrated"
+    assert cfg.criterion.alum_preset == preset
     for precision in ("fp16", "bf16", "amp"):
-        assert cfg.common[precision] == (settings["PRECISION"] == precision)
+        assert cfg.common[precision] == (f"--{precision}" in options)
 
 
 @pytest.mark.parametrize("settings", slow_but(PRETRAINING, 0), ids=ids)

@@ -111,14 +111,24 @@ def make_stand_in(folder: Path) -> Path:
     return folder
 
 
+def script_command(script: Path, *arguments: Any, tools: Path, **settings: Any) -> list[str]:
+    """What a recipe, or the train.sh of alum-prepare, gives to fairseq-train.
+
+    ``tools`` is the folder of :func:`make_stand_in`, whose programs come before the script's own.
+    """
+    text = script.read_text(encoding="utf-8")
+    if script.name == "train.sh":
+        script = tools / script.name
+        script.write_text(text.replace(f"PATH={Path(sys.executable).parent}:", f"PATH={tools}:"))
+    said = run_script(script, *arguments, tools=tools, **settings).stdout
+    return json.loads(said.splitlines()[-1])
+
+
 def run_forked_script(
     script: Path, *arguments: Any, tools: Path, **settings: Any
 ) -> subprocess.CompletedProcess[str]:
-    """As :func:`run_script`, but what the recipe gives to fairseq-train goes to a forked one.
-
-    ``tools`` is the folder of :func:`make_stand_in`.
-    """
-    command = json.loads(run_script(script, *arguments, tools=tools, **settings).stdout)
+    """As :func:`run_script`, but what the recipe gives to fairseq-train goes to a forked one."""
+    command = script_command(script, *arguments, tools=tools, **settings)
     return run_forked("train", command, cwd=ROOT, check=True)
 
 

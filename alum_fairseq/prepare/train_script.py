@@ -1,0 +1,179 @@
+"""``train.sh``: the whole ``fairseq-train`` command for prepared data and a model."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import fairseq
+
+from alum_fairseq.checkpoints.architecture import architecture_options, command_line
+from alum_fairseq.checkpoints.checkpoint import Checkpoint
+from alum_fairseq.checkpoints.fit import encoder_sizes
+from alum_fairseq.data.record import DataRecord
+from alum_fairseq.prepare.plan import TRAIN, VALID
+from alum_fairseq.problems import MultipleChoice
+
+SCRIPT = "train.sh"
+_TEMPLATE = """\
+#!/usr/bin/env bash
+# Fine-tunes {model}
+# on {data}. alum-prepare wrote it; it is yours to edit.
+#
+#   bash {script}          with ALUM, into {data}/alum
+#   bash {script} plain    without, into {data}/plain
+#
+# Further words are options of fairseq-train, and win over those below, for instance
+# 'plain --lr 2e-5 --max-epoch 3'. Run again, it goes on where it was.
+# On 4 GPUs add: --distributed-world-size 4 --batch-size {quarter}
+set -euo pipefail
+
+# The environment that alum-prepare ran in.
+PATH={programs}:"$PATH"
+
+case "${{1:-}}" in
+    plain) method=({plain}) ;; # fairseq's own training, to the bit
+    alum | '' | -*) method=({alum}) ;;
+    *) echo "train.sh: the first word is $1: it must be alum, plain or an option" >&2; exit 2 ;;
+esac
+case "${{1:-}}" in alum | plain) shift ;; esac
+
+# Half precision on a GPU; on a CPU as many threads as cores are idle.
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    machine=(--fp16)
+else
+    machine=(--cpu)
+    [ -n "${{OMP_NUM_THREADS:-}}" ] || OMP_NUM_THREADS="$(python -c 'import os
+print(max(1, round((os.cpu_count() or 1) - os.getloadavg()[0])))')"
+    export OMP_NUM_THREADS
+    echo "train.sh: threads: $OMP_NUM_THREADS (set OMP_NUM_THREADS for another number)" >&2
+fi
+
+exec {command}
+"""
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a data set is trained on.
+
+    Attributes:
+        lr: the peak learning rate.
+        sequences: per update.
+        updates: in all, at most 10 epochs.
+        warmup: updates in which the learning rate rises.
+        metric: what the best checkpoint is chosen by.
+    """
+
+    lr: str
+    sequences: int
+    updates: int
+    warmup: int
+    metric: str
+
+
+_EPOCHS = 10
+# fairseq's examples/roberta/README.glue.md, within the ranges of Liu et al. 2019 (RoBERTa), table
+# 10, for base and large alike; but the metric is GLUE's. For MRPC, RTE and STS-B the authors start
+# from their model for MNLI.
+_PUBLISHED = {
+    "CoLA": _Recipe("1e-5", 16, 5_336, 320, "mcc"),
+    "SST-2": _Recipe("1e-5", 32, 20_935, 1_256, "accuracy"),
+    "MRPC": _Recipe("1e-5", 16, 2_296, 137, "acc_and_f1"),
+    "QQP": _Recipe("1e-5", 32, 113_272, 28_318, "acc_and_f1"),
+    "STS-B": _Recipe("2e-5", 16, 3_598, 214, "pearson_and_spearman"),
+    "MNLI": _Recipe("1e-5", 32, 123_873, 7_432, "accuracy"),
+    "QNLI": _Recipe("1e-5", 32, 33_112, 1_986, "accuracy"),
+    "RTE": _Recipe("2e-5", 16, 2_036, 122, "accuracy"),
+}
+
+
+def _recipe(record: DataRecord, width: int) -> _Recipe:
+    """The published one, or that of MNLI for the size of these data.
+
+    Encoders narrower than RoBERTa's base model need a higher learning rate: compact BERTs are
+    fine-tuned with up to 3e-4 (Turc et al. 2019, arXiv 1908.08962).
+    """
+    if record.task in _PUBLISHED:
+        return _PUBLISHED[str(record.task)]
+    sequences = 32
+    updates = _EPOCHS * -(-record.splits[TRAIN].rows // sequences)
+    metric = "accuracy" if record.problem.categorical else "pearson_and_spearman"
+    lr = "1e-5" if width >= 768 else "1e-4"
+    return _Recipe(lr, sequences, updates, round(0.06 * updates), metric)
+
+
+def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str, str]:
+    """The script, and the command that it runs with ALUM.
+
+    Args:
+        record: of the data.
+        data: their folder.
+        model: the checkpoint to start from.
+
+    Raises:
+        UsageError: the checkpoint is no RoBERTa.
+    """
+    folder = str(data.absolute())
+    architecture = architecture_options(model.options, model.weights, model.path)
+    options = record.train_options(
+        architecture.pop("max_positions"), model.settings.get("separator_token", 2)
+    )
+    recipe = _recipe(record, encoder_sizes(model.weights, model.path)["encoder_embed_dim"])
+    name = "ranking" if isinstance(record.problem, MultipleChoice) else "prediction"
+    task = f"alum_sentence_{name}"
+    methods = {
+        "alum": ["--alum-preset", "calibrated", "--save-dir", f"{folder}/alum"],
+        "plain": ["--alum-alpha", "0", "--save-dir", f"{folder}/plain"],
+    }
+    lines = [
+        ["fairseq-train", folder],
+        ["--user-dir", _user_dir(), "--task", task, "--criterion", task],
+        options,
+        ["--finetune-from-model", str(model.path.absolute())],
+        command_line(architecture),
+        *_schedule(recipe),
+        _validation(record, recipe.metric),
+        ["--no-epoch-checkpoints"],
+    ]
+    written = [shlex.join(line) for line in lines]
+    script = _TEMPLATE.format(
+        model=model.path.absolute(),
+        data=folder,
+        script=shlex.quote(f"{folder}/{SCRIPT}"),
+        programs=shlex.quote(str(Path(sys.executable).parent)),
+        quarter=recipe.sequences // 4,
+        command=" \\\n    ".join([*written, '"${method[@]}" "${machine[@]}" "$@"']),
+        **{method: shlex.join(words) for method, words in methods.items()},
+    )
+    return script, " \\\n    ".join([*written, shlex.join(methods["alum"])])
+
+
+def _user_dir() -> str:
+    """The plugin as fairseq finds it from any folder: by its name if it lies beside fairseq."""
+    folder = Path(__file__).parents[1]
+    return folder.name if folder.parent == Path(fairseq.__file__).parents[1] else str(folder)
+
+
+def _schedule(recipe: _Recipe) -> list[list[str]]:
+    updates = str(recipe.updates)
+    return [
+        ["--lr", recipe.lr, "--lr-scheduler", "polynomial_decay"],
+        ["--warmup-updates", str(recipe.warmup), "--total-num-update", updates],
+        ["--max-update", updates, "--max-epoch", str(_EPOCHS)],
+        ["--batch-size", str(recipe.sequences), "--max-tokens", "4400"],
+        ["--required-batch-size-multiple", "1"],
+        ["--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--adam-eps", "1e-6"],
+        ["--weight-decay", "0.1", "--clip-norm", "0.0"],
+        ["--fp16-init-scale", "4", "--threshold-loss-scale", "1", "--fp16-scale-window", "128"],
+        ["--distributed-world-size", "1", "--find-unused-parameters"],
+    ]
+
+
+def _validation(record: DataRecord, metric: str) -> list[str]:
+    if VALID not in record.splits:
+        return ["--disable-validation"]
+    reports = [] if metric == "accuracy" else [f"--report-{metric.replace('_', '-')}"]
+    return [*reports, "--best-checkpoint-metric", metric, "--maximize-best-checkpoint-metric"]
