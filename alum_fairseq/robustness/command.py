@@ -24,7 +24,7 @@ from alum_fairseq.robustness.parts.options import resolve
 from alum_fairseq.robustness.plan import add_options, plan
 from alum_fairseq.robustness.report.publish import write_report
 from alum_fairseq.robustness.report.summary import build_report
-from alum_fairseq.robustness.report.wording import table
+from alum_fairseq.robustness.report.wording import in_lines, table
 from alum_fairseq.robustness.runner import digest, run_parts, versions
 from alum_fairseq.robustness.types import Example
 
@@ -88,7 +88,7 @@ def _main(argv: list[str]) -> None:
         resamples=options.resamples,
     )
     write_report(report, options.output)
-    print(table(report))
+    print(table(report), in_lines(report), sep="\n\n")
     took = int(time.monotonic() - begun)
     cli.say(f"\n{took // 60}:{took % 60:02d} minutes. The report: {options.output / 'report.html'}")
 

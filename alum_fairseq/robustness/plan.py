@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="regression: a prediction this far from the answer still is right (default: half the "
         "standard deviation of the answers)",
     )
-    add_effort(how, "--resamples", 1000, 200, "of bootstrap and randomisation tests", least=100)
+    add_effort(how, "--resamples", 1000, 200, "of the bootstrap", least=100)
     how.add_argument("--seed", type=int, default=1, help="of everything drawn (default: 1)")
 
 

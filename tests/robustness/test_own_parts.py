@@ -53,7 +53,8 @@ def test_own_parts_are_run_and_reported(own_parts: Any, options: dict[str, Any],
     measures = {one["key"]: one for one in report["measures"]}
     own = [key for key in measures if not key.startswith("clean.")]
     attack = [f"doubling.{key}" for key in ("accuracy", "success", "queries")]
-    assert own == [*attack, "beginning.0.3", "beginning.0.6"]
+    together = ["attacks.mean", "attacks.worst"]
+    assert own == [*together, *attack, "beginning.0.3", "beginning.0.6"]
 
     # The numbers are those of a prediction.
     predictor = Predictor.load(case.path)

@@ -29,7 +29,13 @@ from alum_fairseq.robustness.parts.smoothness import Smoothness
 from alum_fairseq.robustness.parts.textattack import TextAttack
 from alum_fairseq.robustness.report.publish import escaped, write_report
 from alum_fairseq.robustness.report.summary import build_report
-from alum_fairseq.robustness.report.wording import table, visible
+from alum_fairseq.robustness.report.wording import (
+    conclusions,
+    glance,
+    in_lines,
+    table,
+    visible,
+)
 from alum_fairseq.robustness.types import Example
 
 PARTS = [
@@ -305,13 +311,41 @@ def test_curves_are_those_of_the_records() -> None:
         clean = measure_of(report, "clean.accuracy")["values"][name]
         assert (found["y"][0], found["low"][0]) == (clean["value"], clean["low"])
 
-    noise = report["curves"]["noise swap"]
+    noise = report["curves"]["noise"]
     assert noise["x"] == [0, 0.1, 0.2, 0.4]
-    swaps = [
-        np.mean([one["swap 0.4"]["correct"] for one in rs]) for rs in given["records"]["noise"]
+    keys = ("swap 0.4", "drop 0.4", "keyboard 0.4")
+    left = [
+        np.mean([one[key]["correct"] for one in rs for key in keys])
+        for rs in given["records"]["noise"]
     ]
-    assert noise["models"]["plain"]["y"][-1] == pytest.approx(100 * np.mean(swaps[:2]), rel=1e-5)
+    assert noise["models"]["plain"]["y"][-1] == pytest.approx(100 * np.mean(left[:2]), rel=1e-5)
     assert noise["models"]["plain"]["y"][0] == curve["models"]["plain"]["y"][0]
+
+
+def test_all_attacks_together_are_of_the_examples_that_all_met() -> None:
+    given = synthetic()
+    report = report_of(**given)
+    left = np.array(
+        [
+            [
+                [np.mean([n[f"{kind} 0.2"]["correct"] for kind in ("swap", "drop", "keyboard")])
+                 for n in given["records"]["noise"][k][:150]],
+                [one["epsilon"] > 0.03 for one in given["records"]["linf"][k][:150]],
+                [one["epsilon"] > 0.03 for one in given["records"]["l2"][k][:150]],
+                [one["correct"] for one in given["records"]["greedy"][k]],
+                [one["correct"] for one in given["records"]["textattack:DeepWordBugGao2018"][k]],
+            ]
+            for k in range(4)
+        ],
+        dtype=float,
+    )  # fmt: skip
+    for key, values in (("mean", left.mean(1)), ("worst", left.min(1))):
+        found = measure_of(report, f"attacks.{key}")
+        assert found["examples"] == 150
+        for name, span in (("plain", slice(0, 2)), ("alum", slice(2, 4))):
+            wanted = 100 * values[span].mean()
+            assert found["values"][name]["value"] == pytest.approx(wanted, rel=1e-5)
+    assert "Embeddings, L2, radius 0.03; " in measure_of(report, "attacks.mean")["meaning"]
 
 
 def test_p_is_adjusted_for_all_comparisons(reports: dict[str, dict[str, Any]]) -> None:
@@ -394,6 +428,74 @@ def test_what_was_wrong_already(tmp_path: Path) -> None:
     write_report(report, tmp_path)
 
 
+# What it comes to.
+
+
+def one_pair(attacked: float, p: float, clean: float = 0.0, p_clean: float = 1.0) -> str:
+    """What is said of alum and plain, where they differ by so many points with such p."""
+    report = report_of(**synthetic(models={"plain": 1, "alum": 1}))
+    for key, difference, adjusted in (
+        ("attacks.mean", attacked, p), ("clean.accuracy", clean, p_clean),
+    ):  # fmt: skip
+        measure_of(report, key)["comparisons"][0].update(difference=difference, p_adjusted=adjusted)
+    [both] = conclusions(report)
+    return " ".join(both)
+
+
+def test_conclusion_of_two_models() -> None:
+    said = one_pair(12.5, 0.01)
+    assert said.startswith("alum is more robust than plain: under attack alum keeps ")
+    assert re.search(r"That is \+12\.5 points \(95% interval: .* p = 0\.010\), the mean over", said)
+    assert "on 150 examples. Each is a single training" in said
+    assert "No sure price in accuracy: on 300 unchanged examples it is " in said
+    assert one_pair(-3, 0.049).startswith("alum is less robust than plain: ")
+    unsure = one_pair(12.5, 0.05)
+    assert unsure.startswith("It is not sure which of alum and plain is more robust: under attack")
+    assert "p = 0.050, which may be chance)" in unsure
+    assert " The price in accuracy: on " in one_pair(12.5, 0.01, -2, 0.03)
+    assert " No price in accuracy: on " in one_pair(12.5, 0.01, 2, 0.03)
+
+
+def test_conclusions_of_others(reports: dict[str, dict[str, Any]]) -> None:
+    [(sentence, ground)] = conclusions(reports["a single model"])
+    assert re.fullmatch(r"Under attack alum keeps \d\d\.\d% right answers\.", sentence)
+    assert "on 300 unchanged examples" in ground
+    two = conclusions(reports["three models, three classes"])
+    assert [sentence.split()[0] for sentence, _ in two] == ["alum", "smart"]
+    assert "Over the seeds of training, p = " in conclusions(reports["two models, two seeds"])[0][1]
+    given = synthetic(models={"plain": 1, "alum": 1})
+    given["records"] = {"clean": given["records"]["clean"]}
+    report = report_of(**given)
+    assert conclusions(report)[0][0].startswith("alum and plain were not attacked")
+    assert max(map(len, in_lines(reports["two models, two seeds"]).splitlines())) <= 100
+
+
+def test_the_glance_shows_what_differs() -> None:
+    report = report_of(**synthetic(models={"plain": 1, "alum": 1}))
+    linf = [one for one in report["measures"] if one["key"].startswith("linf.accuracy")]
+    shown = [one for one in glance(report) if one["key"].startswith("linf")]
+    assert [one["key"] for one in shown] == ["linf.accuracy.0.03"]
+    for measure, p in zip(linf, (0.04, 0.2, 0.03), strict=True):
+        measure["comparisons"][0]["p_adjusted"] = p
+    measure_of(report, "linf.area")["comparisons"][0]["p_adjusted"] = 0.5
+    assert linf[2] in glance(report)
+    assert linf[1] not in glance(report)
+    for measure in linf:
+        measure["comparisons"][0]["p_adjusted"] = 0.5
+    assert linf[1] in glance(report)
+    groups = [one["group"] for one in glance(report)]
+    assert len(groups) == len(set(groups)) == 8
+
+
+def test_no_p_below_its_level_beside_an_interval_with_zero(
+    reports: dict[str, dict[str, Any]],
+) -> None:
+    every = [o for r in reports.values() for m in r["measures"] for o in m["comparisons"]]
+    assert {one["p"] < 0.05 for one in every} == {True, False}
+    for one in every:
+        assert (one["p"] < 0.05) == (not one["low"] <= 0 <= one["high"])
+
+
 def every_number(value: Any) -> list[float]:
     if isinstance(value, dict):
         return [number for one in value.values() for number in every_number(one)]
@@ -423,8 +525,7 @@ def test_same_report_same_bytes(
     write_report(json.loads(json.dumps(reports[name])), tmp_path / "new" / "folder")
     files = sorted(path.name for path in folders[name].iterdir())
     assert files == sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
-    noises = [f"noise-{kind}" for kind in ("drop", "keyboard", "swap")]
-    pictures = ["overview", "linf", "l2", *noises, "reliability"]
+    pictures = ["overview", "linf", "l2", "noise", "reliability"]
     wanted = ["report.html", "report.json", "report.md"]
     assert files == sorted([*wanted, *(f"{p}.{kind}" for p in pictures for kind in ("png", "svg"))])
     for file in files:
@@ -664,7 +765,8 @@ def test_hostile_texts(tmp_path: Path) -> None:
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     inline = [child for token in tokens for child in token.children or []]
     kinds = {child.type for child in inline}
-    assert kinds <= {"text", "text_special", "html_inline", "image", "softbreak"}
+    strong = {"strong_open", "strong_close"}
+    assert kinds <= {"text", "text_special", "html_inline", "image", "softbreak", *strong}
     html = {child.content for child in inline if child.type == "html_inline"}
     assert html <= {"<b>", "</b>", "<br>"}
     assert {token.content for token in tokens if token.type == "html_block"} == set()
@@ -725,4 +827,8 @@ def test_table_fits_a_terminal(reports: dict[str, dict[str, Any]]) -> None:
         )
     two = table(reports["two models, two seeds"])
     assert re.search(r"^  Accuracy \(%\) +\d\d\.\d \[\d\d\.\d, \d\d\.\d\]", two, re.MULTILINE)
-    assert re.search(r"\*.* 0\.0\d\d$", two, re.MULTILINE)
+    assert re.search(r"^  Accuracy, radius 0.03 .* 0\.0\d\d$", two, re.MULTILINE)
+    assert "better" not in two  # it has p
+    three = table(reports["three models, three classes"])
+    assert re.search(r"^  Accuracy, radius 0.03 .* better \d", three, re.MULTILINE)
+    assert "*" not in two + three

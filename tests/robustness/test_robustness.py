@@ -531,7 +531,7 @@ def test_parts_and_noise_rates(measure: Measure) -> None:
         for rate in (0.1, 0.9)
     ]
     assert 0 < 3 * edits[0] < edits[1]
-    assert list(found.report["curves"]) == ["noise drop", "noise keyboard", "noise swap"]
+    assert list(found.report["curves"]) == ["noise"]
 
 
 def test_limits_of_word_attacks(measure: Measure) -> None:

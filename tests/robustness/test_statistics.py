@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from alum_fairseq.robustness.statistics import (
     matthews,
     mean,
     median_above_zero,
+    p_value,
     pearson,
-    randomization_test,
     ratio,
     reliability,
     share_above,
@@ -164,7 +165,7 @@ def test_bootstrap_in_chunks_and_of_a_curve(
 def test_interval_with_infinite_and_undefined_values() -> None:
     values = np.array([*range(97), math.inf, math.inf, math.inf, math.nan])
     assert interval(values) == (2, math.inf)
-    assert interval(np.arange(1, 1001.0)) == (25, 975)
+    assert interval(np.arange(1, 1001.0)) == (25, 976)  # 24 on either side
     assert np.isnan(interval(np.array([math.nan, math.nan]))).all()
 
 
@@ -195,90 +196,78 @@ def test_interval_over_checkpoints_covers_what_training_again_would_give(
     assert covered["examples alone"] / 200 < 0.8
 
 
-def exact_p(statistic: statistics.Statistic, ours: list, theirs: list) -> float:
-    """Over all ways to swap the outcomes of examples."""
-    size = len(ours[0][0])
+@pytest.mark.parametrize("resamples", [100, 200, 333, 1000])
+def test_p_is_below_its_level_exactly_where_the_interval_leaves_zero_out(
+    resamples: int, rng: np.random.Generator
+) -> None:
+    seen = set()
+    for _ in range(400):
+        draws = np.round(rng.normal(loc=rng.uniform(-3, 3), size=resamples), 1)
+        draws[rng.random(resamples) < 0.05] = math.nan
+        low, high = interval(draws)
+        sure = p_value(draws) < 0.05
+        assert sure == (not low <= 0 <= high)
+        assert p_value(draws) == p_value(-draws)
+        seen.add(sure)
+    assert seen == {True, False}
 
-    def difference(swapped: np.ndarray) -> float:
-        parts = []
-        for left, right in zip(ours, theirs, strict=True):
-            a = [np.where(swapped, y, x) for x, y in zip(left, right, strict=True)]
-            b = [np.where(swapped, x, y) for x, y in zip(left, right, strict=True)]
-            parts.append(float(statistic(*b)) - float(statistic(*a)))
-        return abs(sum(parts))
 
-    observed = difference(np.zeros(size, dtype=bool))
-    every = [difference(np.array(s, dtype=bool)) for s in itertools.product([0, 1], repeat=size)]
-    return float(np.mean([one >= observed - 1e-12 for one in every]))
+def test_p_by_hand() -> None:
+    assert p_value(np.array([-1.0, 1, 2, 3, math.inf, math.nan])) == 2 / 5
+    assert p_value(np.array([0.0, 0, 0, 1])) == 1  # 0 lies on both sides
+    assert p_value(np.arange(1, 1001.0)) == 1 / 1000
+    assert math.isnan(p_value(np.array([math.nan])))
 
 
-@pytest.mark.parametrize("pairs", [1, 2])
+def heavy_tailed(hard: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.exp(hard + 0.5 * rng.normal(size=len(hard)))
+
+
 @pytest.mark.parametrize(
-    ("statistic", "columns"),
+    ("statistic", "make", "most"),
     [
-        (mean, "x"),
-        (median_above_zero, "x"),
-        (ratio, "xw"),
-        (pearson, "xy"),
-        (spearman, "xy"),
-        (matthews(2), "pa"),
-        (calibration_error, "ch"),
+        (mean, lambda hard, rng: (hard + rng.normal(size=len(hard)) > -0.5,), 0.08),
+        (median_above_zero, lambda hard, rng: (heavy_tailed(hard, rng) * (hard > -1),), 0.08),
+        (ratio, lambda hard, rng: (heavy_tailed(hard, rng), heavy_tailed(hard, rng)), 0.11),
     ],
 )
-def test_randomization_test_agrees_with_all_swaps(
-    statistic: statistics.Statistic, columns: str, pairs: int, rng: np.random.Generator
+def test_alike_models_are_rarely_said_to_differ(
+    statistic: statistics.Statistic, make: Any, most: float, rng: np.random.Generator
 ) -> None:
-    size = 9
-    answers, y = rng.integers(2, size=size), rng.normal(size=size)
-
-    def checkpoint(shift: float) -> tuple[np.ndarray, ...]:
-        known = {
-            "x": rng.normal(size=size) + shift + y,
-            "y": y,
-            "w": rng.uniform(1, 2, size=size),
-            "p": np.where(rng.random(size) < 0.5 + shift / 4, answers, 1 - answers),
-            "a": answers,
-            "c": rng.uniform(0.5, 1, size=size),
-            "h": (rng.random(size) < 0.7).astype(float),
-        }
-        return tuple(known[name] for name in columns)
-
-    ours, theirs = ([checkpoint(shift) for _ in range(pairs)] for shift in (0, 0.8))
-    wanted = exact_p(statistic, ours, theirs)
-    trials = 4000
-    found = randomization_test(statistic, ours, theirs, trials, seed=1)
-    assert found == pytest.approx(wanted, abs=4 * math.sqrt(0.25 / trials))
+    # The interval of the difference covers 0 as often: 95 of 100, or nearly.
+    sure = 0
+    for trial in range(300):
+        hard = rng.normal(size=100)
+        ours, theirs = (
+            bootstrap(statistic, [make(hard, rng)], 200, trial, model) for model in range(2)
+        )
+        sure += p_value(theirs - ours) < 0.05
+    assert sure / 300 <= most
 
 
 def test_p_is_uniform_if_models_are_alike(rng: np.random.Generator) -> None:
     ps = []
     for trial in range(300):
-        hard = rng.normal(size=40)
-        ours, theirs = ([(hard + rng.normal(size=40),)] for _ in range(2))
-        ps.append(randomization_test(mean, ours, theirs, 199, seed=trial))
+        hard = rng.normal(size=100)
+        one, other = (
+            bootstrap(mean, [(hard + rng.normal(size=100),)], 400, trial, k) for k in range(2)
+        )
+        ps.append(p_value(other - one))
     assert stats.kstest(ps, "uniform").pvalue > 0.01
 
 
 def test_p_is_uniform_if_the_checkpoints_of_a_model_fail_alike(rng: np.random.Generator) -> None:
-    # Each model has examples that all its checkpoints find hard. Swapped pair by pair, these would
-    # count several times, and p would be too small.
+    # Each model has examples that all its checkpoints find hard. Drawn checkpoint by checkpoint,
+    # these would count several times, and p would be too small.
     ps = []
     for trial in range(300):
-        models = [rng.normal(size=40) for _ in range(2)]
-        ours, theirs = ([(hard + 0.1 * rng.normal(size=40),) for _ in range(4)] for hard in models)
-        ps.append(randomization_test(mean, ours, theirs, 199, seed=trial))
+        draws = []
+        for model in range(2):
+            hard = rng.normal(size=100)
+            checkpoints = [(hard + 0.1 * rng.normal(size=100),) for _ in range(4)]
+            draws.append(bootstrap(mean, checkpoints, 400, trial, model))
+        ps.append(p_value(draws[1] - draws[0]))
     assert stats.kstest(ps, "uniform").pvalue > 0.01
-
-
-def test_p_of_a_great_difference_of_none_and_of_an_undefined_one() -> None:
-    ones, zeros = (np.ones(30),), (np.zeros(30),)
-    assert randomization_test(mean, [ones], [zeros], 999, seed=1) == 1 / 1000
-    assert randomization_test(mean, [ones], [ones], 999, seed=1) == 1
-    nowhere = (np.full(30, math.inf),)
-    assert math.isnan(randomization_test(median_above_zero, [nowhere], [nowhere], 99, seed=1))
-    assert math.isnan(randomization_test(median_above_zero, [ones], [nowhere], 99, seed=1))
-    # A model with more checkpoints: the pairs count.
-    assert randomization_test(mean, [ones, ones], [zeros], 999, seed=1) == 1 / 1000
 
 
 def test_welch_by_the_formula() -> None:

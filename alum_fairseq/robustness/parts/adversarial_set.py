@@ -26,6 +26,7 @@ class AdversarialSetPart(Part):
     content: Sequence[Example] = field(compare=False)
     variant: str = field(kw_only=True, compare=False)
     by_name = False
+    is_attack = False
     rank = 60
     group = "Adversarial sets"
     run = Clean.run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,8 @@ class Noise(Part):
     group = "Character noise"
     axis = Axis(
         "misspelt words (%)",
-        "The share of right answers (up) when more and more words are misspelt (right). "
-        "Bands: 95% intervals.",
+        "The share of right answers (up) when more and more words are misspelt (right), the mean "
+        f"over the kinds of mistakes: {', '.join(sorted(NOISES))}. Bands: 95% intervals.",
         scale=100,
     )
 
@@ -80,12 +80,11 @@ class Noise(Part):
         middle = rates[len(rates) // 2]
 
         def left(kinds: list[str], rate: float, key: str, what: str, of: str) -> Measure:
-            reads = [_correct(kind, rate) for kind in kinds]
             return self.measure(
                 key, f"{share}, {what}",
                 f"What is left when {100 * rate:g}% of the words are misspelt{of}.",
                 statistics.mean,
-                records.columns(lambda record: np.mean([read(record) for read in reads])),
+                records.columns(_correct(kinds, rate)),
                 main=rate == middle and len(kinds) > 1,
             )  # fmt: skip
 
@@ -100,11 +99,11 @@ class Noise(Part):
     def curves(self, records: Records, clean: Records) -> Iterator[Curve]:
         rates = sorted(set(self.rates))
         without = clean.on(records.examples).columns("correct")
-        for kind in sorted(NOISES):
-            misspelt = records.columns(*(_correct(kind, rate) for rate in rates))
-            columns = [first + rest for first, rest in zip(without, misspelt, strict=True)]
-            yield Curve([0.0, *rates], statistics.means, columns, kind)
+        misspelt = records.columns(*(_correct(NOISES, rate) for rate in rates))
+        columns = [first + rest for first, rest in zip(without, misspelt, strict=True)]
+        yield Curve([0.0, *rates], statistics.means, columns)
 
 
-def _correct(kind: str, rate: float) -> Callable[[Record], bool]:
-    return lambda record: record[f"{kind} {rate:g}"]["correct"]
+def _correct(kinds: Iterable[str], rate: float) -> Callable[[Record], float]:
+    """Of a record, how many kinds of mistakes at this rate leave the answer right: a share."""
+    return lambda record: np.mean([record[f"{kind} {rate:g}"]["correct"] for kind in kinds])

@@ -73,7 +73,7 @@ class Measure:
         checkpoints: the columns of each, from which it is computed; all of the same examples.
         unit: ``%`` multiplies it by 100.
         better: ``higher``, ``lower``, or None.
-        main: whether it belongs in the overview.
+        main: whether it belongs in the overview: a share of the examples, in percent.
         undefined: what is shown in place of a value that is infinite or undefined.
     """
 
@@ -127,6 +127,7 @@ class Part(ABC):
         by_name: whether ``--parts`` chooses it; without the option, all that are installed are
             run. Else its own options do.
         optional: whether it needs what may not be installed.
+        is_attack: whether it changes the examples of the data, and so counts among all attacks.
         rank: its place in a report, the smallest first.
         label: its name for readers, where that is neither variant nor kind.
         group: the heading of its measures and curves; ``{}`` stands for its name for readers.
@@ -138,6 +139,7 @@ class Part(ABC):
     kind: ClassVar[str]
     by_name: ClassVar[bool] = True
     optional: ClassVar[bool] = False
+    is_attack: ClassVar[bool] = True
     rank: ClassVar[int] = 50
     label: ClassVar[str] = ""
     group: ClassVar[str] = ""

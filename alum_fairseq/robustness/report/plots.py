@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any
 
 from alum_fairseq.robustness.parts.part import Axis, curve_look
-from alum_fairseq.robustness.report.wording import capitalized, shortened
+from alum_fairseq.robustness.report import wording
+from alum_fairseq.robustness.report.wording import shortened
 
 # Okabe and Ito's colours, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/),
 # each with its own mark and line, for those who see or print none.
@@ -63,16 +64,20 @@ def figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     for library in ("matplotlib", "PIL"):  # fairseq lets everyone report every detail
         logging.getLogger(library).setLevel(logging.WARNING)
-    found = {}
-    shown = [measure for measure in report["measures"] if measure["main"]]
-    if shown:
-        height = 0.9 + len(shown) * (0.24 + 0.13 * len(report["models"]))
-        caption = "The main measures with 95% intervals; further right is better."
-        found["overview"] = _drawn(report, _overview, caption, (_SIZE[0], height))
-    for name in report["curves"]:
+    shown = wording.glance(report)
+    height = 0.9 + len(shown) * (0.24 + 0.13 * len(report["models"]))
+    overview = partial(_overview, shown)
+    found = {"overview": _drawn(report, overview, _of_overview(report), (_SIZE[0], height))}
+    for name, curve in report["curves"].items():
         title, axis = curve_look(name)
-        draw = partial(_curve, title, axis, report["curves"][name])
-        found[name.replace(" ", "-")] = _drawn(report, draw, axis.caption)
+        draw = partial(_curve, title, axis, curve)
+        caption = axis.caption
+        if curve["examples"] != report["data"]["examples"]:
+            caption += (
+                f" Of the {report['data']['examples']:,} examples {curve['examples']:,} were "
+                "attacked: the curves begin at the accuracy on these."
+            )
+        found[name.replace(" ", "-")] = _drawn(report, draw, caption)
     if report["reliability"]:
         caption = (
             "How often the model is right (up) when it is that sure (right); larger dots: more "
@@ -115,8 +120,17 @@ def _looks(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, dict[str,
         yield name, color, line, {"marker": mark, "color": color, "label": label}
 
 
-def _overview(axes: Any, report: Mapping[str, Any]) -> None:
-    shown = [measure for measure in report["measures"] if measure["main"]]
+def _of_overview(report: Mapping[str, Any]) -> str:
+    caption = "Right answers, with 95% intervals; further right is better."
+    if len(report["models"]) > 1:
+        caption += (
+            f" At the right: how many points more than {report['models'][0]['name']}. Of an attack "
+            "of several strengths a middle one, or one where the difference is sure."
+        )
+    return caption
+
+
+def _overview(shown: Sequence[Mapping[str, Any]], axes: Any, report: Mapping[str, Any]) -> None:
     models = len(report["models"])
     for number, (name, color, _, mark) in enumerate(_looks(report)):
         shift = (number - (models - 1) / 2) * 0.6 / max(models, 2)
@@ -125,6 +139,10 @@ def _overview(axes: Any, report: Mapping[str, Any]) -> None:
         found, lows, highs = ([one[key] for one in values] for key in ("value", "low", "high"))
         axes.plot(found, places, linestyle="none", markersize=4, clip_on=False, **mark)
         axes.hlines(places, lows, highs, color=color, lw=1.4)
+        for place, measure in zip(places, shown, strict=True):
+            for one in measure["comparisons"]:
+                if one["model"] == name:
+                    _beside(axes, place, one, measure)
     axes.set_yticks(range(len(shown)), [_row(measure) for measure in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelsize=8)
@@ -135,10 +153,22 @@ def _overview(axes: Any, report: Mapping[str, Any]) -> None:
 
 
 def _row(measure: Mapping[str, Any]) -> str:
-    """A measure's name in the overview: its group, and what tells it from others of the group."""
-    group = measure["group"].removeprefix("Attack on the ")
-    detail = measure["title"].partition(", ")[2] or measure["title"].partition(" on ")[2]
-    return "\n".join(shortened(part, 30) for part in (capitalized(group), detail) if part)
+    name, *detail = wording.short_name(measure["group"], measure["title"])
+    what = [shortened(part, 16) for part in detail]
+    return f"{shortened(name, 30)}\n{', '.join([*what, wording.examples(measure)])}"
+
+
+def _beside(
+    axes: Any, place: float, comparison: Mapping[str, Any], measure: Mapping[str, Any]
+) -> None:
+    """Write a difference at the right of its row."""
+    sure = wording.is_sure(comparison)
+    text = f"{wording.difference(comparison, measure)} {wording.verdict(comparison, measure)}"
+    look = {"weight": "bold"} if sure else {"alpha": 0.6}
+    where = {"xycoords": axes.get_yaxis_transform(), "xytext": (8, 0)}
+    axes.annotate(
+        text, (1, place), textcoords="offset points", va="center", fontsize=8, **where, **look
+    )
 
 
 def _curve(
@@ -164,7 +194,7 @@ def _curve(
         axes.set_xticks(x)
     axes.set_xlabel(axis.label)
     axes.set_ylim(0, 100)
-    axes.set_ylabel("right answers (%)")
+    axes.set_ylabel(f"right answers of {wording.examples(curve)} (%)")
     axes.set_title(title)
     axes.legend(loc="best")
 
@@ -181,7 +211,7 @@ def _reliability(axes: Any, report: Mapping[str, Any]) -> None:
     axes.set_xlim(0, 101)
     axes.set_ylim(0, 101)
     axes.set_xlabel("confidence (%)")
-    axes.set_ylabel("right answers (%)")
+    axes.set_ylabel(f"right answers of {wording.examples(report['data'])} (%)")
     axes.set_title("Reliability")
     legend = axes.legend(loc="best")
     for handle in legend.legend_handles:

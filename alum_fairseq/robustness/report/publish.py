@@ -36,6 +36,7 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     drawn = figures(report)
     content = {
         "report": report,
+        "conclusions": wording.conclusions(report),
         "columns": wording.columns(report),
         "by_seeds": wording.by_seeds(report),
         "pictures": {

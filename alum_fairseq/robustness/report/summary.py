@@ -13,6 +13,7 @@ import numpy as np
 from alum_fairseq.cli import progress
 from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.parts.part import Curve, Measure, Part, Records, curve_name, title_of
+from alum_fairseq.robustness.report.wording import short_name
 from alum_fairseq.robustness.statistics import Array, Columns, Statistic
 
 FORMAT = 1
@@ -46,7 +47,7 @@ def build_report(
         records: of each part by its name, with the checkpoints counted through all models.
         seconds: how long each checkpoint took for each part.
         created: when, as an ISO date.
-        resamples: of bootstrap and randomisation.
+        resamples: of the bootstrap.
 
     Returns:
         The report; its numbers have six significant digits, and None for what is not finite.
@@ -74,7 +75,12 @@ def _of_parts(
     """What the parts say, in the order of their ranks."""
     clean, spans = records[parts[0].name], numbers.spans
     ranked = [(p, records[p.name]) for p in sorted(parts, key=lambda part: part.rank)]
-    measures = [measure for part, found in ranked for measure in part.measures(found)]
+    (first, unchanged), *attacks = ranked
+    measures = [
+        *first.measures(unchanged),
+        *_together(attacks, clean),
+        *(measure for part, found in attacks for measure in part.measures(found)),
+    ]
     return {
         "measures": _adjusted(
             [
@@ -109,6 +115,42 @@ def _of_parts(
             for example in part.worst(name, found[span], clean[span])
         ],
     }
+
+
+def _together(attacks: Sequence[tuple[Part, Records]], clean: Records) -> Iterator[Measure]:
+    """What is left under all attacks on the clean examples, of those that all of them met."""
+    attacks = [(part, found) for part, found in attacks if part.is_attack]
+    met = [set(found.examples) for _, found in attacks]
+    common = [example for example in clean.examples if all(example in each for each in met)]
+    mains = [
+        measure
+        for part, found in attacks
+        for measure in part.measures(found.on(common))
+        if measure.main
+    ]
+    if not (mains and common):
+        return
+    # A mean over examples, of each by itself: attacks x checkpoints x examples.
+    left = np.array(
+        [
+            [
+                main.statistic(*(column[:, None] for column in columns))
+                for columns in main.checkpoints
+            ]
+            for main in mains
+        ],
+        dtype=float,
+    )
+    names = "; ".join(", ".join(short_name(main.group, main.title)) for main in mains)
+    for key, title, values, meaning in (
+        ("mean", "mean", left.mean(0), "What is left, on average over the attacks"),
+        ("worst", "worst", left.min(0), "What is left where each example meets its worst attack"),
+    ):
+        yield Measure(
+            f"attacks.{key}", f"{clean.accuracy}, {title}", "All attacks together",
+            f"{meaning}: {names}.",
+            statistics.mean, [(row,) for row in values], main=key == "mean",
+        )  # fmt: skip
 
 
 def _little_evidence(
@@ -153,31 +195,25 @@ class _Numbers:
             **shown,
             "examples": len(measure.checkpoints[0][0]),
             "values": values,
-            "comparisons": [
-                self._compared(measure, values, draws, baseline, other) for other in others
-            ],
+            "comparisons": [self._compared(values, draws, baseline, other) for other in others],
         }
 
     def _compared(
         self,
-        measure: Measure,
         values: Mapping[str, Any],
         draws: Mapping[str, Array],
         baseline: str,
         model: str,
     ) -> dict[str, Any]:
-        ours, theirs = (measure.checkpoints[self.spans[name]] for name in (baseline, model))
         with np.errstate(invalid="ignore"):  # infinite medians
             difference = np.subtract(values[model]["value"], values[baseline]["value"])
-            bounds = _bounds(draws[model] - draws[baseline])
+            drawn = draws[model] - draws[baseline]
         return {
             "baseline": baseline,
             "model": model,
             "difference": float(difference),
-            **bounds,
-            "p": statistics.randomization_test(
-                measure.statistic, ours, theirs, self.resamples, self.seed
-            ),
+            **_bounds(drawn),
+            "p": statistics.p_value(drawn) if np.isfinite(difference) else float("nan"),
             "p_seeds": statistics.welch_test(values[baseline]["seeds"], values[model]["seeds"]),
         }
 

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 from alum_fairseq.robustness.parts.part import title_of
@@ -32,8 +33,7 @@ def subject(report: Mapping[str, Any]) -> str:
         f"{model['name']} ({_counted(len(model['checkpoints']), 'checkpoint')})"
         for model in report["models"]
     )
-    examples = _counted(data["examples"], "example")
-    return f"{seeds}; {examples} of {data['source']} ({kind})"
+    return f"{seeds}; {examples(data)} of {data['source']} ({kind})"
 
 
 def method(report: Mapping[str, Any]) -> str:
@@ -45,13 +45,12 @@ def method(report: Mapping[str, Any]) -> str:
     ]
     if len(report["models"]) > 1:
         tests = sum(len(measure["comparisons"]) for measure in report["measures"])
-        baseline = report["models"][0]["name"]
         sentences += [
-            f"Differences are to {baseline}, on the same examples; p by the paired approximate "
-            f"randomisation test (Noreen 1989; Riezler and Maxwell 2005; {resamples} trials), "
-            f"adjusted for {_counted(tests, 'comparison')} (false discovery rate, Benjamini and "
-            "Hochberg 1995).",
-            f"* marks p < {SIGNIFICANT}.",
+            f"Differences are to {report['models'][0]['name']}, on the same examples. p is twice "
+            "the share of the resamples that lie on the smaller side of 0 (below 0.05 where the "
+            f"interval leaves 0 out), then adjusted for {_counted(tests, 'comparison')} (false "
+            f"discovery rate, Benjamini and Hochberg 1995). At {SIGNIFICANT} or more, a difference "
+            "is not sure: it may be chance.",
         ]
         if by_seeds(report):
             sentences.append(
@@ -77,10 +76,18 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
+def examples(what: Mapping[str, Any]) -> str:
+    """Of how many examples it is."""
+    return _counted(what["examples"], "example")
+
+
 def by_group(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """The measures under their headings."""
-    groups = groupby(report["measures"], key=lambda measure: measure["group"])
-    return [(group, list(measures)) for group, measures in groups]
+    """The measures under their headings, which say of how many examples they are."""
+    groups = groupby(report["measures"], key=lambda one: (one["group"], one["examples"]))
+    return [
+        (f"{group} ({examples(measures[0])})", measures)
+        for (group, _), measures in ((key, list(found)) for key, found in groups)
+    ]
 
 
 def columns(report: Mapping[str, Any]) -> list[str]:
@@ -141,26 +148,145 @@ def p_value(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def mark(comparison: Mapping[str, Any]) -> str:
-    """A star where a difference is significant."""
+def is_sure(comparison: Mapping[str, Any]) -> bool:
+    """Whether a difference is significant, all comparisons of the report allowed for."""
     p = comparison["p_adjusted"]
-    return "*" if p is not None and p < SIGNIFICANT else ""
+    return p is not None and p < SIGNIFICANT
 
 
 def verdict(comparison: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
-    """``better`` or ``worse`` where a difference is significant and one way is better."""
+    """``better`` or ``worse`` (``higher`` or ``lower`` where neither is better); or not sure."""
     value = comparison["difference"]
-    if not mark(comparison) or not value or not measure["better"]:
+    if not value:
         return ""
+    if not is_sure(comparison):
+        return "not sure"
+    if not measure["better"]:
+        return "higher" if value > 0 else "lower"
     return "better" if (value > 0) == (measure["better"] == "higher") else "worse"
+
+
+def conclusions(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the report comes to: a sentence, and what it rests on.
+
+    One for each model that is compared with the first; of a single model one.
+    """
+    every = {measure["key"]: measure for measure in report["measures"]}
+    clean, attacked = every["clean.accuracy"], every.get("attacks.mean")
+    if len(report["models"]) == 1:
+        return [_of_one_model(report["models"][0]["name"], clean, attacked)]
+    return [_of_two_models(number, clean, attacked) for number in range(len(clean["comparisons"]))]
+
+
+def _of_one_model(
+    name: str, clean: Mapping[str, Any], attacked: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    def said(measure: Mapping[str, Any]) -> str:
+        found = measure["values"][name]
+        return f"{number(found['value'], measure)}% (95% interval: {_to(found, measure)})"
+
+    accuracy = f"{said(clean)} on {_counted(clean['examples'], 'unchanged example')}"
+    if attacked is None:
+        return f"{name} was not attacked, so nothing is known of its robustness.", (
+            f"Its answers are right: {accuracy}."
+        )
+    value = attacked["values"][name]["value"]
+    return (
+        f"Under attack {name} keeps {number(value, attacked)}% right answers.",
+        f"That is {_mean(attacked)}: {said(attacked)}. Without attack: {accuracy}.",
+    )
+
+
+def _of_two_models(
+    place: int, clean: Mapping[str, Any], attacked: Mapping[str, Any] | None
+) -> tuple[str, str]:
+    accuracy = clean["comparisons"][place]
+    model, baseline = accuracy["model"], accuracy["baseline"]
+
+    def values(measure: Mapping[str, Any]) -> list[str]:
+        return [number(measure["values"][name]["value"], measure) for name in (model, baseline)]
+
+    found, other = values(clean)
+    price = "No sure price in accuracy"
+    if is_sure(accuracy):
+        price = f"{'No' if accuracy['difference'] > 0 else 'The'} price in accuracy"
+    price += (
+        f": on {_counted(clean['examples'], 'unchanged example')} it is {found}% against {other}%, "
+        f"{_points(accuracy, clean)}."
+    )
+    if attacked is None:
+        return f"{model} and {baseline} were not attacked: neither is known to be robust.", price
+    one, (found, other) = attacked["comparisons"][place], values(attacked)
+    which = f"It is not sure which of {model} and {baseline} is more robust"
+    if is_sure(one):
+        which = f"{model} is {'more' if one['difference'] > 0 else 'less'} robust than {baseline}"
+    seeds = "Each is a single training: another may give another result."
+    if one["p_seeds"] is not None:
+        seeds = f"Over the seeds of training, {_p(one['p_seeds'])} (Welch's t-test)."
+    return (
+        f"{which}: under attack {model} keeps {found}% right answers, {baseline} {other}%.",
+        f"That is {_points(one, attacked)}, {_mean(attacked)}. {seeds} {price}",
+    )
+
+
+def _mean(attacked: Mapping[str, Any]) -> str:
+    return f"the mean over all attacks on {examples(attacked)}"
+
+
+def _points(one: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
+    chance = "" if is_sure(one) or not one["difference"] else ", which may be chance"
+    return (
+        f"{difference(one, measure)} points (95% interval: {_to(one, measure)}; "
+        f"{_p(one['p_adjusted'])}{chance})"
+    )
+
+
+def _p(p: float) -> str:
+    return f"p = {p_value(p)}".replace("= <", "< ")
+
+
+def _to(bounds: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
+    return f"{number(bounds['low'], measure)} to {number(bounds['high'], measure)}"
+
+
+def in_lines(report: Mapping[str, Any]) -> str:
+    """The conclusions for a terminal."""
+    said = (f"{visible(first)} {visible(rest)}" for first, rest in conclusions(report))
+    return "\n".join(line for text in said for line in wrap(text, _COLUMNS))
+
+
+def glance(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the overview shows of each part: its main measures.
+
+    Where models do not surely differ in one, and at another strength of the same attack they do,
+    that of the surest difference.
+    """
+    groups = [measures for _, measures in by_group(report)]
+    return [_telling(one, group) for group in groups for one in group if one["main"]]
+
+
+def _telling(main: Mapping[str, Any], group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    share = main["title"].partition(",")[0] + ","
+    alike = [main, *(one for one in group if one["title"].startswith(share))]
+    sure = [one for one in alike if any(map(is_sure, one["comparisons"]))]
+    if main in sure or not sure:
+        return main
+    return min(sure, key=lambda one: min(c["p_adjusted"] for c in one["comparisons"]))
+
+
+def short_name(group: str, title: str) -> list[str]:
+    """A measure's name in few words: its group, and what tells it from others of the group."""
+    detail = title.partition(", ")[2] or title.partition(" on ")[2]
+    group = capitalized(group.removeprefix("Attack on the "))
+    return [group, detail] if detail else [group]
 
 
 def cases(report: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
     """The attacked examples of each attack and model, under a heading."""
     found = groupby(report["examples"], key=lambda one: (one["attack"], one["model"]))
     return [
-        (f"{capitalized(visible(title_of(part)))}, {model}", list(examples))
-        for (part, model), examples in found
+        (f"{capitalized(visible(title_of(part)))}, {model}", list(cases))
+        for (part, model), cases in found
     ]
 
 
@@ -254,12 +380,13 @@ def _rows(report: Mapping[str, Any], intervals: bool) -> Iterator[list[str]]:
     for group, measures in by_group(report):
         yield [visible(group)]
         for measure in measures:
-            stars = {one["model"]: mark(one) for one in measure["comparisons"]}
+            sure = {one["model"]: one for one in measure["comparisons"] if is_sure(one)}
             row = [_SEPARATOR + shortened(heading(measure), 40)]
             for name, value in measure["values"].items():
                 bounds = span(value, measure) if intervals else ""
                 found = f"{number(value['value'], measure)} {bounds}".rstrip()
-                row.append(found + stars.get(name, ""))
+                said = f"{verdict(sure[name], measure)} " if name in sure and not compared else ""
+                row.append(said + found)
             for one in measure["comparisons"] if compared else ():
                 row += [difference(one, measure), p_value(one["p_adjusted"])]
             yield row
