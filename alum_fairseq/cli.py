@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 import alum_fairseq
 from alum_fairseq.errors import UsageError, printable
 from alum_fairseq.files import reporting_access_errors
+from alum_fairseq.threads import cores, idle_cores
 
 # Exit statuses; Python exits with 1 after any other error.
 DONE = 0
@@ -88,6 +90,20 @@ def run(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int
         print(f"{program}: error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return WRONG_USAGE
     return DONE
+
+
+def choose_threads() -> None:
+    """Let torch compute on as many threads as cores are idle, and say so if it is not all of them.
+
+    A number that the user chose (``OMP_NUM_THREADS``) is left alone.
+    """
+    idle = idle_cores()
+    if "OMP_NUM_THREADS" not in os.environ and idle < torch.get_num_threads():
+        torch.set_num_threads(idle)
+        say(
+            f"threads: {idle}, since the other {cores() - idle} of {cores()} cores are busy (set "
+            "OMP_NUM_THREADS for another number)"
+        )
 
 
 def _discard_output() -> None:

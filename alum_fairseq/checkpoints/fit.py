@@ -12,8 +12,9 @@ from fairseq.checkpoint_utils import prune_state_dict
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from alum_fairseq.checkpoints.reading import ENCODER, heads_of, silent
+from alum_fairseq.checkpoints.reading import ENCODER, heads_of, settings_of, silent
 from alum_fairseq.errors import UsageError, one_line
+from alum_fairseq.models.alum_roberta import FAIRSEQ_EPS
 
 Shapes = dict[str, tuple[int, ...]]
 _LAYER = re.compile(r"(?:.*sentence_encoder\.)?layers\.(\d+)\.")
@@ -89,7 +90,8 @@ def check_fits(
     except Exception as error:  # strangers' names and values, anywhere inside fairseq
         raise UsageError(f"{path} does not fit the model: {one_line(error)}") from None
     expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    _check_sizes(found, expected, path)
+    options, _ = settings_of(state, path)
+    _check_sizes(found, expected, path, options, getattr(model, "args", None))
     problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
     problems += [f"{name} has no place in the model" for name in found.keys() - expected.keys()]
     problems += [
@@ -105,8 +107,15 @@ def check_fits(
         )
 
 
-def _check_sizes(found: Shapes, expected: Shapes, path: Path) -> None:
-    """Where a size of the whole model differs, say so, and name the option."""
+def _check_sizes(
+    found: Shapes, expected: Shapes, path: Path, options: Mapping[str, Any], asked: Any
+) -> None:
+    """Where sizes of the whole model differ, say so, and name the options.
+
+    Args:
+        options: of the checkpoint's model.
+        asked: the options of this one.
+    """
 
     def differ(name: str, axis: int) -> tuple[int, int] | None:
         """The size of a weight in the checkpoint and in the model; None if they are equal."""
@@ -122,27 +131,34 @@ def _check_sizes(found: Shapes, expected: Shapes, path: Path) -> None:
             "(dict.txt, 4 special symbols and <mask>): make the data with the dict.txt that "
             "belongs to the checkpoint"
         )
-    has, wanted = _depth(found), _depth(expected)
-    if has != wanted:
-        raise UsageError(
-            f"{path} has {has} layers, the model {wanted}: choose its --arch, or --encoder-layers "
-            f"{has}"
-        )
-    if sizes := differ(f"{ENCODER}embed_positions.weight", 0):
-        has, wanted = (size - FIRST_POSITION for size in sizes)
-        raise UsageError(
-            f"{path} has {has} positions, the model {wanted}: give --max-positions {has}"
-        )
-    for name, option in (
-        ("embed_tokens.weight", "--encoder-embed-dim"),
-        ("layers.0.fc1.bias", "--encoder-ffn-embed-dim"),
+    layers = _depth(found), _depth(expected)
+    rows = [("{} layers", "--encoder-layers", *layers)] if layers[0] != layers[1] else []
+    for what, option, name, axis, less in (
+        ("{} positions", "--max-positions", "embed_positions.weight", 0, FIRST_POSITION),
+        ("a width of {}", "--encoder-embed-dim", "embed_tokens.weight", -1, 0),
+        ("an inner width of {}", "--encoder-ffn-embed-dim", "layers.0.fc1.bias", -1, 0),
     ):
-        if sizes := differ(f"{ENCODER}{name}", -1):
-            has, wanted = sizes
-            raise UsageError(
-                f"{path} has a width of {has}, the model {wanted}: choose its --arch, or "
-                f"{option} {has}"
-            )
+        if sizes := differ(f"{ENCODER}{name}", axis):
+            rows.append((what, option, sizes[0] - less, sizes[1] - less))
+    # What the weights do not tell, and makes another function of them.
+    for what, name, usual in (
+        ("{} attention heads", "encoder_attention_heads", None),
+        ("the activation {}", "activation_fn", None),
+        ("a layer-normalisation epsilon of {}", "alum_layer_norm_eps", FAIRSEQ_EPS),
+    ):
+        has = options.get(name, usual)
+        wanted = getattr(asked, name, usual)
+        if has is not None and wanted is not None and has != wanted:
+            option = f"--{name.replace('_', '-')}"
+            rows.append((what, option.replace("--alum", "--arch alum_roberta --alum"), has, wanted))
+    if rows:
+        differences = "; ".join(
+            f"{what.format(has)}, not {wanted}" for what, _, has, wanted in rows
+        )
+        remedy = " ".join(f"{option} {has}" for _, option, has, _ in rows)
+        by_arch = any(option.startswith("--encoder") for _, option, *_ in rows)
+        how = "choose its --arch, or" if by_arch else "give"
+        raise UsageError(f"{path} does not fit the model: it has {differences}: {how} {remedy}")
 
 
 def check_same_heads(state: dict[str, Any], model: nn.Module, path: Path) -> None:

@@ -67,6 +67,8 @@ def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
     """
     if arguments.max_tokens < 1:
         raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
+    if not on_gpu(arguments):
+        cli.choose_threads()
     predictor = Predictor.load(
         path,
         arguments.data,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fairseq
 
+from alum_fairseq import threads
 from alum_fairseq.checkpoints.architecture import architecture_options, command_line
 from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.checkpoints.fit import encoder_sizes
@@ -45,8 +46,7 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     machine=(--fp16)
 else
     machine=(--cpu)
-    [ -n "${{OMP_NUM_THREADS:-}}" ] || OMP_NUM_THREADS="$(python -c 'import os
-print(max(1, round((os.cpu_count() or 1) - os.getloadavg()[0])))')"
+    [ -n "${{OMP_NUM_THREADS:-}}" ] || OMP_NUM_THREADS="$(python {threads})"
     export OMP_NUM_THREADS
     echo "train.sh: threads: $OMP_NUM_THREADS (set OMP_NUM_THREADS for another number)" >&2
 fi
@@ -144,6 +144,7 @@ def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str
         data=folder,
         script=shlex.quote(f"{folder}/{SCRIPT}"),
         programs=shlex.quote(str(Path(sys.executable).parent)),
+        threads=shlex.quote(threads.__file__),
         quarter=recipe.sequences // 4,
         command=" \\\n    ".join([*written, '"${method[@]}" "${machine[@]}" "$@"']),
         **{method: shlex.join(words) for method, words in methods.items()},

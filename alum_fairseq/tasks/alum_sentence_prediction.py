@@ -40,8 +40,8 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
     def __init__(self, cfg: Any, data_dictionary: Dictionary, label_dictionary: Dictionary) -> None:
         super().__init__(cfg, data_dictionary, label_dictionary)
         if not cfg.regression_target:
-            names = classes_of(Path(cfg.data)) or class_names(label_dictionary)
-            self.state.merge_state_dict({CLASSES: list(names)})
+            self.class_names = list(classes_of(Path(cfg.data)) or class_names(label_dictionary))
+            self.state.merge_state_dict({CLASSES: self.class_names})
 
     @classmethod
     def check_setup(cls, cfg: Any) -> None:
@@ -74,7 +74,10 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
         dictionary = self.label_dictionary
         first = dictionary.nspecial
         names = class_names(dictionary)
-        if len(names) > self.cfg.num_classes:
+        # Where nothing is trained, the checkpoint's head decides how many there may be.
+        if len(names) > self.cfg.num_classes or (
+            self._trains and len(names) < self.cfg.num_classes
+        ):
             remedy = f"give --num-classes {len(names)}"
             if self._built_model is not None and not self._trains:
                 remedy = "the model was trained for other classes"

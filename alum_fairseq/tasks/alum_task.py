@@ -4,7 +4,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+import torch
 from fairseq.data import RawLabelDataset
 from fairseq.dataclass import FairseqDataclass
 from fairseq.file_io import PathManager
@@ -25,6 +26,7 @@ from alum_fairseq.checkpoints.fit import (
     check_same_heads,
     is_as_deep,
 )
+from alum_fairseq.checkpoints.reading import settings_of
 from alum_fairseq.criterions.alum_criterion import AlumCriterion
 from alum_fairseq.data.binarized import read_label_lines
 from alum_fairseq.data.vocabulary import DICTIONARY, load_dictionary
@@ -36,8 +38,12 @@ from alum_fairseq.tasks.momentum import MomentumSchedule
 from alum_fairseq.tasks.starting_point import (
     load_starting_point,
     starting_point,
+    warn_of_another_order,
+    warn_of_missing_tokens,
     warn_of_other_data,
+    warn_of_other_options,
 )
+from alum_fairseq.threads import cores, idle_cores
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +82,7 @@ class AlumTask:
     cfg: Any
     _built_model: Any = None
     _trained_by: Optional[tuple[Path, Any]] = None
+    _trained_with: Mapping[str, Any] = {}
     _trains = False
 
     @cached_property
@@ -191,9 +198,20 @@ class AlumTask:
         # To check the criterion against, which is built next.
         self._built_model, self._trained_by, self._trains = model, None, not from_checkpoint
         if self._trains:
+            self._advise_on_threads()
             with reporting_access_errors():
                 self._check_starting_point(model, cfg)
         return model
+
+    def _advise_on_threads(self) -> None:
+        """Say in one line that threads will wait for each other; on a GPU they hardly matter."""
+        threads, idle = torch.get_num_threads(), idle_cores()
+        chosen = "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available()
+        if threads > idle and not chosen:
+            logger.info(
+                f"torch computes on {threads} threads, but {idle} of {cores()} cores are idle: "
+                f"OMP_NUM_THREADS={idle} before fairseq-train may be several times as fast"
+            )
 
     def _check_starting_point(self, model: Any, cfg: Any) -> None:
         path = starting_point(self.cfg)
@@ -208,12 +226,18 @@ class AlumTask:
             # This run's own checkpoint, whose layers are the kept ones.
             layers_to_keep = cfg.encoder_layers_to_keep = None
         check_fits(state, model, path, layers_to_keep)
+        _, settings = settings_of(state, path)
+        if hasattr(self.cfg, "init_token"):
+            warn_of_missing_tokens(settings, self.cfg, path)
         asked_for = self.cfg.alum_finetune_from_model
         anew = self.cfg.alum_reset_optimizer or (asked_for is not None and path == Path(asked_for))
         if state.get("last_optimizer_state") is not None and not anew:
             warn_of_other_data(state, self.cfg.data, path)
             check_same_heads(state, model, path)
             self._trained_by = path, state["optimizer_history"][-1].get("criterion_name")
+            self._trained_with = settings
+        elif (names := getattr(self, "class_names", None)) is not None:
+            warn_of_another_order(state, names, path)
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the criterion; make sure that it fits the model and the checkpoint.
@@ -237,6 +261,8 @@ class AlumTask:
                     "--finetune-from-model instead of --restore-file, or add --reset-optimizer "
                     "--reset-dataloader --reset-meters"
                 )
+            if isinstance(criterion, AlumCriterion) and isinstance(cfg, DictConfig):
+                warn_of_other_options(self._trained_with, cfg, path)
         return criterion
 
     def _check_training(self, criterion: AlumCriterion) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fairseq.file_io import PathManager
 from fairseq.utils import split_paths
 
 from alum_fairseq.checkpoints.reading import load_state
+from alum_fairseq.data.record import CLASSES
 from alum_fairseq.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -96,6 +98,52 @@ def warn_of_other_data(state: dict[str, Any], data: str, path: Path) -> None:
             f"{path} was trained on {before}, and this run goes on from it with {data}; for a run "
             "of its own give another --save-dir"
         )
+
+
+def warn_of_missing_tokens(settings: Mapping[str, Any], cfg: Any, path: Path) -> None:
+    """Say in one line that texts will lack a token that a checkpoint was trained with.
+
+    Args:
+        settings: of the checkpoint's task; the released models' do not name the tokens.
+        cfg: options of a task that has ``--init-token`` and ``--separator-token``.
+    """
+    pairs = Path(cfg.data, "input1").is_dir()
+    for name, usual, needed in (("init_token", 0, True), ("separator_token", 2, pairs)):
+        if needed and getattr(cfg, name) is None and settings.get(name, usual) is not None:
+            option = f"--{name.replace('_', '-')}"
+            where = "before a text" if name == "init_token" else "between two texts"
+            logger.warning(
+                f"{option} is not given: {path} was trained with one {where}; give {option} {usual}"
+            )
+
+
+def warn_of_another_order(state: dict[str, Any], names: Sequence[str], path: Path) -> None:
+    """Say in one line that a head that is kept has the classes in another order than the data."""
+    task_state = state.get("task_state")
+    own = task_state.get(CLASSES) if isinstance(task_state, dict) else None
+    if isinstance(own, list) and own != list(names) and {*map(str, own)} == {*names}:
+        logger.warning(
+            f"{path} has a head of the classes {', '.join(own)}, the data have the order "
+            f"{', '.join(names)}: to start from what it has learnt, give alum-prepare --labels "
+            f"{' '.join(own)}"
+        )
+
+
+def warn_of_other_options(settings: Mapping[str, Any], cfg: Mapping[str, Any], path: Path) -> None:
+    """Say in one line that a run goes on with other options of ours than before.
+
+    Args:
+        settings: of the checkpoint's criterion.
+        cfg: options of the criterion.
+    """
+    asked = {name: value for name, value in cfg.items() if name.startswith("alum_")}
+    changes = [
+        f"--{name.replace('_', '-')} {settings[name]}, now {value}"
+        for name, value in asked.items()
+        if str(settings.get(name, value)) != str(value)
+    ]
+    if changes:
+        logger.warning(f"{path} was trained with {'; '.join(changes)}")
 
 
 def _folders(data: str) -> list[str]:

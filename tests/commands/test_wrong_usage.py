@@ -302,6 +302,12 @@ TRAIN: list[Train] = [
         "--num-classes is 2, but {data}/label has 3 classes (0, 1, 2): give --num-classes 3",
         None,
     ),
+    (
+        "single",
+        {"num-classes": 4},
+        "--num-classes is 4, but {data}/label has 3 classes (0, 1, 2): give --num-classes 3",
+        None,
+    ),
     ("single", {"num-classes": 1}, "--num-classes is 1: give the number of classes, 2 or", None),
     ("regression", {"num-classes": 2}, "is no label for --regression-target", None),
     ("choices", {"num-classes": 4}, "--num-classes is 4, but {data} has 3 candidates", None),
@@ -340,19 +346,19 @@ TRAIN: list[Train] = [
     (
         "single",
         {"finetune-from-model": "{single}", "max-positions": 64},
-        "{single} has 40 positions, the model 64: give --max-positions 40",
+        "{single} does not fit the model: it has 40 positions, not 64: give --max-positions 40",
         None,
     ),
     (
         "single",
         {"finetune-from-model": "{single}", "encoder-layers": 3},
-        "{single} has 2 layers, the model 3: choose its --arch, or --encoder-layers 2",
+        "it has 2 layers, not 3: choose its --arch, or --encoder-layers 2",
         None,
     ),
     (
         "single",
         {"finetune-from-model": "{single}", "encoder-ffn-embed-dim": 32},
-        "{single} has a width of 64, the model 32: choose its --arch, or --encoder-ffn-embed-dim",
+        "{single} does not fit the model: it has an inner width of 64, not 32: choose its",
         None,
     ),
     # Places.

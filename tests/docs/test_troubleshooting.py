@@ -53,7 +53,7 @@ def test_the_frequent_ones_are_among_them() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        "base.pt has 6 layers, the model 12: choose its --arch, or --encoder-layers 6",
+        "base.pt does not fit the model: it has 6 layers, not 12: give --encoder-layers 6",
         "--alum-steps is -1: it must be a whole number, 0 or more",
         "data exists: remove it, or name another folder",
         "model.pt has no classification head: it was not fine-tuned",

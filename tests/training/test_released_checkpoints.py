@@ -263,6 +263,12 @@ def without(path: Path, name: str) -> None:
     torch.save(state, path)
 
 
+def with_options(path: Path, **options: Any) -> None:
+    state = torch.load(path)
+    vars(state["args"]).update(options)
+    torch.save(state, path)
+
+
 def stripped(path: Path) -> None:
     torch.save({key: torch.load(path)[key] for key in ("args", "model")}, path)
 
@@ -273,14 +279,31 @@ WRONG = [
     (
         {},
         {"encoder_layers": 3},
-        "has 2 layers, the model 3: choose its --arch, or --enc",
+        "has 2 layers, not 3: choose its --arch, or --enc",
     ),
-    ({}, {"max_positions": 100}, "has 512 positions, the model 100: give --max-positions 512"),
-    ({}, {"encoder_embed_dim": 64}, "a width of 32, the model 64: .* --encoder-embed-dim 32"),
+    ({}, {"max_positions": 100}, "has 512 positions, not 100: give --max-positions 512"),
+    ({}, {"encoder_embed_dim": 64}, "a width of 32, not 64: .* --encoder-embed-dim 32"),
     (
         {},
         {"encoder_ffn_embed_dim": 96},
-        "a width of 64, the model 96: .* --encoder-ffn-embed",
+        "an inner width of 64, not 96: .* --encoder-ffn-embed",
+    ),
+    (
+        {},
+        {"encoder_layers": 3, "max_positions": 100, "encoder_attention_heads": 8},
+        "it has 2 layers, not 3; 512 positions, not 100; 4 attention heads, not 8: choose its "
+        "--arch, or --encoder-layers 2 --max-positions 512 --encoder-attention-heads 4$",
+    ),
+    (
+        {"then": lambda path: with_options(path, alum_layer_norm_eps=1e-12)},
+        {},
+        "a layer-normalisation epsilon of 1e-12, not 1e-05: give --arch alum_roberta "
+        "--alum-layer-norm-eps 1e-12$",
+    ),
+    (
+        {"then": lambda path: with_options(path, activation_fn="relu")},
+        {},
+        "the activation relu, not gelu: give --activation-fn relu$",
     ),
     ({"then": lambda path: cut(path, 0.7)}, {}, "is no checkpoint, or was cut short"),
     ({"then": lambda path: cut(path, 0.001)}, {}, "is no checkpoint, or was cut short"),
