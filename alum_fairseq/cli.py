@@ -9,12 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
 
 import alum_fairseq
+from alum_fairseq.compat.command_line import with_hint
 from alum_fairseq.errors import UsageError, printable
 from alum_fairseq.files import reporting_access_errors
 from alum_fairseq.threads import cores, idle_cores
@@ -36,9 +37,16 @@ _EXIT_STATUS = (
 _formatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=100)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors name the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(with_hint(message, self))
+
+
 def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """A parser in the style of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog,
         description=description,
         epilog=f"{epilog}\n{_EXIT_STATUS}" if epilog else _EXIT_STATUS,

@@ -52,9 +52,19 @@ def require_count(name: str, value: object, least: int = 1) -> None:
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise a :class:`FieldError` unless a field's value is one of its choices."""
     if value not in choices:
-        close = difflib.get_close_matches(str(value), choices, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(str(value), choices)
         raise FieldError(name, f"is {value!r}: it must be one of {', '.join(choices)}{hint}")
+
+
+def did_you_mean(word: str, choices: Collection[str]) -> str:
+    """The end of a message that a word is none of some choices: the nearest of them, if any."""
+    same = [choice for choice in choices if _letters(choice) == _letters(word)]
+    close = same or difflib.get_close_matches(word, choices, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _letters(word: str) -> str:
+    return "".join(filter(str.isalnum, word)).lower()
 
 
 def is_number(value: object) -> bool:

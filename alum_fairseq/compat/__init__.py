@@ -5,6 +5,7 @@ from functools import cache
 from alum_fairseq.compat import (
     bf16,
     chatter,
+    command_line,
     epochs,
     libraries,
     loaders,
@@ -35,6 +36,7 @@ def apply() -> None:
     loaders.stop_abandoned_loaders()
     loaders.stop_loaders_at_exit()
     bf16.use_bf16_without_a_tpu()
+    command_line.explain_the_chosen_options()
     epochs.tell_all_parts_the_epoch()
     resume.resume_as_never_stopped()
     validating.say_which_criterion_validates()

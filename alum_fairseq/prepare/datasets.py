@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alum_fairseq.data.tables import TableFormat
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, did_you_mean
 from alum_fairseq.files import existing_folder
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
 from alum_fairseq.problems import Classification, Regression, SupervisedProblem
@@ -142,7 +142,10 @@ def known_task(name: str) -> Plan:
     for known, plan in KNOWN_TASKS.items():
         if known.lower() == name.lower():
             return plan
-    raise UsageError(f"--task {name} is not known: it must be one of {', '.join(KNOWN_TASKS)}")
+    hint = did_you_mean(name, KNOWN_TASKS)
+    raise UsageError(
+        f"--task {name} is not known: it must be one of {', '.join(KNOWN_TASKS)}{hint}"
+    )
 
 
 def in_folder(plan: Plan, folder: Path) -> tuple[Plan, list[str]]:

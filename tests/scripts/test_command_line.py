@@ -1,0 +1,92 @@
+"""``fairseq-train --help`` and typos, where a criterion of ours is chosen; and those of alum-*."""
+
+from __future__ import annotations
+
+import pytest
+from fairseq import options
+from support.tools import run_tool
+
+from alum_fairseq.errors import did_you_mean
+from alum_fairseq.predict.command import main as predict
+from alum_fairseq.prepare.command import main as prepare
+
+OURS = ["data", "--task", "alum_sentence_prediction", "--criterion", "alum_sentence_prediction"]
+STOCK = ["data", "--task", "masked_lm", "--criterion", "masked_lm"]
+
+
+def ended(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of fairseq-train's parser."""
+    parser = options.get_training_parser()
+    parser.prog = "fairseq-train"
+    with pytest.raises(SystemExit) as found:
+        options.parse_args_and_arch(parser, words)
+    said = capsys.readouterr()
+    return int(found.value.code), said.out, said.err
+
+
+@pytest.mark.parametrize("arch", [[], ["--arch", "alum_roberta"]])
+def test_help_shows_what_was_chosen(arch: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, _ = ended([*OURS, *arch, "--help"], capsys)
+    assert status == 0
+    before, _, ours = text.partition("\noptions of alum_fairseq:\n")
+    groups = before.partition("\n\n")[2]  # without the usage
+    assert "--alum-" not in groups
+    assert "--num-classes" in groups
+    assert "--report-mcc" in groups
+    shown = [line.split()[0] for line in ours.splitlines() if line.startswith("  --")]
+    assert {"--alum-preset", "--alum-alpha", "--alum-validate"} <= set(shown)
+    assert all(option.startswith("--alum-") for option in shown)
+    assert ("--alum-layer-norm-eps" in shown) == bool(arch)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--arch", "roberta", "--alum-epsilom", "3"],
+            "unrecognized arguments: --alum-epsilom 3; did you mean --alum-epsilon?",
+        ),
+        (
+            ["--arch", "roberta", "--alum-epsilom=3"],
+            "unrecognized arguments: --alum-epsilom=3; did you mean --alum-epsilon?",
+        ),
+        (
+            ["--arch", "roberta_bas"],
+            "argument --arch/-a: invalid choice: 'roberta_bas'; did you mean roberta_base?",
+        ),
+        (["--arch", "roberta", "--zzz"], "unrecognized arguments: --zzz"),
+    ],
+)
+def test_a_typo_is_one_line(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended([*OURS, *words], capsys) == (2, "", f"fairseq-train: error: {line}\n")
+
+
+def test_stock_training_is_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, _ = ended([*STOCK, "--help"], capsys)
+    assert (status, "--mask-prob" in text) == (0, False)
+    status, _, error = ended([*STOCK, "--arch", "roberta", "--mask-prop", "1"], capsys)
+    assert (status, error.startswith("usage:")) == (2, True)
+    assert error.endswith("error: unrecognized arguments: --mask-prop 1\n")
+
+
+def test_by_the_command() -> None:
+    done = run_tool("fairseq-train", *OURS, "--user-dir", "alum_fairseq", "--help")
+    assert "\noptions of alum_fairseq:\n  --alum-preset" in done.stdout
+
+
+def test_the_commands_of_this_project(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        predict(["--path", "x", "--colums", "a"])
+    assert "--colums a; did you mean --columns?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict(["--path", "x", "--output-format", "json"])
+    assert "invalid choice: 'json'; did you mean jsonl?" in capsys.readouterr().err
+    assert prepare(["--task", "sst2", "--vocabulary", "x", "--output", "y"]) == 2
+    assert capsys.readouterr().err.endswith("SICK-R; did you mean SST-2?\n")
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("sst2", ["STS-B", "SST-2"]) == "; did you mean SST-2?"
+    assert did_you_mean("nothing", ["SST-2"]) == ""
