@@ -17,7 +17,6 @@ from support.shared import made_once
 from support.tools import Train, run_tool
 from support.untrained import KINDS, make_case
 
-
 # Else the commands choose a number by the machine's load, and say so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
