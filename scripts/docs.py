@@ -509,6 +509,7 @@ PAGES = {
     "options.md": options_page,
     "api.md": api_page,
     "troubleshooting.md": troubleshooting_page,
+    "tutorial.ipynb": tutorial_notebook,
 }
 
 

@@ -16,8 +16,9 @@ from alum_fairseq.compat import (
     writing,
 )
 from alum_fairseq.compat.reading import evaluate_literal
+from alum_fairseq.compat.requirements import require_fairseq
 
-__all__ = ["apply", "evaluate_literal"]
+__all__ = ["apply", "evaluate_literal", "require_fairseq"]
 
 
 @cache

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support.places import PLUGIN, ROOT
 from support.recipes import (
     TINY,
@@ -90,7 +89,7 @@ PLACES = (
 # Commands by how they begin. What is run "here" is run as the README has it.
 COMMANDS = {
     "alum-prepare --train": "here",
-    "fairseq-train data": "here",
+    "bash data/train.sh": "here",
     "fairseq-validate data": "here",
     "alum-predict": "here",
     "alum-convert to-hf": "here",
@@ -98,7 +97,7 @@ COMMANDS = {
     "bash data/rte/train.sh": "tests/prepare/test_train_script.py",
     "fairseq-hydra-train --config-dir examples/finetuning/config": "here",
     "fairseq-train DATA": "begins an example; the whole: tests/training/test_train.py",
-    "alum-convert from-hf": "tests/convert/test_convert.py",
+    "alum-convert from-hf": "here",
     "alum-prepare --task RTE": "tests/prepare/test_prepare.py",
     "fairseq-hydra-train --config-dir examples/pretraining/config": PRETRAIN,
     "bash examples/pretraining/": PRETRAIN,
@@ -115,6 +114,8 @@ COMMANDS = {
     "bash scripts/docs.sh": "what it calls: tests/docs/test_generated.py, tests/docs/test_site.py",
     "conda": "needs conda; the steps after it are those of scripts/setup.sh",
     "docker": "needs docker; in the image scripts/setup.sh runs",
+    "pip download": "tests/docs/test_tutorial.py",
+    "python -m zipfile": "tests/docs/test_tutorial.py",
     "pip install": SETUP + "; the versions: tests/docs/test_readme.py",
     ". .venv/bin/activate": SETUP,
     "export OMP_NUM_THREADS": "every test runs with it",
@@ -264,20 +265,22 @@ def test_fine_tuning_runs_with_each_override(
     check(output, tmp_path)
 
 
-# The README's way from a table to predictions, as it stands there
+# From a table to predictions, as the README and the manual have it
 
 
 @pytest.fixture(scope="module")
-def tables(mlm_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tables that the README's commands name, and a model to start from."""
+def tables(mlm_data: Path, trained_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables that the commands name, and a Hugging Face folder to start from."""
     folder = tmp_path_factory.mktemp("README")
     lines = (mlm_data.parent / "train").read_text().splitlines()
     texts = [line.split() for line in lines if len(line.split()) > 20][:90]
     for name, some in {"train": texts[:40], "dev": texts[40:61], "test": texts[61:]}.items():
         rows = [f"{' '.join(words[:12])}\t{i % 2}\n" for i, words in enumerate(some)]
         (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(rows))
-    (folder / "base").mkdir()
-    (folder / "base/dict.txt").write_text((mlm_data / "dict.txt").read_text())
+    (folder / "words").mkdir()
+    (folder / "words/dict.txt").write_text((mlm_data / "dict.txt").read_text())
+    words = ("--data", mlm_data, "--vocabulary", folder / "words")
+    run_tool("alum-convert", "to-hf", trained_model, folder / "HF_FOLDER", *words)
     return folder
 
 
@@ -287,26 +290,20 @@ def readme_commands(begin: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_readme_from_a_table_to_a_report(
-    tables: Path, trained_model: Path, stand_in: Path
-) -> None:
-    (tables / "base/model.pt").write_bytes(trained_model.read_bytes())
-    saved = vars(torch.load(trained_model)["cfg"]["model"])
-    size = ("layers", "embed_dim", "ffn_embed_dim", "attention_heads")
-    small = {f"encoder_{name}": saved[f"encoder_{name}"] for name in size}
-    small |= {"max_positions": saved["max_positions"], "num_workers": 0, "max_epoch": 1}
-    [train] = readme_commands("fairseq-train data")
-    train += " --cpu " + " ".join(map(str, options_of(small)))
-    [convert] = readme_commands("alum-convert to-hf")
-    one, many = readme_commands("alum-robustness")
+def test_from_a_table_to_a_report(tables: Path, stand_in: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = [b for b in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL) if "from-hf" in b]
+    [validate] = readme_commands("fairseq-validate")
+    [one] = readme_commands("alum-robustness --path data/alum/checkpoint_best.pt")
+    [many] = [c for c in readme_commands("alum-robustness") if "data/plain2" in c]
     script = [
-        *readme_commands("alum-prepare --train"),
-        train,
-        *(f"{command} --cpu" for command in readme_commands("fairseq-validate")),
+        block.replace("alum-robustness", "alum-robustness --quick"),
+        f"{validate} --cpu",
         "echo 'A gripping film.' | " + readme_commands("alum-predict")[0],
-        convert,
-        "for name in plain1 plain2 alum1 alum2; do cp -r finetuned $name; done",
-        *(one, many),
+        *readme_commands("alum-convert to-hf"),
+        "for name in plain alum; do cp -r data/$name data/${name}2; done",
+        f"{one} --quick --output one",
+        many,
     ]
     (tables / "all.sh").write_text("set -e\ncd " + str(tables) + "\n" + "\n".join(script) + "\n")
     output = run_script(tables / "all.sh").stdout
@@ -314,4 +311,5 @@ def test_the_readme_from_a_table_to_a_report(
     assert re.search(r"valid on 'valid' subset.*accuracy", output)
     assert re.search(r"^[01]\t", output, flags=re.MULTILINE)
     assert json.loads((tables / "finetuned-hf/config.json").read_text())["model_type"] == "roberta"
-    assert (tables / "report/report.html").is_file()
+    for report in ("robustness", "one", "report"):
+        assert (tables / report / "report.html").is_file()

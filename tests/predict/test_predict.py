@@ -123,8 +123,8 @@ def test_the_manual(cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.M
         r"```python\n(.*?)```", (ROOT / "docs/convert_and_predict.md").read_text(), flags=re.DOTALL
     )
     [code] = [textwrap.dedent(block) for block in blocks if "Predictor" in block]
-    (tmp_path / "finetuned").mkdir()
-    (tmp_path / "finetuned/checkpoint_best.pt").symlink_to(cases["single"].path)
+    (tmp_path / "data/alum").mkdir(parents=True)
+    (tmp_path / "data/alum/checkpoint_best.pt").symlink_to(cases["single"].path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(code.replace("predictor.predict(", "found = predictor.predict("), names)
