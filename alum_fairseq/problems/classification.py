@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 from typing_extensions import Self, override
 
 from alum_fairseq.errors import UsageError
@@ -101,6 +102,7 @@ class Classification(SupervisedProblem):
     def verdict(self, logits: Tensor, target: Tensor) -> Verdict:
         logits, target = logits.double(), target.to(logits.device)
         best = int(logits.argmax())
-        loss = self.loss(logits.unsqueeze(0), target.unsqueeze(0))
+        # The cross entropy, by the odds: it still tells answers apart that are all but certain.
+        loss = softplus(self.attack_loss(logits.unsqueeze(0), target.unsqueeze(0)))
         confidence = float(logits.softmax(0)[best])
         return Verdict(self.labels[best], bool(target[best]), float(loss), confidence)

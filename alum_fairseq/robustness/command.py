@@ -11,7 +11,7 @@ from typing import Any
 
 from alum_fairseq import cli
 from alum_fairseq.data.tables import add_table_options
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, require_count
 from alum_fairseq.files import existing_file, existing_folder
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.options import (
@@ -19,13 +19,15 @@ from alum_fairseq.predict.options import (
     add_model_options,
     load_predictor,
 )
+from alum_fairseq.robustness.attacks.synonyms import write_synonyms
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import resolve
 from alum_fairseq.robustness.plan import add_options, plan
 from alum_fairseq.robustness.report.publish import write_report
 from alum_fairseq.robustness.report.summary import build_report
 from alum_fairseq.robustness.report.wording import in_lines, table
-from alum_fairseq.robustness.runner import digest, run_parts, versions
+from alum_fairseq.robustness.runner import run_parts, versions
+from alum_fairseq.robustness.store import digest
 from alum_fairseq.robustness.types import Example
 
 _DESCRIPTION = """\
@@ -38,6 +40,7 @@ Measures how robust fine-tuned checkpoints are, and writes a report.
 """
 _EPILOG = """\
 Checkpoints of one NAME are seeds of one model; the first model is what others are compared with.
+`alum-robustness synonyms` makes a file of synonyms of word vectors, for textfooler and textbugger.
 Without --input, the subset of the binarised data is read. A run that was stopped goes on when the
 same command is given again; so does one with more checkpoints or parts.
 """
@@ -49,6 +52,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> None:
+    if argv[:1] == ["synonyms"]:
+        _synonyms(argv[1:])
+    else:
+        _measure(argv)
+
+
+def _measure(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     resolve(options)
     output = options.output.absolute()
@@ -91,6 +101,24 @@ def _main(argv: list[str]) -> None:
     print(table(report), in_lines(report), sep="\n\n")
     took = int(time.monotonic() - begun)
     cli.say(f"\n{took // 60}:{took % 60:02d} minutes. The report: {options.output / 'report.html'}")
+
+
+def _synonyms(argv: list[str]) -> None:
+    """``alum-robustness synonyms``: a file of synonyms, made of word vectors."""
+    parser = cli.make_parser(
+        "alum-robustness synonyms",
+        "Makes the file that --synonyms reads: of each word the nearest others, by their vectors.",
+    )
+    parser.add_argument("vectors", type=Path, help="in each line a word and its numbers, in UTF-8")
+    parser.add_argument("output", type=Path, help="the file to write")
+    parser.add_argument("--neighbours", type=int, default=50, metavar="N", help="(default: 50)")
+    parser.add_argument(
+        "--min-cosine", type=float, default=0.5, metavar="COSINE", help="(default: 0.5)"
+    )
+    options = parser.parse_args(argv)
+    require_count("--neighbours", options.neighbours)
+    count = write_synonyms(options.vectors, options.output, options.neighbours, options.min_cosine)
+    cli.say(f"{options.output}: {count:,} words, each with its neighbours")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

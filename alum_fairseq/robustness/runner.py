@@ -22,7 +22,7 @@ from alum_fairseq.predict import Predictor
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts import Part
 from alum_fairseq.robustness.parts.part import Records
-from alum_fairseq.robustness.store import Store
+from alum_fairseq.robustness.store import Store, digest
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
 
@@ -101,17 +101,6 @@ def _identity(
         "code": _code(),
         "versions": versions(),
     }
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    return _digest_of(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _digest_of(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text_digest(content: Any) -> str:

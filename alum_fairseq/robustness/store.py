@@ -6,12 +6,24 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
 from alum_fairseq.robustness.types import Record
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file."""
+    return _digest_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Store:

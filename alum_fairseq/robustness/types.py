@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from alum_fairseq.problems import Verdict as Verdict
 
 Texts = tuple[str, ...]
-
-# From a word to what may stand in its place, the best first.
-Candidates = Callable[[str], list[str]]
 
 # What a part notes about an example, fit for JSON.
 Record = dict[str, Any]

@@ -32,7 +32,7 @@ FEW = {
     **{"examples": 24, "attack_examples": 8, "noise_rates": 0.3, "max_queries": 20},
     **{"steps": 2, "restarts": 1, "resamples": 100, "cpu": True},
 }
-PARTS = ["clean", "noise", "greedy", "linf", "l2", "smoothness"]
+PARTS = ["clean", "noise", "greedy", "textbugger", "linf", "l2", "smoothness"]
 OUTCOME = {"texts", "prediction", "correct", "confidence", "edits", "queries"}
 REPORT = ["report.json", "report.md", "report.html"]
 DRAWN = ("single", "regression")
@@ -63,10 +63,10 @@ def robustness(**chosen: Any) -> SimpleNamespace:
 def without_wordnet(patch: pytest.MonkeyPatch) -> None:
     """So that all machines measure the same."""
 
-    def missing() -> None:
+    def missing(folder: Path | None) -> None:
         raise UsageError("substitution by synonyms needs NLTK")
 
-    patch.setattr("alum_fairseq.robustness.parts.wordnet.wordnet_synonyms", missing)
+    patch.setattr("alum_fairseq.robustness.parts.pwws.wordnet_synonyms", missing)
 
 
 def note_reports(patch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
@@ -779,7 +779,7 @@ def places(solved: dict[str, Any], cases: dict[str, Any], folder: Path) -> dict[
             {"input": None, "columns": None, "label": None, "data": "IN/unknown"},
             "unknown/label/valid: the label of example 1 is '<unk>', which the model does not have",
         ),
-        ({"parts": ["noise", "wordnet"]}, "substitution by synonyms needs NLTK"),
+        ({"parts": ["noise", "pwws"]}, "substitution by synonyms needs NLTK"),
         ({"textattack": "NoSuch2020"}, "TextAttack has no recipe NoSuch2020: it must be one of X"),
         ({"adversarial_set": "IN/empty.jsonl"}, "empty.jsonl: there are no examples"),
         (

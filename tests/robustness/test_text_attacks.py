@@ -32,8 +32,9 @@ from alum_fairseq.robustness.attacks.words import (
     SplitText,
     edits_between,
     may_stand_in,
+    of_words,
 )
-from alum_fairseq.robustness.types import Candidates, Example, Texts, Verdict
+from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>", "<mask>", "<|endoftext|>", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -292,8 +293,12 @@ class BagOfWords:
         return [self.verdict(texts) for _, texts in questions]
 
 
-def attack(model: BagOfWords, text: str, candidates: Candidates, limits: Limits) -> Attempt:
-    [attempt] = run_side_by_side([greedy_attack((text,), candidates, limits)], model.ask, 1)
+Words = Callable[[str], list[str]]
+
+
+def attack(model: BagOfWords, text: str, words: Words, limits: Limits, **more: Any) -> Attempt:
+    attacks = [greedy_attack((text,), of_words(words), limits, **more)]
+    [attempt] = run_side_by_side(attacks, model.ask, 1)
     return attempt
 
 
@@ -306,7 +311,7 @@ TABLE = st.fixed_dictionaries(
 )
 
 
-def single_edits(text: str, candidates: Candidates) -> list[Texts]:
+def single_edits(text: str, candidates: Words) -> list[Texts]:
     editor = Editor((text,))
     return [
         editor.replaced({place: new})
@@ -421,7 +426,7 @@ def test_what_breaks_the_model_goes_before_what_has_a_higher_loss() -> None:
         "close": Verdict("yes", True, 1.0, 0.37),
         "broken": Verdict("no", False, 0.9, 0.55),
     }
-    attacks = [greedy_attack(("good",), lambda word: ["broken", "close"], Limits())]
+    attacks = [greedy_attack(("good",), of_words(lambda word: ["broken", "close"]), Limits())]
     [attempt] = run_side_by_side(attacks, lambda asked: [verdicts[t] for _, (t,) in asked], 1)
     assert attempt.texts == ("broken",)
 
@@ -482,7 +487,7 @@ def test_candidates_never_make_a_special_token_or_repeat_the_word() -> None:
 def test_only_the_chosen_text_of_a_pair_is_attacked() -> None:
     model = BagOfWords({"great": 2.0, "lovely": 1.0}, bias=-2.0)
     texts = ("great movie", "lovely movie")
-    attacks = [greedy_attack(texts, character_edits(1), Limits(), [1])]
+    attacks = [greedy_attack(texts, of_words(character_edits(1)), Limits(), [1])]
     [attempt] = run_side_by_side(attacks, model.ask, 1)
     assert attempt.texts[0] == texts[0]
     assert [(edit.text, edit.before) for edit in attempt.edits] == [(1, "lovely")]
@@ -502,7 +507,7 @@ def test_attacks_do_not_disturb_one_another(
         batches.append({number for number, _ in questions})
         return model.ask(questions)
 
-    attacks = (greedy_attack((text,), character_edits(1), limits) for text in texts)
+    attacks = (greedy_attack((text,), of_words(character_edits(1)), limits) for text in texts)
     together = run_side_by_side(attacks, ask, at_most)
     alone = [attack(BagOfWords(weights, 0.5), text, character_edits(1), limits) for text in texts]
     assert together == alone
@@ -511,7 +516,7 @@ def test_attacks_do_not_disturb_one_another(
 
 
 def test_an_answer_that_is_missing_is_an_error() -> None:
-    attacks = [greedy_attack(("great movie",), character_edits(1), Limits())]
+    attacks = [greedy_attack(("great movie",), of_words(character_edits(1)), Limits())]
     with pytest.raises(ValueError, match="zip"):
         run_side_by_side(attacks, lambda questions: [], 1)
 
@@ -535,6 +540,7 @@ def test_character_edits_are_a_fixed_choice(word: str, seed: int, at_most: int) 
         ({"max_queries": 0}, "max_queries is 0: it must be a whole number, 1 or more"),
         ({"max_queries": 2.5}, "max_queries is 2.5"),
         ({"min_letters": True}, "min_letters is True"),
+        ({"max_candidates": 0}, "max_candidates is 0: it must be a whole number, 1 or more"),
     ],
 )
 def test_limits_say_what_is_wrong(options: dict[str, Any], message: str) -> None:
@@ -546,7 +552,6 @@ def test_counts_below_one_are_refused() -> None:
     for call in (
         lambda: character_edits(1, at_most=0),
         lambda: run_side_by_side([], BagOfWords({}).ask, 0),
-        lambda: wordnet_synonyms(at_most=0),
     ):
         with pytest.raises(UsageError, match=r"at_most is 0: it must be .*1 or more"):
             call()
@@ -570,7 +575,7 @@ MEANINGS = [
 KINDS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}  # in the order of their numbers, from 1
 
 
-def write_wordnet(folder: Path) -> None:
+def write_wordnet(folder: Path, meanings: Any = MEANINGS) -> None:
     """A WordNet of a few words, in the format of its own files (wndb(5WN), senseidx(5WN))."""
     folder.mkdir(parents=True)
     (folder / "lexnames").write_text("00\tall\t1\n")
@@ -578,7 +583,7 @@ def write_wordnet(folder: Path) -> None:
     counts = []
     for number, (kind, letter) in enumerate(KINDS.items(), 1):
         data, index = "  1 WordNet 3.0 Copyright: not the real one\n", {}
-        for words in (words for of_kind, words in MEANINGS if of_kind == kind):
+        for words in (words for of_kind, words in meanings if of_kind == kind):
             for word, count in words.items():
                 index.setdefault(word.lower(), []).append(f"{len(data):08d}")
                 counts.append(f"{word.lower()}%{number}:00:00:: 1 {count}")
@@ -600,7 +605,9 @@ def nltk_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty folder that is all that NLTK has."""
     nltk = pytest.importorskip("nltk", reason="NLTK is not installed")
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    wordnet_synonyms.cache_clear()
     yield tmp_path
+    wordnet_synonyms.cache_clear()
     if hasattr(nltk.corpus.wordnet, "_unload"):  # it remembers what it has read
         nltk.corpus.wordnet._unload()
 
@@ -614,9 +621,19 @@ def test_synonyms_of_wordnet(nltk_data: Path) -> None:
     assert substitutions("Film") == ["Picture", "Movie", "Layer", "Shoot", "Take"]
     assert substitutions("MOVIE") == ["FILM", "PICTURE"]
     assert substitutions("good") == ["solomonic"]
-    assert wordnet_synonyms(at_most=2)("film") == ["picture", "movie"]
     assert substitutions("films") == []  # no base form
     assert substitutions("unheard") == []
+    # As Debian's wordnet-base has it: without lexnames and index.sense, in any folder.
+    folder = nltk_data / "usr" / "share" / "wordnet"
+    write_wordnet(folder)
+    for name in ("lexnames", "index.sense"):
+        (folder / name).unlink()
+    (nltk_data / "corpora" / "wordnet").rename(nltk_data / "elsewhere")
+    named = wordnet_synonyms(folder)
+    for word in ("film", "Film", "MOVIE", "good", "films"):
+        assert named(word) == substitutions(word)
+    with pytest.raises(UsageError, match=r"--wordnet .*none cannot be read: No such file"):
+        wordnet_synonyms(nltk_data / "none")
 
 
 def test_a_missing_wordnet_is_named(nltk_data: Path) -> None:

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from alum_fairseq.robustness import statistics
+from alum_fairseq.robustness.attacks.words import Candidates, of_words
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts import Part, register_part
 from alum_fairseq.robustness.parts.greedy import GreedyAttack
 from alum_fairseq.robustness.parts.part import Axis, Curve, Measure, Records
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.types import Candidates, Example, Record
+from alum_fairseq.robustness.types import Example, Record
 
 
 @register_part("doubling")
@@ -23,7 +24,7 @@ class Doubling(GreedyAttack):
     label = "doubled letters"
 
     def candidates(self) -> Candidates:
-        return lambda word: [word[:i] + word[i] + word[i:] for i in range(1, len(word))]
+        return of_words(lambda word: [word[:i] + word[i] + word[i:] for i in range(1, len(word))])
 
 
 @register_part("beginning")

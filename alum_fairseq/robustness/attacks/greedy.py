@@ -1,6 +1,6 @@
 """A greedy attack on the words of a text, by queries alone.
 
-The recipe is common to three attacks, and each gives it something:
+The recipe is common to the attacks of the literature, and each gives it something:
 
 - Gao et al. 2018, "Black-box Generation of Adversarial Text Sequences to Evade Deep Learning
   Classifiers" (DeepWordBug, arXiv 1801.04354): rank the words, then change letters in them, the
@@ -9,7 +9,10 @@ The recipe is common to three attacks, and each gives it something:
   1812.05271): a word is as important as the model misses it when it is left out; of all changes to
   it, the most harmful one is kept;
 - Jin et al. 2020, "Is BERT Really Robust?" (TextFooler, arXiv 1907.11932): whole words as
-  candidates; the first word whose candidates change the prediction ends the search.
+  candidates; the first word whose candidates change the prediction ends the search;
+- Ren et al. 2019, "Generating Natural Language Adversarial Examples through Probability Weighted
+  Word Saliency" (PWWS, https://aclanthology.org/P19-1103/): a word is as important as the model
+  misses it, times what its best candidate gains.
 
 Two things differ. Harm is measured by the loss of the right answer, which serves classification,
 regression and multiple choice alike. And the last edit that the limit allows is made only after
@@ -19,15 +22,30 @@ every word was tried, so that an attack with one edit is as good as an exhaustiv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import itemgetter
 
 from alum_fairseq.errors import is_number, require, require_count
 from alum_fairseq.robustness.attacks.noise import NOISES, seeded
-from alum_fairseq.robustness.attacks.words import MIN_LETTERS, Edit, Editor, Place, may_stand_in
-from alum_fairseq.robustness.types import Candidates, Texts, Verdict
+from alum_fairseq.robustness.attacks.words import (
+    MIN_LETTERS,
+    Candidates,
+    Edit,
+    Editor,
+    Place,
+    may_stand_in,
+)
+from alum_fairseq.robustness.types import Texts, Verdict
 
 Attack = Generator[list[Texts], list[Verdict], "Attempt"]
+
+# How important a word is: the loss when it is left out; when another word stands there; or how much
+# that raises the loss, by softmax over the words, times what the probability loses by the word's
+# best candidate (PWWS).
+LEFT_OUT, MASKED, WEIGHTED = "left out", "masked", "weighted"
+_NO_WORD = "[UNK]"  # a model's own symbol cannot be written in a text
 
 
 @dataclass(frozen=True)
@@ -37,27 +55,36 @@ class Limits:
     Attributes:
         max_edits: the share of the words that may be replaced, above 0 and up to 1; rounded down,
             but one word always may.
-        max_queries: how many texts the model may be asked about, the original among them.
+        max_queries: how many texts the model may be asked about, the original among them; None:
+            ``max_candidates`` times the number of words.
         min_letters: words with fewer letters stay.
+        max_candidates: how many of the candidates for a word are tried.
 
     Raises:
         UsageError: a value is out of its range.
     """
 
     max_edits: float = 0.2
-    max_queries: int = 200
+    max_queries: int | None = 200
     min_letters: int = MIN_LETTERS
+    max_candidates: int = 8
 
     def __post_init__(self) -> None:
         right = "a share of the words, above 0 and at most 1"
         share = is_number(self.max_edits) and 0 < self.max_edits <= 1
         require("max_edits", self.max_edits, right, share)
-        require_count("max_queries", self.max_queries)
+        if self.max_queries is not None:
+            require_count("max_queries", self.max_queries)
         require_count("min_letters", self.min_letters)
+        require_count("max_candidates", self.max_candidates)
 
     def edits(self, words: int) -> int:
         """How many of so many words may be replaced."""
         return max(1, math.floor(self.max_edits * words + 1e-9))  # 0.29 * 100 is 28.999...
+
+    def queries(self, words: int) -> int:
+        """How many texts the model may be asked about, of an example with so many words."""
+        return self.max_queries or self.max_candidates * max(1, words)
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,7 @@ class Attempt:
     queries: int
 
 
-def character_edits(seed: int, at_most: int = 8) -> Candidates:
+def character_edits(seed: int, at_most: int = 8) -> Callable[[str], list[str]]:
     """Typing mistakes as candidates, drawn from all that ``NOISES`` makes.
 
     Args:
@@ -129,11 +156,22 @@ class _State:
     words: dict[Place, str]
 
 
+def _harm(state: _State) -> tuple[bool, float]:
+    return not state.verdict.correct, state.verdict.loss
+
+
+# Which of some texts may be tried.
+Admits = Callable[[list[Texts]], list[bool]]
+_Tried = Generator[list[Texts], list[Verdict], list[_State]]
+
+
 def greedy_attack(
     texts: Texts,
     candidates: Candidates,
     limits: Limits,
     editable: Collection[int] | None = None,
+    importance: str = LEFT_OUT,
+    admits: Admits | None = None,
 ) -> Attack:
     """Replace words until the model errs, the most important ones first.
 
@@ -144,55 +182,110 @@ def greedy_attack(
 
     Args:
         editable: the numbers of the texts that may be edited, from 0; None: all.
+        importance: of a word: :data:`LEFT_OUT`, :data:`MASKED` or :data:`WEIGHTED`.
+        admits: which texts may be tried; those that may not cost no query. None: all.
 
     Raises:
         UsageError: there is no text of such a number.
     """
     editor = Editor(texts, editable)
     edits_left = limits.edits(editor.words)
-    model = _Model(limits.max_queries)
+    model = _Model(limits.queries(editor.words))
     verdict = (yield from model.ask([texts]))[texts]
     base = best = _State(texts, verdict, {})  # what is edited next; the most harmful so far
     if verdict.correct:
-        for place in (yield from _by_importance(editor, limits.min_letters, model)):
-            tried = yield from _try_candidates(editor, base, place, candidates, model)
-            best = max([best, *tried], key=_harm)
+        attempt = _Attempts(editor, model, admits, _usable(editor, candidates, limits))
+        order, tried = yield from attempt.ranked(base, importance)
+        if any(not state.verdict.correct for state in tried):
+            order = []
+        for place in order:
+            best = max([best, *(yield from attempt.with_words(base, [place]))], key=_harm)
             if not best.verdict.correct or not model.queries_left:
                 break
             if best is not base and edits_left > 1:
                 base, edits_left = best, edits_left - 1
+        best = max([best, *tried], key=_harm)
     edits = tuple(
         Edit(*place, editor.word(place), after) for place, after in sorted(best.words.items())
     )
     return Attempt(best.texts, best.verdict, edits, len(model.known))
 
 
-def _by_importance(
-    editor: Editor, min_letters: int, model: _Model
-) -> Generator[list[Texts], list[Verdict], list[Place]]:
-    """The places of the words, first that whose absence costs the model most."""
-    places = editor.places(min_letters)
-    count = min(len(places), model.queries_left // 2)
-    looked_at = [places[i * len(places) // count] for i in range(count)]
-    without = {place: editor.without(place) for place in looked_at}
-    verdicts = yield from model.ask(without.values())
-    losses = {place: verdicts[texts].loss for place, texts in without.items()}
-    return sorted(places, key=lambda place: -losses.get(place, -math.inf))
+def _usable(editor: Editor, candidates: Candidates, limits: Limits) -> dict[Place, list[str]]:
+    """The candidates of each word that has any, as many as the limit says."""
+    found = candidates(editor, editor.places(limits.min_letters))
+    usable = {
+        place: [word for word in words if may_stand_in(word, editor.word(place))]
+        for place, words in found.items()
+    }
+    return {place: words[: limits.max_candidates] for place, words in usable.items() if words}
 
 
-def _try_candidates(
-    editor: Editor, base: _State, place: Place, candidates: Candidates, model: _Model
-) -> Generator[list[Texts], list[Verdict], list[_State]]:
-    """What becomes of the texts with each of a word's candidates, as far as queries are left."""
-    word = editor.word(place)
-    words = [{**base.words, place: c} for c in candidates(word) if may_stand_in(c, word)]
-    edited = {editor.replaced(changed): changed for changed in words}
-    verdicts = yield from model.ask(edited)
-    return [_State(texts, verdict, edited[texts]) for texts, verdict in verdicts.items()]
+@dataclass(frozen=True)
+class _Attempts:
+    """Asks what becomes of texts with other words in them."""
+
+    editor: Editor
+    model: _Model
+    admits: Admits | None
+    candidates: Mapping[Place, list[str]]
+
+    def with_words(self, base: _State, places: Iterable[Place], most: int | None = None) -> _Tried:
+        """With each candidate of each of these words, as far as queries are left."""
+        # The best candidates of all words, then the second best, ...
+        ranks = [
+            (rank, {**base.words, place: word})
+            for place in places
+            for rank, word in enumerate(self.candidates[place])
+        ]
+        words = [changed for _, changed in sorted(ranks, key=itemgetter(0))]
+        edited = {self.editor.replaced(changed): changed for changed in words}
+        texts = list(edited)
+        if self.admits is not None:
+            texts = list(compress(texts, self.admits(texts)))
+        verdicts = yield from self.model.ask(texts[:most])
+        return [_State(text, verdict, edited[text]) for text, verdict in verdicts.items()]
+
+    def ranked(
+        self, start: _State, importance: str
+    ) -> Generator[list[Texts], list[Verdict], tuple[list[Place], list[_State]]]:
+        """The places of the words, the most important first, and what was tried to rank them."""
+        places, editor = list(self.candidates), self.editor
+        kept = (self.model.queries_left + 1) // 2  # queries for what comes after
+        count = min(len(places), self.model.queries_left - kept)
+        looked_at = [places[i * len(places) // count] for i in range(count)]
+        without = {
+            place: editor.without(place)
+            if importance == LEFT_OUT
+            else editor.replaced({place: _NO_WORD})
+            for place in looked_at
+        }
+        verdicts = yield from self.model.ask(without.values())
+        value = {place: verdicts[texts].loss for place, texts in without.items()}
+        tried = []
+        if importance == WEIGHTED and value:
+            tried = yield from self.with_words(
+                start, looked_at, max(0, self.model.queries_left - kept)
+            )
+            value = _weighted(start, value, tried)
+        return sorted(places, key=lambda place: -value.get(place, -math.inf)), tried
 
 
-def _harm(state: _State) -> tuple[bool, float]:
-    return not state.verdict.correct, state.verdict.loss
+def _weighted(
+    start: _State, losses: Mapping[Place, float], tried: Sequence[_State]
+) -> dict[Place, float]:
+    """Ren et al. (2019), equations 6 to 8: softmax of the saliency, times the best gain."""
+    gain = dict.fromkeys(losses, -math.inf)
+    for state in tried:
+        (place,) = state.words
+        gain[place] = max(gain[place], _doubt(state.verdict.loss) - _doubt(start.verdict.loss))
+    saliency = {place: math.exp(_doubt(loss)) for place, loss in losses.items()}  # unnormalised
+    return {place: weight * gain[place] for place, weight in saliency.items()}
+
+
+def _doubt(loss: float) -> float:
+    """One less the probability of the right answer, exact where that is nearly one."""
+    return -math.expm1(-loss)
 
 
 def run_side_by_side(

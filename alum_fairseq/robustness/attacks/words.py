@@ -7,7 +7,7 @@ digits. In languages that are written without blanks, whole phrases are words in
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
@@ -126,6 +126,19 @@ class Editor:
         text, word = place
         return self._splits[text].words[word]
 
+    def around(self, place: Place) -> tuple[str, str]:
+        """What stands before and after the word at a place, in its text."""
+        text, word = place
+        split = self._splits[text]
+        before = SplitText(split.words[:word], split.gaps[: word + 1]).join()
+        return before, split.join()[len(before) + len(split.words[word]) :]
+
+    def neighbours(self, place: Place, reach: int) -> tuple[list[str], list[str]]:
+        """The words before and after the one at a place, so many on either side."""
+        text, word = place
+        words = list(self._splits[text].words)
+        return words[max(0, word - reach) : word], words[word + 1 : word + 1 + reach]
+
     def replaced(self, words: Mapping[Place, str]) -> Texts:
         """The texts with other words at these places."""
         return tuple(
@@ -140,6 +153,52 @@ class Editor:
             split.without(word) if i == text else split.join()
             for i, split in enumerate(self._splits)
         )
+
+
+# What may stand in the place of words, the best first, for some of the places of an example.
+Candidates = Callable[[Editor, Sequence[Place]], Mapping[Place, list[str]]]
+
+
+def of_words(function: Callable[[str], list[str]]) -> Candidates:
+    """Candidates that depend on the word alone."""
+    return lambda editor, places: {place: function(editor.word(place)) for place in places}
+
+
+# Words that hold a sentence together, and those that turn its meaning round. Attacks that replace
+# whole words leave them, as those of the papers do, by lists of their own.
+_STOP_WORDS = """
+a about above after again against ain all almost alone along already also although am among
+an and another any are aren as at be because been before being below between both but by can
+cannot could couldn d did didn do does doesn doing don down during each either else ever every
+few for from further had hadn has hasn have haven having he hence her here hers herself him
+himself his how however i if in into is isn it its itself just ll m may me might mightn more
+most much must mustn my myself n neither never no none nor not nothing now nt o of off often on
+once one only or other our ours ourselves out over own per rather re s same shall shan she
+should shouldn since so some such t than that the their theirs them themselves then there these
+they this those though through to too toward under until up upon us ve very was wasn we were
+weren what when where whether which while who whom whose why will with within without won would
+wouldn y yet you your yours yourself yourselves"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+
+def content_words(candidates: Candidates) -> Candidates:
+    """The same without stop words, be they replaced or put in."""
+
+    def of_content(editor: Editor, places: Sequence[Place]) -> Mapping[Place, list[str]]:
+        kept = [place for place in places if editor.word(place).lower() not in STOP_WORDS]
+        return {
+            place: [word for word in found if word.lower() not in STOP_WORDS]
+            for place, found in candidates(editor, kept).items()
+        }
+
+    return of_content
+
+
+def written_like(word: str, other: str) -> str:
+    """Another word, with capitals where this one has them."""
+    if word.isupper() and len(word) > 1:
+        return other.upper()
+    return other.capitalize() if word[:1].isupper() else other
 
 
 def may_stand_in(candidate: str, word: str) -> bool:

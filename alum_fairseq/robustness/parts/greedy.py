@@ -5,25 +5,79 @@ from __future__ import annotations
 from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 
-from typing_extensions import override
+from typing_extensions import Self, override
 
+from alum_fairseq.errors import UsageError, is_number
+from alum_fairseq.predict.options import on_gpu
 from alum_fairseq.robustness.attacks.greedy import (
+    LEFT_OUT,
+    Admits,
+    Attempt,
     Limits,
     character_edits,
     greedy_attack,
     run_side_by_side,
 )
+from alum_fairseq.robustness.attacks.language_model import load_language_model
+from alum_fairseq.robustness.attacks.words import Candidates, of_words
 from alum_fairseq.robustness.examples import Data
-from alum_fairseq.robustness.parts.options import check_share
+from alum_fairseq.robustness.parts.options import add_effort, check_share
 from alum_fairseq.robustness.parts.part import Part, register_part
 from alum_fairseq.robustness.parts.word_attack import WordAttack, attempted, editable_texts
+from alum_fairseq.robustness.store import digest
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.types import Candidates, Example, Record, Texts, Verdict
+from alum_fairseq.robustness.types import Example, Record, Texts, Verdict
 
 # Most attacks under way at a time; their questions make up the batches.
 _AT_MOST = 64
+_USUAL_WORDS = 20  # of an example, for the time that is left
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that an option names, by its path and its SHA-256."""
+
+    option: str
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, option: str, path: Path) -> Self:
+        """Raises a UsageError if there is no such file."""
+        if not path.is_file():
+            raise UsageError(f"{option} {path}: there is no such file")
+        return cls(option, str(path), digest(path))
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike two texts must be, by which sentence encoder."""
+
+    encoder: Source
+    least: float
+
+    @classmethod
+    def from_options(cls, options: Namespace) -> Self | None:
+        """What the options say; None: nothing."""
+        if options.similarity_encoder is None:
+            return None
+        least = options.min_similarity
+        if not (is_number(least) and -1 <= least <= 1):
+            raise UsageError(f"--min-similarity is {least:g}: a cosine is from -1 to 1")
+        return cls(Source.of("--similarity-encoder", options.similarity_encoder), least)
+
+    def of(self, device: str, original: Texts, others: Sequence[Texts]) -> list[float]:
+        """The cosines of the vectors of texts, an example's taken as one, with the original's."""
+        if not others:
+            return []
+        encoder = load_language_model(Path(self.encoder.path), self.encoder.option, device)
+        vectors = encoder.vectors([" ".join(texts) for texts in (original, *others)])
+        return (vectors[1:] @ vectors[0]).tolist()
 
 
 @dataclass
@@ -31,13 +85,34 @@ class GreedyAttack(WordAttack):
     """The greedy search; subclasses say what may stand in the place of a word."""
 
     limits: Limits
+    similarity: Similarity | None = None
+    device: str = field(default="cpu", compare=False)
+    importance: ClassVar[str] = LEFT_OUT
+
+    @classmethod
+    @override
+    def add_options(cls, group: Any) -> None:
+        text = "how many substitutes of a word an attack may try"
+        add_effort(group, "--max-candidates", 8, 8, text, least=1)
+        group.add_argument(
+            "--similarity-encoder",
+            type=Path,
+            metavar="FILE",
+            help="fairseq's RoBERTa whose mean features say how alike two texts are, such as a "
+            "converted sentence encoder; its vocabulary lies beside it (default: no such limit)",
+        )
+        text = "with --similarity-encoder: the least cosine of the changed text and the original"
+        add_effort(group, "--min-similarity", 0.84, 0.84, text, type=float, metavar="COSINE")
 
     @classmethod
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
         check_share("--max-edits is", options.max_edits)
-        limits = Limits(max_edits=options.max_edits, max_queries=options.max_queries)
-        return [cls(options.seed, editable_texts(options, data), limits)]
+        limits = Limits(
+            options.max_edits, options.max_queries, max_candidates=options.max_candidates
+        )
+        given = (editable_texts(options, data), limits, Similarity.from_options(options))
+        return [cls(options.seed, *given, device="cuda" if on_gpu(options) else "cpu")]
 
     @abstractmethod
     def candidates(self) -> Candidates:
@@ -46,7 +121,7 @@ class GreedyAttack(WordAttack):
     @property
     @override
     def cost(self) -> float:
-        return 0.35 * self.limits.max_queries
+        return 0.35 * self.limits.queries(_USUAL_WORDS)
 
     @override
     def check(self) -> None:
@@ -59,8 +134,31 @@ class GreedyAttack(WordAttack):
         def ask(asked: list[tuple[int, Texts]]) -> list[Verdict]:
             return subject.verdicts([(examples[number], texts) for number, texts in asked])
 
-        attacks = (greedy_attack(e.texts, candidates, self.limits, self.editable) for e in examples)
-        return list(map(attempted, run_side_by_side(attacks, ask, _AT_MOST)))
+        attacks = (
+            greedy_attack(
+                each.texts,
+                candidates,
+                self.limits,
+                self.editable,
+                self.importance,
+                self._admits(each.texts),
+            )
+            for each in examples
+        )
+        attempts = run_side_by_side(attacks, ask, _AT_MOST)
+        return list(map(self._record, examples, attempts))
+
+    def _admits(self, original: Texts) -> Admits | None:
+        if self.similarity is None:
+            return None
+        of, least = partial(self.similarity.of, self.device, original), self.similarity.least
+        return lambda texts: [cosine >= least for cosine in of(texts)]
+
+    def _record(self, example: Example, attempt: Attempt) -> Record:
+        if self.similarity is None:
+            return attempted(attempt)
+        (cosine,) = self.similarity.of(self.device, example.texts, [attempt.texts])
+        return {**attempted(attempt), "similarity": cosine}
 
 
 @register_part("greedy")
@@ -71,4 +169,4 @@ class Misspellings(GreedyAttack):
 
     @override
     def candidates(self) -> Candidates:
-        return character_edits(self.seed)
+        return of_words(character_edits(self.seed, self.limits.max_candidates))

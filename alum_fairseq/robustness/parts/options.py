@@ -43,14 +43,16 @@ def check_share(option: str, share: float) -> None:
 
 
 def resolve(options: argparse.Namespace) -> None:
-    """Give the options that were not given their defaults.
+    """Give the options that were not given their defaults, or what ``--standard`` has for them.
 
     Raises:
         UsageError: one that was given is too small.
     """
+    standard = vars(options).pop("standards").get(options.standard, {})
     for name, (option, full, quick, least) in vars(options).pop("efforts").items():
         value = getattr(options, name)
         if value is None:
-            setattr(options, name, quick if options.quick else full)
+            usual = quick if options.quick else full
+            setattr(options, name, standard.get(name, usual))
         elif least is not None and value < least:
             raise UsageError(f"{option} is {value}: it must be {least} or more")

@@ -8,17 +8,31 @@ from dataclasses import asdict, dataclass
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 from typing_extensions import override
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness import statistics
-from alum_fairseq.robustness.attacks.greedy import Attempt, Limits
+from alum_fairseq.robustness.attacks.greedy import Attempt
+from alum_fairseq.robustness.attacks.words import SplitText
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort
 from alum_fairseq.robustness.parts.part import Measure, Part, Records
 from alum_fairseq.robustness.types import Record, Texts, Verdict
 
 _WORST = 20
+
+# What a paper allows an attack. TextDefender (Li et al. 2021, arXiv 2108.12777): 30% of the words
+# (of AG News; give --max-edits 0.1 for IMDB), 50 candidates, as many queries as candidates times
+# words. Its least similarity, 0.84, holds where --similarity-encoder names a measure.
+STANDARDS: Mapping[str, Mapping[str, Any]] = {
+    "textdefender": {
+        "max_edits": 0.3,
+        "max_candidates": 50,
+        "max_queries": None,
+        "min_similarity": 0.84,
+    }
+}
 
 
 @dataclass
@@ -41,12 +55,14 @@ class WordAttack(Part):
             help="numbers of the texts of an example that may be edited, from 1 (default: all)",
         )
         group.add_argument(
-            "--max-edits",
-            type=float,
-            default=Limits().max_edits,
-            metavar="SHARE",
-            help="share of the words that an attack may replace (default: %(default)s)",
+            "--standard",
+            choices=STANDARDS,
+            help="constraints of a paper on attacks on words, in place of the defaults: 30%% of "
+            "the words, 50 candidates a word, 50 queries for each word of the example",
         )
+        group.set_defaults(standards=STANDARDS)
+        text = "share of the words that an attack may replace"
+        add_effort(group, "--max-edits", 0.2, 0.2, text, type=float, metavar="SHARE")
         text = "texts that an attack may ask the model about"
         add_effort(group, "--max-queries", 200, 60, text, least=1)
 
@@ -59,6 +75,23 @@ class WordAttack(Part):
             "The share of the rightly answered examples that the attack breaks.",
             statistics.ratio, records.columns(_broken, _was_right), better="lower",
         )  # fmt: skip
+        splits = [map(SplitText.of, example.texts) for example in records.examples]
+        words = np.array([max(1, sum(len(split.words) for split in each)) for each in splits])
+        yield self.measure(
+            "changed", "Words changed",
+            "The share of the words that differ, of the examples that the attack breaks.",
+            statistics.ratio,
+            [(hit * edits / words, hit) for hit, edits in records.columns(_broken, "edits")],
+            better=None,
+        )  # fmt: skip
+        if all("similarity" in record for record in records.every()):
+            yield self.measure(
+                "similarity", "Similarity",
+                "Of the texts before and after, for the examples that the attack breaks (cosine).",
+                statistics.ratio,
+                records.columns(lambda record: _broken(record) * record["similarity"], _broken),
+                unit="", better=None,
+            )  # fmt: skip
         yield self.measure(
             "queries", "Queries per example",
             "How often the attack asks the model, for an example that was right.",

@@ -1,0 +1,464 @@
+"""The attacks of the literature: each is what its paper says, and finds what there is to find."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_robustness import Measure, column, pairs, robustness, values
+from test_robustness import measure as measure  # fixtures
+from test_robustness import solved as solved
+from test_text_attacks import (
+    SENTENCE,
+    TABLE,
+    WEIGHTS,
+    BagOfWords,
+    attack,
+    single_edits,
+    write_wordnet,
+)
+
+from alum_fairseq import UsageError
+from alum_fairseq.problems import Classification
+from alum_fairseq.robustness import command
+from alum_fairseq.robustness.attacks.bugs import bugs, lookalikes, splits
+from alum_fairseq.robustness.attacks.greedy import LEFT_OUT, MASKED, WEIGHTED, Limits
+from alum_fairseq.robustness.attacks.language_model import LanguageModel
+from alum_fairseq.robustness.attacks.noise import drops, swaps
+from alum_fairseq.robustness.attacks.part_of_speech import keep_part_of_speech
+from alum_fairseq.robustness.attacks.synonyms import read_synonyms, write_synonyms
+from alum_fairseq.robustness.attacks.wordnet import wordnet_synonyms
+from alum_fairseq.robustness.attacks.words import (
+    STOP_WORDS,
+    Editor,
+    content_words,
+    edits_between,
+    of_words,
+    written_like,
+)
+from alum_fairseq.robustness.parts import pwws
+
+RANKS = (LEFT_OUT, MASKED, WEIGHTED)
+
+# The search
+
+
+@pytest.mark.parametrize("importance", RANKS)
+@settings(max_examples=40, deadline=None)
+@given(SENTENCE, WEIGHTS, TABLE, st.floats(-2, 2, width=16), st.integers(1, 3))
+def test_what_is_claimed_is_what_brute_force_finds(
+    importance: str,
+    text: str,
+    weights: dict[str, float],
+    table: dict[str, list[str]],
+    bias: float,
+    allowed: int,
+) -> None:
+    """One edit: as good as trying everything. More: never a success that is not to be had."""
+    model = BagOfWords(weights, bias)
+    editor, clean = Editor((text,)), model.verdict((text,))
+    limits = Limits(min(1.0, (allowed + 0.5) / editor.words), max_queries=2000)
+    attempt = attack(model, text, table.__getitem__, limits, importance=importance)
+    choices = [[(p, c) for c in table[editor.word(p)]] for p in editor.places()]
+    reachable = {
+        editor.replaced(dict(edits))
+        for size in range(min(allowed, len(choices)) + 1)
+        for words in itertools.combinations(choices, size)
+        for edits in itertools.product(*words)
+    }
+    assert attempt.texts in reachable
+    assert attempt.verdict == model.verdict(attempt.texts)
+    if clean.correct and not attempt.verdict.correct:
+        assert any(not model.verdict(texts).correct for texts in reachable)
+    if clean.correct and any(not model.verdict(t).correct for t in single_edits(text, table.get)):
+        assert not attempt.verdict.correct
+    one = attack(model, text, table.__getitem__, Limits(0.01, 2000), importance=importance)
+    if one.verdict.correct:
+        everything = [clean, *map(model.verdict, single_edits(text, table.get))]
+        assert one.verdict.loss == max(verdict.loss for verdict in everything)
+
+
+def test_words_are_ranked_as_each_paper_has_it() -> None:
+    """Left out, "great" costs most; with another word in its place "lovely"; PWWS goes by gain."""
+    model = BagOfWords({"great": 3.0, "lovely": 2.0, "movie": 1.0, "UNK": 0.0}, bias=-0.5)
+    model.weights |= {"[UNK]": 0.0, "good": 2.5, "nice": 1.9, "trash": -1.0}
+    table = {"great": ["good"], "lovely": ["nice"], "movie": ["trash"]}.__getitem__
+    text, limits = "lovely great movie", Limits(0.4, 100)
+
+    def first(importance: str, **changed: float) -> str:
+        tried = BagOfWords({**model.weights, **changed}, model.bias)
+        attack(tried, text, table, limits, importance=importance)
+        edited = [t for (t,) in tried.asked[1:] if len(t.split()) == 3 and "[UNK]" not in t]
+        return next(
+            new for old, new in zip(text.split(), edited[0].split(), strict=True) if old != new
+        )
+
+    assert first(LEFT_OUT) == "good"
+    assert first(MASKED) == "good"
+    # What stands in the gap counts, for the one that looks at it.
+    assert first(LEFT_OUT, UNK=-9.0) == "good"
+    # Of the weighted order by hand: softmax of what the probability loses, times the best gain.
+    probability = lambda score: 1 / (1 + math.exp(-score))  # noqa: E731
+    whole = probability(5.5)
+    losses = [whole - probability(5.5 - w) for w in (2.0, 3.0, 1.0)]
+    softmax = np.exp(losses) / np.exp(losses).sum()
+    gains = [whole - probability(5.5 - less) for less in (0.1, 0.5, 2.0)]
+    weighted = attack(model, text, table, limits, importance=WEIGHTED)
+    assert int(np.argmax(softmax * gains)) == 2
+    assert [edit.before for edit in weighted.edits] == ["movie"]
+
+
+def test_a_gap_is_marked_for_those_that_mask() -> None:
+    asked = {}
+    for importance in RANKS:
+        model = BagOfWords({"great": 1.0}, bias=5.0)
+        attack(model, "great lovely movie", lambda word: ["x"], Limits(), importance=importance)
+        asked[importance] = model.asked[1:4]
+    assert asked[LEFT_OUT][0] == ("lovely movie",)
+    assert asked[MASKED] == asked[WEIGHTED]
+    assert asked[MASKED][0] == ("[UNK] lovely movie",)
+
+
+def test_pwws_ranks_by_its_candidates_and_asks_about_each_once() -> None:
+    model = BagOfWords({"great": 1.0}, bias=5.0)
+    attempt = attack(
+        model, "great lovely movie", lambda word: ["x", "y"], Limits(0.01), importance=WEIGHTED
+    )
+    assert attempt.queries == len(model.asked) == 1 + 3 + 6
+
+
+def test_candidates_and_queries_have_limits() -> None:
+    model = BagOfWords({}, bias=1.0)
+    words = "great lovely movie again"
+    many = lambda word: [word + end for end in "abcdefgh"]  # noqa: E731
+    few = attack(model, words, many, Limits(0.01, 100, max_candidates=2))
+    assert few.queries == 1 + 4 + 4 * 2
+    few = attack(model, words, many, Limits(0.01, None, max_candidates=2))
+    assert few.queries == 2 * 4
+    assert Limits(max_queries=None, max_candidates=50).queries(12) == 600
+    assert Limits(max_queries=None).queries(0) == 8
+
+
+def test_what_is_not_admitted_is_not_asked_about() -> None:
+    model = BagOfWords({"great": 1.0, "awful": -2.0, "boring": -1.0})
+    options = {"admits": lambda texts: ["awful" not in text for (text,) in texts]}
+    attempt = attack(model, "great", lambda word: ["awful", "boring"], Limits(), **options)
+    assert attempt.texts == ("boring",)
+    assert ("awful",) not in model.asked
+
+
+def test_a_confident_model_still_tells_candidates_apart() -> None:
+    problem = Classification(("no", "yes"))
+    target = problem.targets([("yes",)])[0]
+    logits = torch.tensor([[0.0, 90.0], [0.0, 80.0], [0.0, 400.0], [2.0, 1.0]])
+    found = [problem.verdict(row, target).loss for row in logits]
+    assert found[2] < found[0] < found[1] < found[3]
+    expected = problem.loss(logits[3:].double(), target[None])
+    assert found[3] == pytest.approx(float(expected), rel=1e-12)
+
+
+# Candidates
+
+
+def test_the_five_kinds_of_bugs() -> None:
+    assert splits("film") == ["f ilm", "fi lm", "fil m"]
+    assert splits("terrific") == []
+    assert {"f1lm", "fi1m", "fikm"} <= set(lookalikes("film"))
+    kinds = {
+        "split": set(splits("great")),
+        "drop": set(drops("great")),
+        "swap": set(swaps("great")),
+        "look": set(lookalikes("great")),
+        "word": {"grand", "fine"},
+    }
+    near = {"great": ["grand", "fine"]}
+    found = bugs(1, near.__getitem__)("great")
+    for size in (5, 10):  # of every kind in turn
+        for kind, those in kinds.items():
+            assert len(those & set(found[:size])) >= min(size // 5, len(those)), kind
+    assert set(found) == set().union(*kinds.values())
+    assert set(bugs(1)("great")) == set(found) - kinds["word"]
+    assert bugs(1)("great") == bugs(1)("great")
+    assert len({tuple(bugs(seed)("great")) for seed in range(4)}) > 1
+
+
+def test_content_words_alone() -> None:
+    editor = Editor(("This is not a great film",))
+    places = editor.places(2)
+    found = content_words(of_words(lambda word: ["never", "fine"]))(editor, places)
+    assert {editor.word(place): words for place, words in found.items()} == {
+        "great": ["fine"],
+        "film": ["fine"],
+    }
+    assert {"not", "never", "no", "the", "but"} <= STOP_WORDS
+    assert not {"good", "bad", "film"} & STOP_WORDS
+    assert [written_like(w, "film") for w in ("Movie", "MOVIE", "movie", "A")] == [
+        *("Film", "FILM", "film", "Film")
+    ]
+
+
+def test_the_part_of_speech_is_that_in_its_place() -> None:
+    """By a tagger to which a word is a verb after "to"."""
+
+    def tag(words: tuple[str, ...]) -> list[str]:
+        before = ("", *words)
+        return [
+            "verb" if last == "to" or word in ("eat",) else "noun"
+            for last, word in zip(before, words, strict=False)
+        ]
+
+    editor = Editor(("We like to film a film",))
+    candidates = of_words(lambda word: ["shoot", "eat"])
+    kept = keep_part_of_speech(candidates, tag)(editor, [(0, 3), (0, 5)])
+    assert kept == {(0, 3): ["shoot", "eat"], (0, 5): ["shoot"]}
+    assert keep_part_of_speech(candidates, None) is candidates
+
+
+def test_synonyms_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "synonyms.tsv"
+    path.write_text("film\tmovie picture\n\nGood\tfine\n", encoding="utf-8")
+    found = read_synonyms(path)
+    assert found("film") == ["movie", "picture"]
+    assert found("Film") == ["Movie", "Picture"]
+    assert found("good") == ["fine"]
+    assert found("bad") == []
+    path.write_text("film movie\n")
+    with pytest.raises(UsageError, match=r"synonyms.tsv:1: there is no tab between"):
+        read_synonyms(path)
+    path.write_bytes(b"film\t\xff\n")
+    with pytest.raises(UsageError, match="is no text in UTF-8"):
+        read_synonyms(path)
+    with pytest.raises(UsageError, match=r"none.tsv does not exist"):
+        read_synonyms(tmp_path / "none.tsv")
+
+
+def test_neighbours_of_word_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alum_fairseq.robustness.attacks.synonyms._ROWS", 7)
+    vectors = np.random.default_rng(1).normal(size=(30, 4))
+    lines = [f"w{i} {' '.join(map(str, row))}\n" for i, row in enumerate(vectors)]
+    path, output = tmp_path / "vectors.txt", tmp_path / "synonyms.tsv"
+    path.write_text("30 4\n" + "".join(lines))
+    count = write_synonyms(path, output, most=3, least=0.8)
+    table = dict(line.split("\t") for line in output.read_text().splitlines())
+    assert count == len(table)
+    for i, row in enumerate(vectors):
+        cosine = vectors @ row / np.linalg.norm(vectors, axis=1) / np.linalg.norm(row)
+        others = [j for j in np.argsort(-cosine) if j != i and cosine[j] >= 0.8][:3]
+        assert table.get(f"w{i}", "").split() == [f"w{j}" for j in others]
+    assert 0 < count < 30
+    for text, message in {
+        "a 1 2\nb 1\n": r":2: a word and its vector are expected, not b 1",
+        "a 1 x\n": ":1: a word and its vector",
+        "a 0 0\n": ":1: a word and its vector",
+        "": "has no vectors",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            write_synonyms(path, output, most=3, least=0.5)
+
+
+# A language model
+
+
+@pytest.fixture(scope="module")
+def language_model(cases: dict[str, Any]) -> LanguageModel:
+    return LanguageModel(cases["single"].path, "--attack-lm", "cpu")
+
+
+def test_the_words_that_fit_are_those_of_the_whole_model(
+    language_model: LanguageModel, cases: dict[str, Any]
+) -> None:
+    """Computed a sentence at a time, at every position, without padding."""
+    model, words = language_model._model, language_model._dictionary
+    mask = words.index("<mask>")
+    text = " ".join(word for word in cases["single"].rows[20]["a"].split() if word.isalpha())
+    editor = Editor((text, " ".join(text.split()[:5])))
+    places = [(0, i) for i in range(0, len(text.split()), 3)] + [(1, 2)]
+    for masked in (True, False):
+        found = language_model.fitting(editor, places, 6, masked)
+        assert list(found) == places
+        for (row, at), best in found.items():
+            symbols = [words.index(word) for word in (text.split(), text.split()[:5])[row]]
+            symbols[at] = mask if masked else symbols[at]
+            tokens = torch.tensor([[words.bos(), *symbols, words.eos()]])
+            with torch.no_grad():
+                scores = model(tokens)[0][0, 1 + at]
+            order = [words[i] for i in scores.argsort(descending=True).tolist()]
+            expected = [word for word in order if word.isalpha() and not word.startswith("madeup")]
+            expected = [written_like(editor.word((row, at)), word) for word in expected]
+            assert best == expected[:6]
+    seen, unseen = (language_model.fitting(editor, places, 6, m) for m in (False, True))
+    assert seen != unseen
+    assert language_model.fitting(editor, [], 6, True) == {}
+
+
+def test_a_long_text_is_cut_around_the_gap(language_model: LanguageModel) -> None:
+    words = language_model._words[1][:200]
+    editor = Editor((" ".join(words),))
+    (best,) = language_model.fitting(editor, [(0, 150)], 3, True).values()
+    near = Editor((" ".join(words[150 - 19 : 169]),))
+    assert best == language_model.fitting(near, [(0, 19)], 3, True)[0, 19]
+
+
+def test_vectors_are_the_means_of_the_features(
+    language_model: LanguageModel, cases: dict[str, Any]
+) -> None:
+    texts = [row["a"] for row in cases["single"].rows[:9]]
+    model, words = language_model._model, language_model._dictionary
+    for text, vector in zip(texts, language_model.vectors(texts), strict=True):
+        symbols = [words.index(word) for word in text.split()]
+        tokens = torch.tensor([[words.bos(), *symbols, words.eos()]])
+        with torch.no_grad():
+            mean = model(tokens, features_only=True)[0][0].mean(0)
+        assert torch.allclose(vector, mean / mean.norm(), atol=1e-5)
+
+
+# As parts
+
+
+@pytest.fixture
+def tools(solved: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """What the attacks need, for the words of the test's data."""
+    rows = solved["single"].rows
+    words = sorted({word for row in rows for word in row["a"].split() if word.isalpha()})
+    shifted = [*words[7:], *words[:7]]
+    synonyms = tmp_path / "synonyms.tsv"
+    synonyms.write_text("".join(f"{a}\t{b}\n" for a, b in zip(words, shifted, strict=True)))
+    meanings = [("noun", {a.lower(): 1, b.lower(): 1}) for a, b in itertools.pairwise(words)]
+    write_wordnet(tmp_path / "wn", meanings)
+    return {"synonyms": synonyms, "wordnet": tmp_path / "wn", "attack_lm": solved["single"].path}
+
+
+ATTACKS = ["textbugger", "pwws", "textfooler", "bert-attack", "bae"]
+
+
+@pytest.fixture
+def attacked(
+    measure: Measure, tools: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., SimpleNamespace]:
+    """Run attacks with all that they need."""
+    monkeypatch.setattr(f"{pwws.__name__}.wordnet_synonyms", wordnet_synonyms)
+    return lambda **chosen: measure(**{"parts": ATTACKS, "max_edits": 0.5, **tools, **chosen})
+
+
+def test_the_attacks_of_the_literature(attacked: Any, tools: dict[str, Any]) -> None:
+    found = attacked()
+    assert list(found.records) == ["clean", *ATTACKS]
+    near = read_synonyms(tools["synonyms"])
+    for kind in ATTACKS:
+        keys = [key for key in values(found.report) if key.startswith(f"{kind}.")]
+        names = ("accuracy", "success", "changed", "queries")
+        assert keys == [f"{kind}.{name}" for name in names]
+        outcomes = list(pairs(found, kind))
+        edited = [(e, r) for e, r in outcomes if r["edits"]]
+        assert any(not record["correct"] for _, record in edited), kind
+        for example, record in edited:
+            changes = edits_between(example.texts, tuple(record["texts"]))
+            if kind != "textbugger":
+                assert len(changes) == record["edits"]
+                assert all(c.after.isalpha() and c.after.lower() not in STOP_WORDS for c in changes)
+            if kind == "textfooler":
+                assert all(c.after in near(c.before) for c in changes)
+            if kind == "pwws":
+                meant = wordnet_synonyms(tools["wordnet"])
+                assert all(c.after in meant(c.before) for c in changes)
+        shares = [
+            record["edits"] / Editor(example.texts).words
+            for example, record in edited
+            if not record["correct"]
+        ]
+        broken = 100 * sum(shares) / len(shares)
+        assert values(found.report)[f"{kind}.changed"] == pytest.approx(broken, rel=1e-5)
+    assert column(found, "bae", "texts") != column(found, "bert-attack", "texts")
+
+
+def test_options_of_the_attacks_of_the_literature(
+    attacked: Any, tools: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each has its effect, and none on an attack that does not read it."""
+    usual = attacked(parts=["textbugger", "textfooler"])
+    four = attacked(parts="textbugger", synonyms=None)
+    assert column(four, "textbugger", "texts") != column(usual, "textbugger", "texts")
+    other = tmp_path / "other.tsv"
+    other.write_text(tools["synonyms"].read_text().lower().replace("\t", "\t" + "film "))
+    changed = attacked(parts="textfooler", synonyms=other)
+    assert any("film" in text for (text,) in column(changed, "textfooler", "texts"))
+    one = attacked(parts="textbugger", max_candidates=1)
+    assert max(column(one, "textbugger", "queries")) <= 1 + 2 * 40
+    assert column(one, "textbugger", "queries") != column(four, "textbugger", "queries")
+
+
+def test_a_standard(attacked: Any) -> None:
+    options = dict.fromkeys(("max_edits", "max_queries"))
+    found = attacked(parts=["textbugger"], standard="textdefender", **options)
+    names = ("max_edits", "max_candidates", "max_queries", "min_similarity")
+    assert [found.settings[name] for name in names] == [0.3, 50, None, 0.84]
+    assert max(column(found, "textbugger", "queries")) > 200
+    for example, record in pairs(found, "textbugger"):
+        words = len(example.texts[0].split())
+        assert record["edits"] <= max(1, 0.3 * words)
+        assert record["queries"] <= 50 * words
+    given = attacked(parts=["textbugger"], standard="textdefender", max_edits=0.1, max_queries=9)
+    assert [given.settings[name] for name in names[:3]] == [0.1, 50, 9]
+    assert max(column(given, "textbugger", "queries")) <= 9
+
+
+def test_similarity_is_a_limit_where_an_encoder_is_named(attacked: Any, solved: Any) -> None:
+    encoder = {"similarity_encoder": solved["single"].path}
+    free = attacked(parts=["textfooler"])
+    loose = attacked(parts=["textfooler"], **encoder, min_similarity=-1)
+    assert "similarity" not in free.records["textfooler"][0][0]
+    cosines = column(loose, "textfooler", "similarity")
+    assert column(loose, "textfooler", "texts") == column(free, "textfooler", "texts")
+    broken = [
+        r["similarity"] for _, r in pairs(loose, "textfooler") if r["edits"] and not r["correct"]
+    ]
+    assert values(loose.report)["textfooler.similarity"] == pytest.approx(
+        sum(broken) / len(broken), rel=1e-5
+    )
+    least = sorted(broken)[-1] + 1e-6
+    strict = attacked(parts=["textfooler"], **encoder, min_similarity=least)
+    assert min(column(strict, "textfooler", "similarity")) >= least > min(cosines)
+
+
+def test_what_an_attack_lacks_is_named(solved: dict[str, Any], tmp_path: Path) -> None:
+    case = solved["single"]
+    usual = {"path": case.path, "input": case.table, "output": tmp_path / "out", "cpu": True}
+    (tmp_path / "alone.pt").write_bytes(case.path.read_bytes())
+    for wrong, message in (
+        ({"parts": "textfooler"}, "--parts textfooler needs --synonyms FILE"),
+        ({"parts": "bae"}, "--parts bae needs --attack-lm FILE"),
+        ({"synonyms": "none"}, "--synonyms none: there is no such file"),
+        ({"attack_lm": "none"}, "--attack-lm none: there is no such file"),
+        ({"similarity_encoder": "none"}, "--similarity-encoder none: there is no such file"),
+        ({"similarity_encoder": case.table, "min_similarity": 2}, "--min-similarity is 2: a cos"),
+        ({"max_candidates": 0}, "--max-candidates is 0: it must be 1 or more"),
+        ({"attack_lm": case.table, "parts": "bae"}, "single.jsonl is no checkpoint"),
+    ):
+        done = robustness(**{**usual, **wrong})
+        assert (done.status, len(done.err.splitlines())) == (2, 1), done.err
+        assert message in done.err
+
+
+def test_synonyms_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors, output = tmp_path / "vectors.txt", tmp_path / "synonyms.tsv"
+    vectors.write_text("film 1 0\nmovie 0.9 0.1\npicture 0.5 0.5\nbad -1 0\n")
+    given = ["synonyms", str(vectors), str(output)]
+    assert command.main(given) == 0
+    assert "3 words, each with its neighbours" in capsys.readouterr().err
+    assert output.read_text().splitlines()[0] == "film\tmovie picture"
+    assert command.main([*given, "--neighbours", "1"]) == 0
+    assert output.read_text().splitlines()[0] == "film\tmovie"
+    assert command.main([*given, "--min-cosine", "0.9"]) == 0
+    assert "picture" not in output.read_text()
+    assert command.main([*given, "--neighbours", "0"]) == 2
+    assert command.main(["synonyms", "none", str(output)]) == 2
