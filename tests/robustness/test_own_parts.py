@@ -52,14 +52,9 @@ def test_own_parts_are_run_and_reported(own_parts: Any, options: dict[str, Any],
     assert report["settings"]["keep"] == KEEP
     measures = {one["key"]: one for one in report["measures"]}
     own = [key for key in measures if not key.startswith("clean.")]
-<<<<<<< HEAD
-    attack = [f"doubling.{key}" for key in ("accuracy", "success", "queries")]
+    attack = [f"doubling.{key}" for key in ("accuracy", "success", "changed", "queries")]
     together = ["attacks.mean", "attacks.worst"]
     assert own == [*together, *attack, "beginning.0.3", "beginning.0.6"]
-=======
-    attack = [f"doubling.{key}" for key in ("accuracy", "success", "changed", "queries")]
-    assert own == [*attack, "beginning.0.3", "beginning.0.6"]
->>>>>>> 326211a (The field's attacks on words: TextBugger, PWWS, TextFooler, BERT-Attack, BAE, on one search; --standard textdefender)
 
     # The numbers are those of a prediction.
     predictor = Predictor.load(case.path)
