@@ -16,6 +16,7 @@ import importlib
 import inspect
 import itertools
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -515,6 +516,7 @@ PAGES = {
 
 def main() -> None:
     """Write every page that has changed."""
+    logging.disable(logging.INFO)  # fairseq says at import what is not installed
     for name, make in PAGES.items():
         path, text = DOCS / name, make()
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from support.places import ROOT
 
+import alum_fairseq
 from alum_fairseq import PRESETS
 from alum_fairseq.criterions.options import GONE, AlumConfig
 
@@ -91,6 +92,14 @@ def test_yaml_and_python_can_be_read(name: str) -> None:
             yaml.safe_load(block)
         else:
             compile(block, name, "exec")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == alum_fairseq.__version__
+    for entry in (citation["references"][0], citation["preferred-citation"]):
+        assert entry["title"] in README
+        assert entry["authors"][0]["family-names"] == "Liu"
 
 
 def test_versions_in_the_manual_are_those_that_are_installed() -> None:
