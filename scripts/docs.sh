@@ -5,7 +5,7 @@
 #   bash scripts/docs.sh --serve    shows it at http://127.0.0.1:8000, anew after every change
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash scripts/setup.sh
+bash scripts/setup.sh --tests
 . scripts/environment.sh
 alum_activate
 

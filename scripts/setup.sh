@@ -2,13 +2,17 @@
 # Installs everything that the project needs; run again, it takes seconds.
 #
 #   bash scripts/setup.sh
+#   bash scripts/setup.sh --tests    in an environment of your own: the tools of the tests, too
 #
-# Into .venv, or into the active environment if that already has fairseq (which is never replaced).
+# Into .venv, with the tools of the tests, or into the active environment if that already has fairseq
+# (which is never replaced). The first time it takes some 10 minutes, and 2 GB of disk with torch for
+# the CPU, more than 4 GB with torch for CUDA.
 # Settings, all optional:
 #   ALUM_PYTHON   the Python that .venv is made of (default: the first of python3, python3.11,
 #                 python3.12 that is 3.11 or newer)
-#   ALUM_TORCH    what pip is told to install as torch (default: torch==2.13.0), for instance
-#                 'torch==2.13.0 --index-url URL' with the URL that pytorch.org names for your CUDA
+#   ALUM_TORCH    what pip is told to install as torch (default: torch==2.13.0, which on Linux is
+#                 the build for CUDA), for instance 'torch==2.13.0 --index-url URL' with the URL that
+#                 pytorch.org names for your CUDA, or for the CPU: it ends in /cpu
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
@@ -18,19 +22,32 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TORCH="${ALUM_TORCH:-torch==2.13.0}"
 BUILD_TOOLS=("numpy>=1.26,<3" "cython>=3,<4" "setuptools>=77,<90" "wheel<1")
 FAIRSEQ="fairseq-fixed==0.12.3.1"
-TOOLS=("sentencepiece>=0.2,<0.3" "protobuf>=7.36,<8" "tokenizers>=0.20,<0.24" "safetensors>=0.4,<1" "tqdm>=4,<5" "matplotlib>=3.8,<4"
-    "Jinja2>=3.1,<4" "scipy>=1.11,<2" "transformers>=5,<6" "pytest>=8,<10" "pytest-xdist>=3,<4" "hypothesis>=6,<7"
+NEEDED=("sentencepiece>=0.2,<0.3" "protobuf>=7.36,<8" "tokenizers>=0.20,<0.24" "safetensors>=0.4,<1"
+    "tqdm>=4,<5" "matplotlib>=3.8,<4" "Jinja2>=3.1,<4" "scipy>=1.11,<2")
+TEST_TOOLS=("transformers>=5,<6" "pytest>=8,<10" "pytest-xdist>=3,<4" "hypothesis>=6,<7"
     "ruff>=0.12,<0.18" "foolbox>=3.3,<4" "markdown-it-py>=3,<5" "nltk>=3.9,<4" "scikit-learn>=1.3,<2"
     "mkdocs-material>=9.5,<10")
+tests=no
+case "${1:-}" in
+    --tests) tests=yes ;;
+    ?*) echo "setup: $1 is unknown: it must be --tests, or nothing" >&2; exit 2 ;;
+esac
 
 log="$(mktemp)"
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log"; kill $(jobs -p) 2>/dev/null || true' EXIT
 
+# step WHAT COMMAND...: on a terminal with the seconds so far, and what the command said last.
 step() {
     local what="$1" begun=$SECONDS
     shift
     printf '%s ... ' "$what"
-    if "$@" >"$log" 2>&1; then
+    "$@" >"$log" 2>&1 &
+    while [ -t 1 ] && kill -0 $! 2>/dev/null; do
+        printf '\r\033[K%.75s' "$what ... $((SECONDS - begun)) s  $(tail -n 1 "$log" | tr -d '\r')"
+        sleep 0.5
+    done
+    [ ! -t 1 ] || printf '\r\033[K%s ... ' "$what"
+    if wait $!; then
         printf 'done (%s s)\n' "$((SECONDS - begun))"
     else
         printf 'failed. What it printed last:\n\n'
@@ -58,7 +75,7 @@ find_python() {
 
 # What the environment was last set up from; a change of any of it sets that part up again.
 wanted_tools() {
-    { cat scripts/setup.sh; echo "$TORCH"; } | cksum
+    { cat scripts/setup.sh; echo "$TORCH $tests"; } | cksum
 }
 wanted_plugin() {
     { cat setup.py; find alum_fairseq -name '*.py' -exec cksum {} + -o -name '*.jinja' -exec cksum {} + | LC_ALL=C sort; } | cksum
@@ -85,8 +102,9 @@ install_tools() {
                 python -m pip uninstall --yes torchaudio
         fi 2>/dev/null
     fi
-    step "installing subword libraries, matplotlib and test tools" \
-        python -m pip install "${TOOLS[@]}"
+    step "installing what the plugin needs" python -m pip install "${NEEDED[@]}"
+    [ "$tests" = no ] || step "installing the tools of the tests" \
+        python -m pip install "${TEST_TOOLS[@]}"
 }
 
 # Not editable: fairseq looks for `--user-dir alum_fairseq` beside its own folder.
@@ -107,6 +125,7 @@ if alum_uses_active_environment; then
 else
     prefix="$ALUM_VENV"
     where=".venv"
+    tests=yes
 fi
 tools_stamp="$prefix/.alum_fairseq_tools"
 plugin_stamp="$prefix/.alum_fairseq_plugin"

@@ -6,7 +6,7 @@
 #   bash scripts/test.sh -k adversary any other argument goes to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash scripts/setup.sh
+bash scripts/setup.sh --tests
 . scripts/environment.sh
 alum_activate
 
