@@ -136,9 +136,7 @@ def _labels(checkpoint: Checkpoint, notes: list[str]) -> list[str]:
                 "LABEL_0, ..."
             )
         return [f"LABEL_{i}" for i in range(classes)]
-    if len(labels) != classes:
-        raise UsageError(f"{checkpoint.data} has {len(labels)} labels, the head {classes} classes")
-    return list(labels)
+    return list(checkpoint.problem.labels)  # or it says which of the two is wrong
 
 
 def _vocabulary(checkpoint: Checkpoint, rows: int) -> Vocabulary:

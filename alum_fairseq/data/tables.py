@@ -237,7 +237,9 @@ def _find_column(
             f"{shown(path)}:1: {len(places)} columns are called {column}: give the number of one"
         )
     if not places and not optional:
-        raise UsageError(f"{shown(path)}:1: there is no column {column}, {there_are}")
+        hint = "; if that is an example, number the columns, as in --columns 1 --label 2"
+        hint = "" if column.isdecimal() else hint
+        raise UsageError(f"{shown(path)}:1: there is no column {column}, {there_are}{hint}")
     return places[0] if places else None
 
 

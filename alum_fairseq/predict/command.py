@@ -65,6 +65,8 @@ def _main(argv: list[str]) -> None:
     rows = _rows(arguments, predictor)
     with _output(arguments.output) as file:
         predicted = _write(rows, predictor, file, arguments)
+    if not predicted:
+        cli.say(f"{shown(arguments.input)} holds no example: nothing was predicted")
     if predictor.truncated:
         cli.say(
             f"{predictor.truncated:,} of {predicted:,} examples were too long for the model, and "

@@ -114,7 +114,10 @@ def read_split(name: str, source: Source, plan: Plan) -> Split:
     agreed = [each for each in rows if each[1].label is None or each[1].label != plan.no_label]
     for place, row in agreed:
         if row.label is None:
-            raise UsageError(f"{place}: the label is empty, but others are not")
+            raise UsageError(
+                f"{place}: the label is empty, but others are not: leave the row "
+                "out, or write - for it and give --no-label -"
+            )
     if not agreed:
         raise UsageError(f"{files}: no row has a label other than {plan.no_label}")
     return Split(agreed, len(malformed) + len(rows) - len(agreed))

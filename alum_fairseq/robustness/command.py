@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -65,6 +66,7 @@ def _measure(argv: list[str]) -> None:
     existing_folder(next(path for path in (output, *output.parents) if path.exists()))
     models = _models(options.path)
     paths = [path for each in models.values() for path in each]
+    _check_output(output, paths)
     predictor = _comparable(paths, options)
     data = Data.read(options, predictor)
     parts = plan(options, data)
@@ -178,6 +180,19 @@ def _models(given: Sequence[str]) -> dict[str, list[Path]]:
             raise UsageError(f"--path {each}: the checkpoint is given twice")
         others.append(path)
     return models
+
+
+def _check_output(output: Path, paths: Sequence[Path]) -> None:
+    """Raise a UsageError if the folder holds a report of other checkpoints alone."""
+    try:
+        found = json.loads((output / "report.json").read_text(encoding="utf-8"))
+        before = [Path(each["path"]) for model in found["models"] for each in model["checkpoints"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is none
+    if before and not {*map(Path.resolve, before)} & {*map(Path.resolve, paths)}:
+        raise UsageError(
+            f"{output} holds the report of other checkpoints ({before[0]}): give another --output"
+        )
 
 
 def _comparable(paths: Sequence[Path], options: argparse.Namespace) -> Predictor:

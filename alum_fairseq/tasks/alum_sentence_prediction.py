@@ -10,6 +10,7 @@ from typing import Any, Optional
 from fairseq.data import Dictionary
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig, SentencePredictionTask
+from omegaconf import OmegaConf
 
 from alum_fairseq.data.binarized import combined_splits, read_inputs, read_split
 from alum_fairseq.data.record import CLASSES, classes_of
@@ -67,6 +68,13 @@ class AlumSentencePredictionTask(AlumTask, SentencePredictionTask):
                 numbers += self._numbers(data / "label", part, len(texts[0]))
             elif texts:
                 self._check_classes(data / "label", part, len(texts[0]))
+        alone = len(numbers) == 1 and split != self.cfg.alum_train_subset
+        option = "criterion.report_pearson_and_spearman"
+        if alone and OmegaConf.select(self.cfg._get_root(), option, default=False):
+            raise UsageError(
+                f"{split} has one example, which has no correlation: add examples, or leave out "
+                "--report-pearson-and-spearman"
+            )
         return numbers or None
 
     def _check_classes(self, folder: Path, split: str, examples: int) -> None:

@@ -98,6 +98,12 @@ def binarise(prefix: str, examples: list[list[int]]) -> Callable[[Path], None]:
     return spoil
 
 
+def one_example(data: Path) -> None:
+    """Leave one example, of a number, in ``valid``."""
+    binarise("input0/valid", [[5, 6, 2]])(data)
+    write("label/valid.label", "0.5\n")(data)
+
+
 def copy_inputs(name: str) -> Callable[[Path], None]:
     """Make a split of the texts of ``valid``, without labels."""
 
@@ -310,6 +316,12 @@ TRAIN: list[Train] = [
     ),
     ("single", {"num-classes": 1}, "--num-classes is 1: give the number of classes, 2 or", None),
     ("regression", {"num-classes": 2}, "is no label for --regression-target", None),
+    (
+        "regression",
+        {"report-pearson-and-spearman": True},
+        "valid has one example, which has no correlation: add examples, or leave out",
+        one_example,
+    ),
     ("choices", {"num-classes": 4}, "--num-classes is 4, but {data} has 3 candidates", None),
     ("choices", {"num-classes": 1}, "--num-classes is 1: give the number of candidates", None),
     ("single", {"init-token": 9999}, "--init-token is 9999: it must be the number of", None),

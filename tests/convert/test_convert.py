@@ -1061,7 +1061,11 @@ def test_heads_and_labels(
     record.save(tmp_path / "data")
     data = ("--data", tmp_path / "data")
     said = fails(capsys, "to-hf", checkpoint, out, *vocabulary, *data, "--head", "large")
-    assert "2 labels, the head 3 classes" in said
+    assert f"{tmp_path / 'data'} has 2 labels, the head 3 classes" in said
+    own = torch.load(checkpoint, weights_only=True) | {"task_state": {"classes": ["no", "yes"]}}
+    torch.save(own, tmp_path / "own.pt")
+    said = fails(capsys, "to-hf", tmp_path / "own.pt", out, *vocabulary, "--head", "large")
+    assert f"{tmp_path / 'own.pt'} has 2 labels, the head 3 classes" in said
     convert("to-hf", checkpoint, out, *vocabulary, *data, "--head", "small")
     model, _ = load_transformers(out, "SequenceClassification")
     assert model.config.id2label == {0: "not at all", 1: "very much"}

@@ -144,6 +144,10 @@ BAD = [
     ("a.csv", 't,l\n"b"x,1\n', ("t",), {}, "a.csv:2: this is not CSV: "),
     ("a.tsv", "t\tl\nb\t\n", ("t",), {"label": "l"}, r"a.tsv:2: the label \(column l\) is empty"),
     ("a.tsv", "t\tl\nb\t1\n", ("x",), {}, "a.tsv:1: there is no column x, but t, l"),
+    (
+        *("a.tsv", "b\t1\n", ("x",), {}),
+        "no column x, but b, 1; if that is an example, number the columns, as in --columns 1",
+    ),
     ("a.tsv", "b\t1\n", ("3",), {}, "a.tsv:1: there is no column 3, only 2"),
     ("a.tsv", "b\t1\n", ("0",), {}, "there is no column 0: columns count from 1"),
     ("a.tsv", "t\tt\nb\t1\n", ("t",), {}, "a.tsv:1: 2 columns are called t: give the number"),

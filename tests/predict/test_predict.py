@@ -240,7 +240,8 @@ def test_any_number_of_rows(
     assert [line.split("\t")[0] for line in lines] == expected
     as_input(monkeypatch, "")
     assert predict(["--path", str(case.path)]) == 0
-    assert capsys.readouterr().out == ""
+    out, said = capsys.readouterr()
+    assert (out, "standard input holds no example: nothing was predicted" in said) == ("", True)
 
 
 def test_data_of_fairseqs_own_pipeline(cases: dict[str, Any], tmp_path: Path) -> None:

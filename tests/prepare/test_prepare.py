@@ -628,7 +628,7 @@ def test_other_splits_must_fit(refused: Any, tmp_path: Path) -> None:
     message = "test.tsv:1: the label (column 2) is empty"
     assert message in refused(*own(tmp_path, "--valid", tmp_path / "test.tsv"))
     write(tmp_path, {"test.tsv": "a\tx\nb\t\n"})
-    message = "test.tsv:2: the label is empty, but others are not"
+    message = "test.tsv:2: the label is empty, but others are not: leave the row out, or write"
     assert message in refused(*own(tmp_path, "--test", tmp_path / "test.tsv"))
 
 

@@ -179,6 +179,14 @@ def test_numbers_and_choices(folder: Path) -> None:
     assert value(options, "--separator-token") == "2"
 
 
+def test_one_example_has_no_correlation(folder: Path) -> None:
+    write_table(folder / "dev.tsv", 1)
+    assert call(folder, "--regression", "--valid", folder / "dev.tsv") == 0
+    options = options_of(folder)
+    assert "--best-checkpoint-metric" not in options
+    assert "--disable-validation" not in options
+
+
 def test_without_validation_set(folder: Path, capsys: Any) -> None:
     assert call(folder) == 0
     assert "no validation set (--valid)" in capsys.readouterr().err

@@ -496,6 +496,17 @@ def test_seeds_and_comparisons(
     assert len(report["time"]["seconds"]) == 3
 
 
+def test_a_report_of_other_models_is_not_overwritten(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.pt", tmp_path / "other.pt"
+    command._check_output(tmp_path / "nowhere", [one])
+    models = [{"name": "a", "checkpoints": [{"path": str(one), "sha256": ""}]}]
+    (tmp_path / "report.json").write_text(json.dumps({"models": models}))
+    command._check_output(tmp_path, [one])
+    command._check_output(tmp_path, [other, one])  # it grows
+    with pytest.raises(UsageError, match=r"report of other checkpoints \(.*one.pt\): give another"):
+        command._check_output(tmp_path, [other])
+
+
 def test_models_go_by_the_names_of_their_folders(
     measure: Measure, other_models: list[Path]
 ) -> None:

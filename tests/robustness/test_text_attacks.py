@@ -637,14 +637,14 @@ def test_synonyms_of_wordnet(nltk_data: Path) -> None:
 
 
 def test_a_missing_wordnet_is_named(nltk_data: Path) -> None:
-    with pytest.raises(UsageError, match=r"pip install nltk, then python -m nltk.downloader wor"):
+    with pytest.raises(UsageError, match=r"^substitution by synonyms needs NLTK's WordNet: python"):
         wordnet_synonyms()
 
 
 def test_a_missing_nltk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nltk", None)
     monkeypatch.setitem(sys.modules, "nltk.corpus", None)
-    with pytest.raises(UsageError, match="needs NLTK and its WordNet: pip install nltk"):
+    with pytest.raises(UsageError, match="needs NLTK's WordNet: pip install nltk, then python"):
         wordnet_synonyms()
 
 

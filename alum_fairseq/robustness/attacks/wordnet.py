@@ -55,11 +55,12 @@ def _load(folder: Path | None) -> Any:
 
         if folder is None:
             wordnet.ensure_loaded()
-    except (ImportError, LookupError):
+    except (ImportError, LookupError) as error:
+        install = "pip install nltk, then " if isinstance(error, ImportError) else ""
         raise UsageError(
-            "substitution by synonyms needs NLTK and its WordNet: pip install nltk, then "
-            "python -m nltk.downloader wordnet; or name a folder of dictionary files, such as that "
-            "of Debian's wordnet-base: --wordnet /usr/share/wordnet"
+            f"substitution by synonyms needs NLTK's WordNet: {install}python -m nltk.downloader "
+            "wordnet; or name a folder of dictionary files, such as that of Debian's "
+            "wordnet-base: --wordnet /usr/share/wordnet"
         ) from None
     return wordnet if folder is None else _read(folder)
 
