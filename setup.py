@@ -40,7 +40,7 @@ setup(
         "tqdm>=4,<5",
     ],
     extras_require={
-        "hf": ["transformers>=5,<6"],
+        "hf": ["accelerate>=1.1,<2", "transformers>=5,<6"],
         "test": [
             "pytest>=8,<10",
             "hypothesis>=6,<7",

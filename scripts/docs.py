@@ -333,6 +333,7 @@ SUBJECTS = {
     "alum-convert": ("convert/",),
     "alum-predict, and labels": ("predict/", "problems/"),
     "alum-robustness": ("robustness/",),
+    "Hugging Face's Trainer": ("huggingface.py",),
     "When the plugin is loaded": ("",),
 }
 # Functions that raise, and what they say is right.

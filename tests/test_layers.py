@@ -21,7 +21,7 @@ LAYERS = (
     {"tasks"},
     {"cli"},
     {"convert", "predict", "prepare"},
-    {"robustness"},
+    {"huggingface", "robustness"},
     {"__init__"},  # of the package itself
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

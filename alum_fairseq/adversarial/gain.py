@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alum_fairseq.adversarial.method import Method, Result, Update, perturbed
 from alum_fairseq.adversarial.norms import Norm, as_factor, get_norm
 
 
@@ -46,3 +47,28 @@ def mean_size(ball: Norm, delta: Tensor, mask: Tensor | None = None) -> Tensor:
         counted = counted.amax(-1, keepdim=True)
     counted = counted.expand_as(size)
     return (size * counted).sum() / counted.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def gain_of(
+    method: Method, update: Update, result: Result, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The divergence that a perturbation causes, and that of a random one as long: scalars.
+
+    Args:
+        method: whose divergence it is.
+        update: the batch.
+        result: what came of it; it has a ``delta``.
+        generator: source of the random direction; torch's default generator if not given.
+    """
+    clean, ball = result.clean, method.adversary.ball
+    embeddings, logits = clean.embeddings.detach(), result.logits
+    direction = random_like(ball, result.delta, clean.mask, generator)
+    if logits is None:
+        logits = update.predict(perturbed(embeddings, result.delta))
+    randomly = update.predict(perturbed(embeddings, direction))
+    found, by_chance = (
+        method.divergence.total(each.detach(), clean.logits.detach(), clean.weights)
+        for each in (logits, randomly)
+    )
+    return found, by_chance

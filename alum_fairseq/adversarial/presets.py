@@ -7,12 +7,16 @@ project recommends. The numbers of the others are those of the sources that are 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from alum_fairseq.adversarial.adversary import Adversary
 from alum_fairseq.adversarial.divergences import get_divergence
 from alum_fairseq.adversarial.objectives import OBJECTIVES
-from alum_fairseq.errors import require, require_choice
+from alum_fairseq.errors import FieldError, require, require_choice
+
+Stage = Literal["pretraining", "finetuning"]
 
 SIDES = ("both", "adversarial")
 DROPOUTS = ("shared", "independent")
@@ -147,3 +151,31 @@ def get_preset(name: str) -> Preset:
     """
     require_choice("preset", name, PRESETS)
     return PRESETS[name]
+
+
+def with_values(
+    preset: Preset, given: Mapping[str, Any], stage: Stage, divergence: str | None = None
+) -> Preset:
+    """A preset in which values of its fields, and of its adversary's, are others.
+
+    Args:
+        preset: whose values the others are.
+        given: by the name of the field, or ``alpha``; what is neither is left alone.
+        stage: whose weight ``alpha`` is.
+        divergence: the one that fits, where the model predicts numbers.
+
+    Raises:
+        FieldError: a value is out of its range, or does not fit.
+    """
+    if divergence is not None:
+        given = {"divergence": divergence, **given}
+        problem = f"for regression it must be {divergence}, since a number is no distribution"
+        if given["divergence"] != divergence:
+            raise FieldError("divergence", f"is {given['divergence']}: {problem}")
+    given = {f"{stage}_alpha" if name == "alpha" else name: v for name, v in given.items()}
+
+    def among(instance: Any) -> dict[str, Any]:
+        return {f.name: given[f.name] for f in fields(instance) if f.name in given}
+
+    adversary = replace(preset.adversary, **among(preset.adversary))
+    return replace(preset, **{**among(preset), "adversary": adversary})

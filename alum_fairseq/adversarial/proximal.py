@@ -28,3 +28,15 @@ class Proximal(Regularize):
             return smoothness
         distance = self.divergence.total(clean.logits, update.momentum().detach(), clean.weights)
         return smoothness + self.preset.proximal * distance
+
+
+def momentum_decay(num_updates: int, total_updates: float) -> float:
+    """How slowly the momentum model follows: 0.99 in the first tenth of the updates, 0.999 after.
+
+    Jiang et al. 2020, section 4.
+
+    Args:
+        num_updates: made so far.
+        total_updates: of the run; 0 where there is no limit: the decay stays the early one.
+    """
+    return 0.999 if total_updates and num_updates >= 0.1 * total_updates else 0.99

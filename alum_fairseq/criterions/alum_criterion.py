@@ -11,6 +11,7 @@ from torch import nn
 
 from alum_fairseq.adversarial.method import perturbed
 from alum_fairseq.adversarial.methods import build_method
+from alum_fairseq.adversarial.schedule import Schedule
 from alum_fairseq.criterions import metrics
 from alum_fairseq.criterions.batches import merge_logs, split_rows
 from alum_fairseq.criterions.checks import check_model, check_needs, check_task
@@ -23,7 +24,6 @@ from alum_fairseq.criterions.options import (
     resolve,
     without_effect,
 )
-from alum_fairseq.criterions.schedule import Schedule
 from alum_fairseq.criterions.updates import BatchUpdate, Output
 from alum_fairseq.criterions.watch import Watch
 from alum_fairseq.encoder.modes import (

@@ -5,7 +5,7 @@
 import argparse
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional
+from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
@@ -13,10 +13,16 @@ from alum_fairseq.adversarial.adversary import EPSILON_MODES, GRADIENTS, PROJECT
 from alum_fairseq.adversarial.divergences import DIVERGENCES
 from alum_fairseq.adversarial.norms import NORMS, SCOPES
 from alum_fairseq.adversarial.objectives import OBJECTIVES
-from alum_fairseq.adversarial.presets import DROPOUTS, PRESETS, SIDES, Preset, get_preset
+from alum_fairseq.adversarial.presets import (
+    DROPOUTS,
+    PRESETS,
+    SIDES,
+    Preset,
+    Stage,
+    get_preset,
+    with_values,
+)
 from alum_fairseq.errors import FieldError, UsageError, require
-
-Stage = Literal["pretraining", "finetuning"]
 
 START_CHOICES = ChoiceEnum(list(STARTS))
 OBJECTIVE_CHOICES = ChoiceEnum(list(OBJECTIVES))
@@ -182,18 +188,8 @@ def resolve(cfg: Any, stage: Stage, divergence: str, categorical: bool) -> Prese
         if f.name.startswith("alum_") and getattr(cfg, f.name) is not None
     }
     given = {n: v if isinstance(v, int | float) else str(v) for n, v in given.items()}
-    if not categorical:
-        given.setdefault("divergence", divergence)
-        if given["divergence"] != divergence:
-            raise UsageError(
-                f"--alum-divergence is {given['divergence']}: for regression it must be "
-                f"{divergence}, since a number is no distribution"
-            )
-    if "alpha" in given:
-        given[f"{stage}_alpha"] = given["alpha"]
     try:
-        adversary = dataclasses.replace(preset.adversary, **_among(preset.adversary, given))
-        return dataclasses.replace(preset, **_among(preset, given), adversary=adversary)
+        return with_values(preset, given, stage, None if categorical else divergence)
     except FieldError as error:
         raise named_by_option(error) from None
 
@@ -264,11 +260,6 @@ def without_effect(cfg: Any, preset: Preset) -> list[str]:
 def named_by_option(error: FieldError) -> UsageError:
     """The same error, with the option in the place of the field."""
     return UsageError(f"--alum-{error.name.replace('_', '-')} {error.problem}")
-
-
-def _among(instance: Any, given: dict[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(instance)}
-    return {name: value for name, value in given.items() if name in names}
 
 
 def describe(cfg: Any, preset: Preset, alpha: float, unused: frozenset[str]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from alum_fairseq.adversarial.gain import mean_size, random_like
-from alum_fairseq.adversarial.method import Clean, Graph, Result, Update, perturbed
+from alum_fairseq.adversarial.gain import gain_of, mean_size
+from alum_fairseq.adversarial.method import Clean, Graph, Result, Update
 from alum_fairseq.encoder.modes import padding_asked_once, recomputed
 from alum_fairseq.encoder.random_state import random_state
 from alum_fairseq.encoder.tap import EncoderTap, sentence_encoder
@@ -124,25 +124,16 @@ class BatchUpdate:
             "_alum_batches": 1,
         }
 
-    @torch.no_grad()
     def gain(self, result: Result, seed: int) -> tuple[Tensor, Tensor, int]:
         """The divergence found, that of a random direction of equal length, and how often: once.
 
         Leaves random numbers as they were.
         """
-        clean, method, tap = result.clean, self._criterion.method, self._tap
-        embeddings, clean_logits = clean.embeddings.detach(), clean.logits.detach()
         device = result.delta.device
         generator, back = _fixed_generator(device, seed), random_state(device)
-        direction = random_like(method.adversary.ball, result.delta, clean.mask, generator)
-        logits = result.logits
-        if logits is None:
-            logits = tap.rerun(perturbed(embeddings, result.delta))
-        randomly = tap.rerun(perturbed(embeddings, direction))
-        found = method.divergence.total(logits.detach(), clean_logits, clean.weights)
-        by_chance = method.divergence.total(randomly, clean_logits, clean.weights)
+        measured = gain_of(self._criterion.method, self.update(), result, generator)
         back()
-        return found, by_chance, 1
+        return *measured, 1
 
 
 def _fixed_generator(device: torch.device, seed: int = 0) -> torch.Generator:

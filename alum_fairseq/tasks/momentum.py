@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Jiang et al. 2020 (arXiv 1911.03437), section 4: beta is 0.99 in the first tenth of the updates,
-# and 0.999 after.
-EARLY, LATE, SWITCH = 0.99, 0.999, 0.1
+from alum_fairseq.adversarial.proximal import momentum_decay
 
 FAIRSEQ_DECAY = 0.9999  # fairseq's default of --ema-decay, which stands for none given
 
@@ -20,9 +18,9 @@ class MomentumSchedule:
     def __init__(self, cfg: Any) -> None:
         self._options = cfg.ema if cfg.ema.ema_decay == FAIRSEQ_DECAY else None
         total = getattr(cfg.lr_scheduler, "total_num_update", None) or cfg.optimization.max_update
-        self._late_from = SWITCH * float(total) or float("inf")
+        self._total = float(total)
 
     def set_decay(self, num_updates: int) -> None:
         """Set it for the update after so many; with no limit of updates it stays the early one."""
         if self._options is not None:
-            self._options.ema_decay = LATE if num_updates >= self._late_from else EARLY
+            self._options.ema_decay = momentum_decay(num_updates, self._total)

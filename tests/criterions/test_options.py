@@ -14,9 +14,9 @@ from support.one_batch import LARGE, TASKS, make_case, step
 from alum_fairseq import Adversary, Preset, UsageError
 from alum_fairseq.adversarial.gain import random_like
 from alum_fairseq.adversarial.method import perturbed
+from alum_fairseq.adversarial.schedule import Schedule
 from alum_fairseq.criterions.alum_mlm import AlumMlmConfig
 from alum_fairseq.criterions.options import GONE, AlumConfig
-from alum_fairseq.criterions.schedule import Schedule
 from alum_fairseq.criterions.watch import Watch
 
 

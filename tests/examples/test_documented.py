@@ -108,6 +108,7 @@ COMMANDS = {
     "python examples/presets/compare.py": "tests/criterions/test_gain.py",
     "bash examples/presets/compare.sh": "trains for minutes; what it calls is in other rows",
     "grid": "tests/examples/test_evidence.py",
+    "python examples/huggingface/train.py": "tests/huggingface/test_huggingface.py",
     "python examples/evidence/analyse.py": "tests/examples/test_evidence.py",
     "python examples/evidence/grid.py": "tests/examples/test_evidence.py",
     "python -m pytest tests/commands/test_broken_files.py": "tests/commands/test_broken_files.py",
