@@ -13,7 +13,7 @@ from alum_fairseq.adversarial.divergences import Divergence, get_divergence
 from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.predict import Predictor
 from alum_fairseq.robustness.attacks.noise import seeded
-from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, Target
+from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, MARGIN, RATIO, Target
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 # Of the longest example in a batch, the least that another may have of its length.
@@ -55,9 +55,9 @@ class Subject:
         """What outputs of the head (``C``) mean for an example."""
         return self.problem.verdict(outputs, self._right([example])[0])
 
-    def probabilities(self, examples: Sequence[Texts]) -> list[list[float]]:
+    def logits(self, examples: Sequence[Texts]) -> list[list[float]]:
         """Of every class, for each of some texts."""
-        return self.predictor.logits(examples, self._max_tokens).softmax(1).tolist()
+        return self.predictor.logits(examples, self._max_tokens).tolist()
 
     def batches(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
         """The examples in their order, as many at a time as fit into a batch.
@@ -114,12 +114,21 @@ class Subject:
             found = self.divergence.function(outputs, clean[rows].double())
             return found.view(len(rows), -1).sum(1)
 
+        def margin(outputs: Tensor, rows: Tensor) -> Tensor:
+            return -margins(outputs, rows).amin(1)
+
+        def ratio(outputs: Tensor, rows: Tensor) -> Tensor:
+            best = outputs.topk(min(3, outputs.shape[1])).values
+            # Of two classes the margin itself, which would be divided by its own size.
+            spread = best[:, 0] - best[:, -1] if best.shape[1] == 3 else torch.ones_like(best[:, 0])
+            return margin(outputs, rows) / spread
+
         return Target(
             predict,
             tap.embeddings.reshape(len(examples), -1, width),
             clean,
             tap.mask.view(len(examples), -1),
-            {LOSS: loss, DIVERGENCE: divergence},
+            {LOSS: loss, DIVERGENCE: divergence, MARGIN: margin, RATIO: ratio},
             margins,
             [seeded(self._seed, example.number).getrandbits(48) for example in examples],
         )

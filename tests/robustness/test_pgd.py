@@ -21,7 +21,16 @@ from alum_fairseq.data.layout import Layout
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.predict import Predictor
 from alum_fairseq.problems import Classification, MultipleChoice, Regression
-from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, Found, ProjectedGradient, Target
+from alum_fairseq.robustness.attacks.pgd import (
+    DIVERGENCE,
+    LOSS,
+    MARGIN,
+    RATIO,
+    Found,
+    ProjectedGradient,
+    Smallest,
+    Target,
+)
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example
 
@@ -63,7 +72,14 @@ def target_of(model: Model, e: Tensor, mask: Tensor | None = None, **changed: An
         p, q = clean[rows].log_softmax(1), outputs.log_softmax(1)
         return (p.exp() * (p - q)).sum(1)
 
-    objectives = {LOSS: loss, DIVERGENCE: divergence}
+    def margin(outputs: Tensor, rows: Tensor) -> Tensor:
+        return -margins(outputs, rows).amin(1)
+
+    def ratio(outputs: Tensor, rows: Tensor) -> Tensor:
+        best = outputs.topk(outputs.shape[1]).values
+        return margin(outputs, rows) / (best[:, 0] - best[:, min(2, best.shape[1] - 1)])
+
+    objectives = {LOSS: loss, DIVERGENCE: divergence, MARGIN: margin, RATIO: ratio}
     seeds = [1000 * i for i in range(len(e))]
     return replace(Target(predict, e, clean, mask, objectives, margins, seeds), **changed)
 
@@ -413,6 +429,45 @@ def test_whether_random_perturbations_break_it_as_well(norm: str) -> None:
     assert not none.random.any()
 
 
+@both_norms
+def test_a_search_without_gradients_unmasks(norm: str) -> None:
+    """A staircase has no slope, but steps down; a smooth model leaves nothing to be found."""
+    e, mask = draw(16)
+    model = network(16)
+    attack = ProjectedGradient(norm)
+    honest = attack.smallest(target_of(model, e, mask))
+    assert honest.search.double().mean() < 0.1
+
+    def stairs(rows: Tensor, cut: int) -> Smallest:
+        def staircase(embeddings: Tensor) -> Tensor:
+            padded = torch.nn.functional.pad(embeddings, (0, 0, 0, 4 - embeddings.shape[1]))
+            return (model(padded).detach() * 8).round() + 0 * embeddings.sum()
+
+        seeds = [1000 * i for i in rows.tolist()]
+        target = target_of(staircase, e[rows, :cut], mask[rows, :cut], seeds=seeds)
+        return attack.smallest(target)
+
+    every = stairs(torch.arange(24), 4)
+    assert every.found.flat.any()
+    assert every.search.double().mean() > 0.3
+    assert (every.lower[every.search] > 0).all()
+    rows = torch.tensor([5, 2])  # it depends on no other example, and on no padding
+    few = stairs(rows, int(mask[rows].sum(1).max()))
+    assert torch.equal(few.search, every.search[rows])
+
+
+@both_norms
+@pytest.mark.parametrize("objective", [MARGIN, RATIO])
+def test_margins_alone_break_examples(norm: str, objective: str) -> None:
+    """At other radii than the loss, at the same effort."""
+    e, mask = draw(17)
+    attack = ProjectedGradient(norm, steps=3, restarts=1, objectives=(objective,))
+    radii = attack.smallest(target_of(network(17), e, mask)).radius
+    assert radii.isfinite().all()
+    loss = replace(attack, objectives=(LOSS,)).smallest(target_of(network(17), e, mask)).radius
+    assert not torch.equal(radii, loss)
+
+
 def test_wrong_from_the_start() -> None:
     e, mask = draw(15)
     target = target_of(
@@ -437,7 +492,7 @@ def test_wrong_from_the_start() -> None:
         ({"restarts": 1.5}, "restarts is 1.5"),
         ({"patience": -1}, "patience is -1"),
         ({"objectives": ()}, "objectives are none: choose from loss, divergence"),
-        ({"objectives": ("loss", "margin")}, "objectives are loss, margin"),
+        ({"objectives": ("loss", "hinge")}, "objectives are loss, hinge"),
     ],
 )
 def test_wrong_usage(wrong: dict[str, Any], message: str) -> None:
@@ -578,6 +633,24 @@ def test_losses_are_those_of_the_verdicts_up_to_a_rising_function(
         if subject.problem.categorical:  # the odds against an answer of this likelihood
             expected = math.log(math.expm1(expected))
         assert found == pytest.approx(expected)
+
+
+def test_margin_and_ratio_are_those_of_the_paper(tested: tuple[Subject, list[Example]]) -> None:
+    """Croce and Hein (2020), the difference of logits and equation 3; the ratio knows no scale."""
+    subject, examples = tested
+    if not subject.problem.categorical:
+        pytest.skip("a number has no logits")
+    target = subject.target(examples)
+    outputs = target.clean + torch.randn_like(target.clean)
+    rows = torch.arange(len(examples))
+    margin, ratio = (target.objectives[name](outputs, rows) for name in (MARGIN, RATIO))
+    for example, row, one, other in zip(examples, outputs, margin, ratio, strict=True):
+        right = subject.problem.labels.index(example.answer)
+        wrong = max(value for i, value in enumerate(row.tolist()) if i != right)
+        first, _, third = sorted(row.tolist(), reverse=True)[:3]
+        assert float(one) == pytest.approx(wrong - float(row[right]))
+        assert float(other) == pytest.approx((wrong - float(row[right])) / (first - third))
+    assert torch.allclose(target.objectives[RATIO](7 * outputs, rows), ratio)
 
 
 def test_an_example_is_broken_when_no_accepted_answer_is_left(tmp_path: Path) -> None:

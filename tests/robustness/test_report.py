@@ -187,6 +187,7 @@ def checkpoint(
             "restart": int(rng.random() < 0.05),
             "random": bool(rng.random() < 0.02),
             "flat": False,
+            "search": False,
         }
 
     margins = [2 + rng.normal() - 1.5 * hard[one.number] for one in measured["clean"]]
@@ -561,6 +562,8 @@ def quiet(report: dict[str, Any]) -> list[str]:
         ("linf", 0.15, 0.05, {"random": True}, "one of ten random perturbations"),
         ("l2", 0.25, 0.1, {"restart": 1}, "broken best by the first restart"),
         ("linf", 0.03, 0.002, {"flat": True}, "no usable gradient"),
+        ("linf", 0.03, 0.002, {"search": True}, "broken by a random search without gradients"),
+        ("clean", 0.001, 0, {"steady": False}, "asked twice, it answers"),
         ("l2", 0.001, 0, {"epsilon": None}, "not broken at any radius"),
         ("smoothness", 1, 0.5, {"adversarial": 0.011, "random": 0.01}, "1.1 times as far"),
         ("clean", 1, 0.9, {"prediction": "positive"}, "predicts positive for every example"),

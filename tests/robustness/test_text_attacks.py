@@ -678,13 +678,13 @@ def recipe(textattack: None) -> Run:
     """Runs a recipe on a bag of words, which keeps what it is asked."""
 
     def run(name: str, examples: list[Example], model: BagOfWords, **options: Any) -> Any:
-        def probabilities(asked: list[Texts]) -> list[list[float]]:
+        def logits(asked: list[Texts]) -> list[list[float]]:
             verdicts = model.ask([(0, texts) for texts in asked])
             right = [math.exp(-verdict.loss) for verdict in verdicts]
-            return [[1 - p, p] for p in right]
+            return [[5.0, 5.0 + math.log(p) - math.log1p(-p)] for p in right]
 
         settings = {"max_queries": 60, "seed": 1, **options}
-        return run_recipe(name, examples, LABELS, probabilities, **settings)
+        return run_recipe(name, examples, LABELS, logits, **settings)
 
     return run
 

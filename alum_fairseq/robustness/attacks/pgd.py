@@ -23,8 +23,8 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 # Takes outputs (b x C) and the numbers of their examples (b); returns one number for each.
 Objective = Callable[[Tensor, Tensor], Tensor]
 
-LOSS, DIVERGENCE = "loss", "divergence"
-OBJECTIVES = (LOSS, DIVERGENCE)
+LOSS, DIVERGENCE, MARGIN, RATIO = "loss", "divergence", "margin", "ratio"
+OBJECTIVES = (LOSS, DIVERGENCE, MARGIN, RATIO)
 
 # How many ways of being wrong are compared to find the nearest.
 _RIVALS = 9
@@ -34,6 +34,8 @@ _RIVALS = 9
 _STRIDE = 1.2
 _CURVED = 0.9
 _RANDOM_TRIES = 10
+_SEARCH_STEPS = 20
+_SEARCH_DRAWS = 10**6  # the first of its random points, which no start has
 # The largest radius; where it does not suffice, the model is constant or its gradients mislead.
 _CEILING = 100.0
 
@@ -109,12 +111,14 @@ class Smallest:
         lower: the largest radius at which the attack failed.
         found: how it was broken at ``radius``.
         random: whether random perturbations of that size break it, too.
+        search: whether a search without gradients breaks it at ``lower``, where they failed.
     """
 
     radius: Tensor
     lower: Tensor
     found: Found
     random: Tensor
+    search: Tensor
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,10 @@ class ProjectedGradient:
             embeddings per coordinate (for L2, times the root of the number of coordinates).
         steps: how many, at most.
         restarts: how many starts, at most.
-        objectives: what is raised: ``"loss"`` of the right answer, ``"divergence"`` from the clean
-            prediction, or both in turn.
+        objectives: what is raised, by the starts in turn: ``"loss"`` of the right answer,
+            ``"divergence"`` from the clean prediction, ``"margin"`` of the best wrong answer over
+            the right one, or its ``"ratio"`` to the spread of the logits (Croce and Hein 2020,
+            arXiv 2003.01690, equation 3), which a model cannot make small by its scale.
         patience: an ascent is given up when in so many steps the decision has come no closer.
 
     Raises:
@@ -150,7 +156,7 @@ class ProjectedGradient:
     norm: str = "linf"
     steps: int = 10
     restarts: int = 2
-    objectives: tuple[str, ...] = OBJECTIVES
+    objectives: tuple[str, ...] = (LOSS, DIVERGENCE)
     patience: int = 3
 
     def __post_init__(self) -> None:
@@ -225,7 +231,8 @@ class ProjectedGradient:
             narrow = upper <= precision * lower * (1 + 1e-12)
             rows = everything[(upper > floor) & (lower < _CEILING) & ~narrow]
             if not len(rows):
-                return Smallest(upper, lower, found, _random(self, target, upper))
+                random, search = _random(self, target, upper), _search(self, target, lower)
+                return Smallest(upper, lower, found, random, search)
             tried = self.attack(target, radius.to(target.embeddings), rows, rivals)
             succeeded, failed = rows[tried.broken[rows]], rows[~tried.broken[rows]]
             found.take(succeeded, tried)
@@ -344,6 +351,34 @@ def _random(attack: ProjectedGradient, target: Target, upper: Tensor) -> Tensor:
             direction = attack.ball.steepest(attack.start(target, rows, -1 - draw))
             outputs = target.predict(target.embeddings[rows] + size[rows] * direction, rows)
             broken[rows] = target.margin(outputs, rows) < 0
+    return broken
+
+
+@torch.no_grad()
+def _search(attack: ProjectedGradient, target: Target, radius: Tensor) -> Tensor:
+    """Whether random search breaks examples at a radius, 0 for those that are left alone.
+
+    As in the square attack (Andriushchenko et al. 2020, arXiv 1912.00049): what is random is drawn
+    anew on a few of the tokens, fewer and fewer, and kept where that brings the decision closer.
+    """
+    rows = torch.nonzero(radius > 0).flatten()
+    broken = torch.zeros_like(radius, dtype=torch.bool)
+    size = (radius.to(target.embeddings).view(-1, 1, 1) * attack.unit(target))[rows]
+    best = torch.full_like(target.clean[rows, 0], math.inf)
+    point = torch.zeros_like(target.embeddings[rows])
+    for step in range(_SEARCH_STEPS if len(rows) else 0):
+        draw = _SEARCH_DRAWS + step
+        lengths = attack.start(target, rows, draw).norm(dim=-1)
+        many = (target.mask[rows].sum(1, keepdim=True) / (1 + step)).ceil().long()
+        least = lengths.sort(descending=True).values.gather(1, many - 1)
+        chosen = (lengths >= least).unsqueeze(-1)  # the tokens of so many longest draws
+        tried = attack.start(target, rows, draw + _SEARCH_STEPS).where(chosen, point)
+        outputs = target.predict(target.embeddings[rows] + size * attack.ball.steepest(tried), rows)
+        margin = target.margin(outputs, rows)
+        closer = margin < best
+        point = tried.where(closer.view(-1, 1, 1), point)
+        best = margin.where(closer, best)
+    broken[rows] = best < 0
     return broken
 
 

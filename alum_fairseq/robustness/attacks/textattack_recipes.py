@@ -24,15 +24,15 @@ from alum_fairseq.robustness.attacks.noise import seeded
 from alum_fairseq.robustness.attacks.words import edits_between
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
-# From some texts to the probabilities of every class, for each.
-PredictProbabilities = Callable[[list[Texts]], list[list[float]]]
+# From some texts to the logits of every class, for each.
+PredictLogits = Callable[[list[Texts]], list[list[float]]]
 
 
 def run_recipe(
     name: str,
     examples: Sequence[Example],
     labels: Sequence[str],
-    predict_probabilities: PredictProbabilities,
+    predict_logits: PredictLogits,
     *,
     max_queries: int,
     seed: int,
@@ -46,7 +46,7 @@ def run_recipe(
     Args:
         name: the class of the recipe, such as ``DeepWordBugGao2018``.
         examples: all have equally many texts. One that the model is wrong about is left as it is.
-        labels: the classes, in the order of the probabilities.
+        labels: the classes, in the order of the logits.
         max_queries: how many texts the model may be asked about per example, the original included.
         editable: the numbers of the texts that may be edited, from 0; None: all.
 
@@ -55,7 +55,7 @@ def run_recipe(
             known, or attacks no classifier, or needs gradients.
     """
     library = _library()
-    wrapper = _wrapper(library, predict_probabilities)
+    wrapper = _wrapper(library, predict_logits)
     attack = _build(library, name, wrapper)
     attack.goal_function.query_budget = max_queries
     columns = [f"text {i}" for i in range(len(examples[0].texts) if examples else 0)]
@@ -87,19 +87,19 @@ def _verdict(probabilities: Any, labels: Sequence[str], answer: str) -> Verdict:
     return problem.verdict(logits, problem.targets([(answer,)])[0])
 
 
-def _wrapper(library: Any, predict_probabilities: PredictProbabilities) -> Any:
+def _wrapper(library: Any, predict_logits: PredictLogits) -> Any:
     """A model as TextAttack wants it, which counts in ``queries`` the texts it was asked about."""
 
     class Wrapper(library.models.wrappers.ModelWrapper):
-        model = predict_probabilities
+        model = predict_logits
         queries = 0
 
         def __call__(self, text_input_list: Sequence[str | tuple[str, ...]]) -> np.ndarray:
             self.queries += len(text_input_list)
-            # In double precision: what does not add up to 1 within 1e-6, TextAttack takes for
-            # logits, and applies a softmax.
-            found = np.array(predict_probabilities(list(map(_as_texts, text_input_list))), float)
-            return found / found.sum(axis=1, keepdims=True)
+            # In double precision, so that a confident model's answers still differ. What adds up
+            # to 1, TextAttack would take for probabilities: these add up to 0.
+            found = np.array(predict_logits(list(map(_as_texts, text_input_list))), float)
+            return found - found.mean(axis=1, keepdims=True)
 
     return Wrapper()
 

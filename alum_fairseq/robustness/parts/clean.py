@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -14,6 +15,8 @@ from alum_fairseq.robustness.parts.part import Measure, Part, Records, register_
 from alum_fairseq.robustness.statistics import Columns
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
+
+_ASKED_TWICE = 8  # examples of a chunk
 
 
 @register_part("clean")
@@ -29,8 +32,11 @@ class Clean(Part):
 
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        verdicts = subject.verdicts([(example, example.texts) for example in examples])
-        return [asdict(verdict) for verdict in verdicts]
+        asked = [(example, example.texts) for example in examples]
+        records = [asdict(verdict) for verdict in subject.verdicts(asked)]
+        for record, again in zip(records, subject.verdicts(asked[:_ASKED_TWICE]), strict=False):
+            record["steady"] = math.isclose(again.loss, record["loss"], rel_tol=0.01, abs_tol=1e-3)
+        return records
 
     @override
     def measures(self, records: Records) -> Iterator[Measure]:
@@ -89,6 +95,13 @@ class Clean(Part):
 
     @override
     def warnings(self, model: str, records: Records) -> Iterator[str]:
+        twice = [record["steady"] for record in records.every() if "steady" in record]
+        if unsteady := len(twice) - sum(twice):
+            yield (
+                f"{model}: asked twice, it answers {unsteady} of {len(twice)} examples differently "
+                "(dropout that is left on, sampling). Attacks that trust its answers then look "
+                "weaker than they are (Athalye et al. 2018)."
+            )
         if records.problem.name != "classification":
             return
         for number, found in enumerate(records.checkpoints, start=1):

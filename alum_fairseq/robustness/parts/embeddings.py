@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness import statistics
-from alum_fairseq.robustness.attacks.pgd import OBJECTIVES, ProjectedGradient
+from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, OBJECTIVES, ProjectedGradient
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort
 from alum_fairseq.robustness.parts.part import Axis, Curve, Measure, Part, Records, register_part
@@ -56,8 +56,8 @@ class EmbeddingAttack(Part):
             "--objectives",
             nargs="+",
             choices=OBJECTIVES,
-            default=list(OBJECTIVES),
-            help="what attacks on embeddings raise, restarts in turn (default: both)",
+            default=[LOSS, DIVERGENCE],
+            help="what attacks on embeddings raise, restarts in turn (default: loss divergence)",
         )
         group.add_argument(
             "--radii",
@@ -90,7 +90,10 @@ class EmbeddingAttack(Part):
         for batch in subject.batches(examples):
             smallest = self.attack.smallest(subject.target(batch))
             found = smallest.found
-            columns = (smallest.radius, smallest.lower, found.restart, smallest.random, found.flat)
+            # Whatever broke it counts.
+            radius = smallest.lower.where(smallest.search, smallest.radius)
+            columns = (radius, smallest.lower, found.restart, smallest.random, found.flat)
+            columns = (*columns, smallest.search)
             rows = zip(*(column.tolist() for column in columns), strict=True)
             records += [
                 {
@@ -99,8 +102,9 @@ class EmbeddingAttack(Part):
                     "restart": max(restart, 0),
                     "random": random,
                     "flat": flat,
+                    "search": search,
                 }
-                for epsilon, lower, restart, random, flat in rows
+                for epsilon, lower, restart, random, flat, search in rows
             ]
         return records
 
@@ -153,6 +157,12 @@ class EmbeddingAttack(Part):
         flat = sum(record["flat"] for record in tried) / len(tried)
         if flat > 0.01:
             yield f"{where}: no usable gradient for {flat:.1%} of the examples. {MASKED}"
+        searched = sum(record["search"] for record in tried) / len(tried)
+        if searched > 0.01:
+            yield (
+                f"{where}: {searched:.1%} of the examples are broken by a random search without "
+                f"gradients at a radius where the gradients failed. {MASKED}"
+            )
         if not broken:
             return
         hits = sum(record["random"] for record in broken)

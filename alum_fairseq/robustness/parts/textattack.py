@@ -61,7 +61,7 @@ class TextAttack(WordAttack):
 
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        attempts = self._attempts(examples, subject.problem.labels, subject.probabilities)
+        attempts = self._attempts(examples, subject.problem.labels, subject.logits)
         return list(map(attempted, attempts))
 
     def _attempts(self, *given: Any) -> list[Attempt]:
