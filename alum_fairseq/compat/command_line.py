@@ -19,7 +19,8 @@ def explain_the_chosen_options() -> None:
 
     fairseq 0.12 shows its help before it has read which criterion and task are chosen, so without
     their options; and an option that it does not know after some 160 lines of usage. Only where a
-    criterion or task of ours is chosen. Can go when ``fairseq-train --criterion masked_lm --help``
+    criterion or task of ours is chosen. And ``fairseq-validate`` says that it needs ``--task``,
+    instead of ending in a KeyError. Can go when ``fairseq-train --criterion masked_lm --help``
     shows the criterion's options.
     """
     from fairseq import options
@@ -28,6 +29,10 @@ def explain_the_chosen_options() -> None:
 
     def parse_args_and_arch(parser: Any, input_args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         words = sys.argv[1:] if input_args is None else list(input_args)
+        given = {word.partition("=")[0] for word in words}
+        task = parser._option_string_actions.get("--task")
+        if task is not None and task.default is None and not given & {"--task", *_HELP}:
+            _fail(parser, "give --task and --criterion, those that the checkpoint was trained with")
         if _chooses_ours(words):
             parser.error = lambda message: _fail(parser, message)
             if _HELP & set(words):

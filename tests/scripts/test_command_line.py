@@ -71,6 +71,15 @@ def test_stock_training_is_as_it_was(capsys: pytest.CaptureFixture[str]) -> None
     assert error.endswith("error: unrecognized arguments: --mask-prop 1\n")
 
 
+def test_validating_without_a_task(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = options.get_validation_parser()
+    with pytest.raises(SystemExit):
+        options.parse_args_and_arch(parser, ["data", "--path", "x.pt"])
+    assert "error: give --task and --criterion, those that" in capsys.readouterr().err
+    given = ["data", "--path", "x.pt", "--task=masked_lm"]
+    assert options.parse_args_and_arch(options.get_validation_parser(), given).path == "x.pt"
+
+
 def test_by_the_command() -> None:
     done = run_tool("fairseq-train", *OURS, "--user-dir", "alum_fairseq", "--help")
     assert "\noptions of alum_fairseq:\n  --alum-preset" in done.stdout
