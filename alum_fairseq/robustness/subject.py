@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -18,6 +19,7 @@ from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 # Of the longest example in a batch, the least that another may have of its length.
 _ALIKE = 0.7
+_TEMPERATURES = torch.logspace(-2, 2, 81, dtype=torch.float64)
 
 
 class Subject:
@@ -45,11 +47,28 @@ class Subject:
         """Between what the model puts out."""
         return get_divergence(self.problem.divergence)
 
-    def verdicts(self, asked: Sequence[tuple[Example, Texts]]) -> list[Verdict]:
-        """The verdict on each text, given in place of those of its example."""
+    def verdicts(
+        self, asked: Sequence[tuple[Example, Texts]], temperature: float = 1.0
+    ) -> list[Verdict]:
+        """The verdict on each text, given in place of those of its example.
+
+        Their losses, which guide attacks, are those of logits divided by the temperature.
+        """
         outputs = self.predictor.logits([texts for _, texts in asked], self._max_tokens)
-        examples = [example for example, _ in asked]
-        return [self.verdict(example, row) for example, row in zip(examples, outputs, strict=True)]
+        pairs = [(example, row) for (example, _), row in zip(asked, outputs, strict=True)]
+        found = [self.verdict(*pair) for pair in pairs]
+        if temperature == 1:
+            return found
+        cooled = [self.verdict(example, row / temperature).loss for example, row in pairs]
+        return [replace(one, loss=loss) for one, loss in zip(found, cooled, strict=True)]
+
+    def temperature(self, examples: Sequence[Example]) -> float:
+        """That which calibrates the model on examples (Guo et al. 2017, arXiv 1706.04599)."""
+        outputs = self.predictor.logits([e.texts for e in examples], self._max_tokens).double()
+        right = self._right(examples)
+        tried = _TEMPERATURES.tolist()
+        losses = [float(self.problem.loss(outputs / each, right).mean()) for each in tried]
+        return tried[losses.index(min(losses))]
 
     def verdict(self, example: Example, outputs: Tensor) -> Verdict:
         """What outputs of the head (``C``) mean for an example."""

@@ -46,6 +46,9 @@ from alum_fairseq.robustness.attacks.words import (
     written_like,
 )
 from alum_fairseq.robustness.parts import pwws
+from alum_fairseq.robustness.parts.greedy import GreedyAttack
+from alum_fairseq.robustness.subject import Subject
+from alum_fairseq.robustness.types import Example
 
 RANKS = (LEFT_OUT, MASKED, WEIGHTED)
 
@@ -447,6 +450,64 @@ def test_what_an_attack_lacks_is_named(solved: dict[str, Any], tmp_path: Path) -
         done = robustness(**{**usual, **wrong})
         assert (done.status, len(done.err.splitlines())) == (2, 1), done.err
         assert message in done.err
+
+
+# The temperature
+
+
+class Tempered(GreedyAttack):
+    """A word has two candidates; that which leads nowhere raises the loss more."""
+
+    kind = "tempered"
+
+    def candidates(self) -> Any:
+        return of_words({"first": ["both", "near"], "second": ["more"]}.__getitem__)
+
+
+def subject_of(labels: str, scale: float = 1.0) -> tuple[Subject, list[int]]:
+    """Of logits by the words of a text; and how many texts it is asked about at a time."""
+    asked: list[int] = []
+
+    def logits(texts: list[Any], max_tokens: int) -> torch.Tensor:
+        asked.append(len(texts))
+        rows = []
+        for (text,) in texts:
+            row = [0.0, -3.0, -3.0]
+            row[1:] = [-1.2, -1.2] if "both" in text else row[1:]
+            row[1] = -0.8 if "near" in text else row[1]
+            row[1] += 1.0 * ("more" in text)
+            rows.append(row[: len(labels)])
+        return scale * torch.tensor(rows)
+
+    problem = Classification(tuple(labels))
+    predictor = SimpleNamespace(problem=problem, logits=logits, model=torch.nn.Identity())
+    return Subject(predictor, None, 100, 1), asked
+
+
+def test_what_survives_is_attacked_again_at_other_temperatures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attack, examples = Tempered(1, None, Limits(1.0)), [Example(0, ("first second",), "a")]
+    subject, asked = subject_of("abc")
+    [record] = attack.run(subject, examples)
+    assert (record["correct"], record["texts"]) == (False, ["near more"])
+    assert record["confidence"] == pytest.approx(float(torch.tensor([0.0, 0.2, -3]).softmax(0)[1]))
+    assert record["queries"] <= 8
+    often = len(asked)
+    subject, asked = subject_of("ab")
+    attack.run(subject, examples)
+    assert len(asked) < often / 2  # two classes: all temperatures rank alike
+    monkeypatch.setattr(Tempered, "_temperatures", lambda *given: [])
+    [record] = attack.run(subject_of("abc")[0], examples)
+    assert record["correct"]
+
+
+def test_the_temperature_calibrates() -> None:
+    examples = [Example(i, ("first more near",), "ba"[i % 4 == 0]) for i in range(40)]
+    found = [subject_of("ab", scale)[0].temperature(examples) for scale in (1.0, 10.0)]
+    # Three in four are right where the logits differ by 0.2; the grid's steps are 12%.
+    assert found[0] == pytest.approx(0.2 / math.log(3), rel=0.07)
+    assert found[1] == pytest.approx(2 / math.log(3), rel=0.07)
 
 
 def test_synonyms_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
