@@ -38,9 +38,9 @@ from alum_fairseq import cli
 from alum_fairseq.files import whole_file
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "examples" / "demo"), str(ROOT / "examples" / "common")]
+sys.path.insert(0, str(ROOT / "examples" / "common"))
 
-from corpus import classification, deduplicate, documents, harvest  # noqa: E402
+from docstrings import classification, deduplicate, documents, harvest  # noqa: E402
 from training_log import logged  # noqa: E402
 
 Report = dict[str, Any]

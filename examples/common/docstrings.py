@@ -2,7 +2,7 @@
 
 Source files are parsed with :mod:`ast` and never imported. What comes out is paragraphs of prose,
 without code, tables and markup, each known by package and file, and split by file: all that is
-made of them (corpus, classification, sentence pairs) shares that split, so that no file, and no
+made of them (corpus, classification) shares that split, so that no file, and no
 text that occurs in two files, is on both sides.
 """
 
@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from alum_fairseq.files import whole_folder
 
 STDLIB = "python"
 
@@ -421,55 +423,15 @@ def classification(
     return examples
 
 
-_SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'][.!?]) (?=[A-Z\"(])")
+def _main(folder: Path, megabytes: float) -> None:
+    found = deduplicate(harvest(megabytes))
+    with whole_folder(folder) as made:
+        for split in SPLITS:
+            files = documents(found, split)
+            # An empty line ends a document.
+            lines = (line for file in files for line in [*file, ""])
+            (made / f"{split}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def sentence_pairs(
-    found: Sequence[Docstring], count: dict[str, int], seed: int = 1
-) -> dict[str, list[Example]]:
-    """Do these two texts belong together?
-
-    Two halves of one docstring (``together``), or the halves of two docstrings of one package
-    (``apart``). Every half occurs once.
-    """
-    examples: dict[str, list[Example]] = {}
-    for split in SPLITS:
-        chooser = random.Random(f"{seed} {split}")
-        halves: dict[str, list[tuple[str, str]]] = {}
-        for docstring in found:
-            if docstring.split == split:
-                pair = _halves(docstring)
-                if pair is not None:
-                    halves.setdefault(docstring.package, []).append(pair)
-        together, apart = [], []
-        for pairs in halves.values():
-            chooser.shuffle(pairs)
-            middle = len(pairs) // 2
-            together += [Example(pair, "together") for pair in pairs[:middle]]
-            others = pairs[middle:]
-            if len(others) > 1:  # each first half with the second half of the next one
-                shifted = others[1:] + others[:1]
-                apart += [
-                    Example((one[0], other[1]), "apart")
-                    for one, other in zip(others, shifted, strict=True)
-                ]
-        chooser.shuffle(together)
-        chooser.shuffle(apart)
-        each = min(count[split] // 2, len(together), len(apart))
-        examples[split] = together[:each] + apart[:each]
-        chooser.shuffle(examples[split])
-    return examples
-
-
-def _halves(docstring: Docstring, most_words: int = 80) -> tuple[str, str] | None:
-    sentences: list[str] = []
-    words = 0
-    for sentence in _SENTENCE_END.split(" ".join(docstring.paragraphs)):
-        words += len(sentence.split())
-        if words > most_words:
-            break
-        sentences.append(sentence)
-    if len(sentences) < 2:
-        return None
-    middle = len(sentences) // 2
-    return " ".join(sentences[:middle]), " ".join(sentences[middle:])
+if __name__ == "__main__":  # python docstrings.py FOLDER MEGABYTES
+    _main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,64 @@
+"""Draws what attacks leave of the accuracy of the two models.
+
+python examples/demo/picture.py REPORT.json PICTURE.png
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from finetuning import CLEAN, HEADLINE, METHODS, measure, verdict
+
+from alum_fairseq.files import whole_file
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+_COLORS = {"plain": "#5b6770", "ALUM": "#c8553d"}
+_ROWS = {"no attack": CLEAN, "misspelt words": "greedy.accuracy", "moved embeddings": HEADLINE}
+
+
+def title(plain: float, alum: float, p: float) -> str:
+    """The finding."""
+    numbers = f"{alum:.0f}% right with ALUM, {plain:.0f}% without"
+    if verdict(plain, alum, p) == "ALUM":
+        return f"ALUM withstands attacks better: {numbers}"
+    return f"Under attack: {numbers} (p = {p:.2g})"
+
+
+def drawn(report: Mapping[str, Any]) -> Figure:
+    """A bar for each model without an attack and under two, and the finding above them."""
+    with plt.rc_context({"font.size": 12}):
+        figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+        for row, key in enumerate(_ROWS.values()):
+            values = measure(report, key)[:2]
+            for name, value, offset in zip(METHODS, values, (-0.2, 0.2), strict=True):
+                axes.barh(row + offset, value, 0.36, color=_COLORS[name])
+                label = f"{value:.0f}% {name}"
+                axes.text(value + 1, row + offset, label, va="center", color=_COLORS[name])
+        axes.set_yticks(range(len(_ROWS)), list(_ROWS))
+        axes.invert_yaxis()
+        axes.set_xlim(0, 118)
+        axes.set_xticks([])
+        axes.tick_params(axis="y", length=0)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.set_xlabel("right answers: does the sentence praise the film? (a guess: 50%)")
+        finding = title(*measure(report, HEADLINE))
+        figure.suptitle(finding, fontsize=13, fontweight="bold")
+    return figure
+
+
+def _main(report: Path, picture: Path) -> None:
+    figure = drawn(json.loads(report.read_text(encoding="utf-8")))
+    with whole_file(picture) as aside:
+        figure.savefig(aside, dpi=130, format="png")
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), Path(sys.argv[2]))
