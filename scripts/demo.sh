@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Plain and ALUM pre-training side by side on real text, offline, in minutes on 2 cores.
+# Fine-tunes a real encoder on film reviews, plainly and with ALUM, and attacks both.
 #
-#   bash scripts/demo.sh           everything; run again, it goes on, or shows the result
-#   bash scripts/demo.sh --help    its options
+#   bash scripts/demo.sh                  everything; run again, it goes on, or shows the result
+#   bash scripts/demo.sh --pretraining    pre-trains a small model from scratch instead
+#   bash scripts/demo.sh --help           its options
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 

@@ -48,7 +48,7 @@ def drawn(report: Mapping[str, Any]) -> Figure:
         axes.set_xticks([])
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
-        axes.set_xlabel("right answers: does the sentence praise the film? (a guess: 50%)")
+        axes.set_xlabel("right answers: is the film praised? (a guess: 50%)")
         finding = title(*measure(report, HEADLINE))
         figure.suptitle(finding, fontsize=13, fontweight="bold")
     return figure

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Compares the adversaries of the presets on three trained models: the demo's language model, one
 # that stock fairseq trains here on the same text with dropout (5 to 9 minutes on 2 cores), and the
-# demo's classifier.
+# demo's classifier. After `bash scripts/demo.sh` and `bash scripts/demo.sh --pretraining`:
 #
-#   bash scripts/demo.sh && bash examples/presets/compare.sh [OUTPUT]    default: demo-output/presets
+#   bash examples/presets/compare.sh [OUTPUT]    default: demo-output/presets
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 demo=demo-output
-data="$demo/data/corpus"
+pretraining="$demo/pretraining"
+data="$pretraining/data"
 output="${1:-$demo/presets}"
-[ -f "$data/dict.txt" ] || { echo "$data is missing: run 'bash scripts/demo.sh' first" >&2; exit 1; }
+[ -f "$data/dict.txt" ] || { echo "$data is missing: run 'bash scripts/demo.sh --pretraining'" >&2; exit 1; }
+[ -d "$demo/data" ] || { echo "$demo/data is missing: run 'bash scripts/demo.sh'" >&2; exit 1; }
 bash scripts/setup.sh
 . scripts/environment.sh
 alum_activate
@@ -25,7 +27,7 @@ fairseq-train "$data" --user-dir alum_fairseq --task masked_lm --criterion maske
     --max-update 1500 --disable-validation --no-epoch-checkpoints --seed 1 --num-workers 0 \
     --log-format simple --log-interval 100 --save-dir "$output" >"$output/log" 2>&1
 python examples/presets/compare.py \
-    "$demo/models/plain/checkpoint_last.pt" "$data" \
+    "$pretraining/models/plain/checkpoint_last.pt" "$data" \
     "$output/checkpoint_last.pt" "$data" \
-    "$demo/models/plain-packages-plain-1/checkpoint_last.pt" "$demo/data/packages" \
+    "$demo/data/plain/checkpoint_last.pt" "$demo/data" \
     --examples 32 --json "$output/compare.json" 2>>"$output/log"
