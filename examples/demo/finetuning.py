@@ -11,9 +11,10 @@ from typing import Any
 from jobs import Runner, Stages, Step, share_of_bar, share_of_updates
 from options import Scale
 
+from alum_fairseq.robustness.report import wording
+
 METHODS = {"plain": "plain", "ALUM": "alum"}  # names in the report, and train.sh's words
-CLEAN, HEADLINE = "clean.accuracy", "l2.accuracy.0.03"
-SIGNIFICANT = 0.05
+CLEAN, ATTACKED = "clean.accuracy", "attacks.mean"  # measures of the report
 _TRAINING_SECONDS = {"plain": 45.0, "ALUM": 100.0}
 
 
@@ -88,38 +89,49 @@ def stages(scale: Scale, output: Path, seed: int) -> Stages:
     ]  # fmt: skip
 
 
-def measure(report: Mapping[str, Any], key: str) -> tuple[float, float, float]:
-    """A measure of the plain and of the ALUM model, and the adjusted p of the difference."""
-    found = next(one for one in report["measures"] if one["key"] == key)
-    plain, alum = (found["values"][name]["value"] for name in METHODS)
-    return plain, alum, found["comparisons"][0]["p_adjusted"]
+def measure(report: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A measure of the report."""
+    return next(one for one in report["measures"] if one["key"] == key)
 
 
-def verdict(plain: float, alum: float, p: float) -> str:
-    """Who won; the numbers are shares of right answers under attack, in percent."""
-    if p >= SIGNIFICANT or plain == alum:
-        return "no winner"
-    return "ALUM" if alum > plain else "plain training"
+def values(report: Mapping[str, Any], key: str) -> dict[str, float]:
+    """A measure's value for each method."""
+    found = measure(report, key)["values"]
+    return {name: found[name]["value"] for name in METHODS}
+
+
+def winner(report: Mapping[str, Any]) -> str | None:
+    """The method whose model surely keeps more right answers under attack; None if neither does."""
+    comparison = measure(report, ATTACKED)["comparisons"][0]
+    if not wording.is_sure(comparison):
+        return None
+    return "ALUM" if comparison["difference"] > 0 else "plain"
 
 
 def closing(scale: Scale, output: Path, runner: Runner) -> list[str]:
     """What was done, who won, at what accuracy, what it cost, where the report is, what is next."""
     report = json.loads((output / "robustness" / "report.json").read_text(encoding="utf-8"))
-    plain, alum, p = measure(report, HEADLINE)
-    clean_plain, clean_alum, clean_p = measure(report, CLEAN)
+    attacked, clean = values(report, ATTACKED), values(report, CLEAN)
+    p, clean_p = _p(report, ATTACKED), _p(report, CLEAN)
     spent = {name: runner.spent(word) for name, word in METHODS.items()}
     ratio = spent["ALUM"]["cpu"] / spent["plain"]["cpu"]
     memory = max(one["memory"] for one in spent.values()) / 1e9
     return [
         f"Done: a 22M-parameter encoder learnt from {scale.train} sentences whether a film is "
         "praised, plainly and with ALUM.",
-        f"More robust: {verdict(plain, alum, p)}. An attack on the embeddings leaves {alum:.0f}% "
-        f"of ALUM's answers right and {plain:.0f}% of plain training's (p = {p:.2g}).",
-        f"Without attack: {clean_alum:.1f}% (ALUM) and {clean_plain:.1f}% (plain) are right, "
-        f"p = {clean_p:.2g}; a guess is right in 50%.",
+        f"More robust: {winner(report) or 'not sure'}. Two attacks leave "
+        f"{attacked['ALUM']:.1f}% of ALUM's answers right and {attacked['plain']:.1f}% of plain "
+        f"training's, on average ({p}).",
+        f"Without attack: {clean['ALUM']:.1f}% (ALUM) and {clean['plain']:.1f}% (plain) are right "
+        f"({clean_p}); a guess is right in 50%.",
         f"Cost: training with ALUM took {ratio:.1f} times as long ({spent['ALUM']['cpu']:.0f} s of "
         f"a processor core, plain {spent['plain']['cpu']:.0f} s), and {memory:.1f} GB.",
         f"Report: {output / 'robustness' / 'report.html'}  Picture: {output / 'demo.png'}",
         "Your own table: alum-prepare --train train.tsv --valid valid.tsv --columns text --label "
         f"label --vocabulary {output / 'encoder'} --output mine && bash mine/train.sh",
     ]
+
+
+def _p(report: Mapping[str, Any], key: str) -> str:
+    found = wording.p_value(measure(report, key)["comparisons"][0]["p_adjusted"])
+    return f"p = {found}".replace("= <", "< ")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from finetuning import CLEAN, HEADLINE, METHODS, measure, verdict
+from finetuning import ATTACKED, CLEAN, values, winner
 
 from alum_fairseq.files import whole_file
 
@@ -21,24 +21,28 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 _COLORS = {"plain": "#5b6770", "ALUM": "#c8553d"}
-_ROWS = {"no attack": CLEAN, "misspelt words": "greedy.accuracy", "moved embeddings": HEADLINE}
+_ROWS = {
+    "no attack": CLEAN,
+    "misspelt words": "greedy.accuracy",
+    "moved embeddings": "l2.accuracy.0.03",
+    "mean of the attacks": ATTACKED,
+}
 
 
-def title(plain: float, alum: float, p: float) -> str:
+def title(report: Mapping[str, Any]) -> str:
     """The finding."""
-    numbers = f"{alum:.0f}% right with ALUM, {plain:.0f}% without"
-    if verdict(plain, alum, p) == "ALUM":
-        return f"ALUM withstands attacks better: {numbers}"
-    return f"Under attack: {numbers} (p = {p:.2g})"
+    found = values(report, ATTACKED)
+    numbers = f"{found['ALUM']:.0f}% right with ALUM, {found['plain']:.0f}% without"
+    finding = {"ALUM": "ALUM withstands attacks better", "plain": "ALUM is no help here"}
+    return f"{finding.get(winner(report), 'Attacked, no sure difference')}: {numbers}"
 
 
 def drawn(report: Mapping[str, Any]) -> Figure:
     """A bar for each model without an attack and under two, and the finding above them."""
     with plt.rc_context({"font.size": 12}):
-        figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
         for row, key in enumerate(_ROWS.values()):
-            values = measure(report, key)[:2]
-            for name, value, offset in zip(METHODS, values, (-0.2, 0.2), strict=True):
+            for (name, value), offset in zip(values(report, key).items(), (-0.2, 0.2), strict=True):
                 axes.barh(row + offset, value, 0.36, color=_COLORS[name])
                 label = f"{value:.0f}% {name}"
                 axes.text(value + 1, row + offset, label, va="center", color=_COLORS[name])
@@ -49,8 +53,7 @@ def drawn(report: Mapping[str, Any]) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.set_xlabel("right answers: is the film praised? (a guess: 50%)")
-        finding = title(*measure(report, HEADLINE))
-        figure.suptitle(finding, fontsize=13, fontweight="bold")
+        figure.suptitle(title(report), fontsize=13, fontweight="bold")
     return figure
 
 

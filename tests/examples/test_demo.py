@@ -300,14 +300,14 @@ def test_lines_fit_the_terminal(monkeypatch):
 
 def report(plain: float, alum: float, p: float) -> dict[str, Any]:
     """A robustness report with these numbers under attack."""
-    values = {finetuning.CLEAN: (85.0, 84.0, 0.6), finetuning.HEADLINE: (plain, alum, p)}
-    values["greedy.accuracy"] = (alum, plain, p)
+    values = {finetuning.CLEAN: (85.0, 84.0, 0.6), finetuning.ATTACKED: (plain, alum, p)}
+    values |= {"greedy.accuracy": (alum, plain, p), "l2.accuracy.0.03": (plain, alum, p)}
     return {
         "measures": [
             {
                 "key": key,
                 "values": {"plain": {"value": a}, "ALUM": {"value": b}},
-                "comparisons": [{"p_adjusted": adjusted}],
+                "comparisons": [{"difference": b - a, "p_adjusted": adjusted}],
             }
             for key, (a, b, adjusted) in values.items()
         ]
@@ -319,9 +319,9 @@ class TestResult:
         ("plain", "alum", "p", "winner"),
         [
             (35, 50, 0.01, "ALUM"),
-            (50, 35, 0.01, "plain training"),
-            (35, 50, 0.06, "no winner"),
-            (40, 40, 0.01, "no winner"),
+            (50, 35, 0.01, "plain"),
+            (35, 50, 0.06, "not sure"),
+            (40, 40, 1.0, "not sure"),
         ],
     )
     def test_six_lines_and_the_winner(self, plain, alum, p, winner, tmp_path):
@@ -336,8 +336,8 @@ class TestResult:
         lines = finetuning.closing(options.SCALES["small"], tmp_path, Spent())
         assert len(lines) == 6
         assert lines[1].startswith(f"More robust: {winner}.")
-        assert f"{alum}% of ALUM's answers right and {plain}% of plain" in lines[1]
-        assert f"p = {p:.2g}" in lines[1]
+        assert f"{alum}.0% of ALUM's answers right and {plain}.0% of plain" in lines[1]
+        assert f"(p = {p:.3f})" in lines[1]
         assert "84.0% (ALUM) and 85.0% (plain)" in lines[2]
         assert "2.4 times" in lines[3]
         assert "1.9 GB" in lines[3]
@@ -357,9 +357,10 @@ class TestResult:
             assert not any(box.overlaps(other) for other in boxes[i + 1 :])
 
     def test_the_title_says_what_was_found(self):
-        assert picture.title(35, 50, 0.01).startswith("ALUM withstands attacks better: 50%")
+        said = picture.title(report(35, 50, 0.01))
+        assert said == "ALUM withstands attacks better: 50% right with ALUM, 35% without"
         for plain, alum, p in ((35, 50, 0.06), (50, 35, 0.01)):
-            assert "better" not in picture.title(plain, alum, p)
+            assert "better" not in picture.title(report(plain, alum, p))
 
 
 # ---------------------------------------------------------------------------------- whole runs

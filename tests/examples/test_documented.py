@@ -96,6 +96,7 @@ COMMANDS = {
     "alum-robustness": "here",
     "alum-robustness synonyms": "tests/robustness/test_published_attacks.py",
     "bash data/rte/train.sh": "tests/prepare/test_train_script.py",
+    "bash mine/train.sh": "tests/prepare/test_train_script.py",
     "fairseq-hydra-train --config-dir examples/finetuning/config": "here",
     "fairseq-train DATA": "begins an example; the whole: tests/training/test_train.py",
     "alum-convert from-hf": "here",
