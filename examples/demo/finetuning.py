@@ -53,6 +53,7 @@ def stages(scale: Scale, output: Path, seed: int) -> Stages:
             *("alum-robustness", "--quick", "--cpu", "--path", *(checkpoints[n] for n in names)),
             *("--data", str(data), "--subset", "test", "--parts", "greedy", "l2"),
             *("--examples", str(scale.test), "--attack-examples", str(scale.attacked)),
+            *("--radii", "0.01", "0.02", "0.04"),
             *("--resamples", "1000", "--output", str(output / "robustness")),
         )  # fmt: skip
 

@@ -45,7 +45,7 @@ class Scale:
 
 SCALES = {
     "small": Scale(
-        train=512, valid=200, test=1000, attacked=100, epochs=3, batch=32,
+        train=512, valid=200, test=1000, attacked=150, epochs=3, batch=32,
         megabytes=8, vocabulary=4000, layers=2, width=128, updates=1500,
     ),
     "tiny": Scale(

@@ -24,7 +24,7 @@ _COLORS = {"plain": "#5b6770", "ALUM": "#c8553d"}
 _ROWS = {
     "no attack": CLEAN,
     "misspelt words": "greedy.accuracy",
-    "moved embeddings": "l2.accuracy.0.03",
+    "moved embeddings": "l2.accuracy.0.02",
     "mean of the attacks": ATTACKED,
 }
 

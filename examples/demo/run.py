@@ -61,7 +61,8 @@ def main() -> int:
     os.chdir(ROOT)
     if output.is_relative_to(ROOT):  # shorter
         output = output.relative_to(ROOT)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore SIGINT
+        signal.signal(number, _stop)
     part = pretraining if options.pretraining else finetuning
     try:
         _run(output, options.seed, options.scale, part)
