@@ -222,6 +222,7 @@ def options_page() -> str:
 
 MODULES = {
     "predict.predictor": "Predict from Python",
+    "huggingface": "In Hugging Face's Trainer",
     "adversarial.adversary": "The adversary",
     "adversarial.objectives": "What it climbs",
     "adversarial.norms": "Norms and balls",
@@ -255,7 +256,7 @@ def markdown(docstring: str) -> list[str]:
             section = line.removesuffix(":")
             lines += ["", f"**{section}**", ""]
         elif section and line.startswith("    "):
-            begins = re.match(r"    (\w+): ", line)
+            begins = re.match(r"    ([\w.*]+): ", line)
             if section != "Returns" and begins:
                 lines.append(f"- `{begins[1]}`: {line[begins.end() :]}")
             else:
