@@ -5,9 +5,13 @@ fairseq comes under two names (``fairseq``, ``fairseq-fixed``), and its build ne
 already there. ``scripts/setup.sh`` installs everything in the order that works.
 """
 
+import tempfile
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# Not in the clone: pip would leave it there, and in it files that are gone from the package.
+BUILD = tempfile.TemporaryDirectory()
 
 setup(
     name="alum_fairseq",
@@ -17,6 +21,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     license_files=["LICENSE"],
+    options={"build": {"build_base": BUILD.name}},
     python_requires=">=3.11",
     packages=find_packages(include=["alum_fairseq", "alum_fairseq.*"]),
     package_data={"alum_fairseq.robustness.report": ["*.jinja"]},

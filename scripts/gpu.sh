@@ -37,7 +37,7 @@ esac
 if [ -d "$WHEELS" ]; then
     [ -d "$INSTALLED" ] || python3 -m pip install --quiet --no-index --no-deps --no-build-isolation \
         --target "$INSTALLED" "$WHEELS"/*.whl .
-    rm -rf build alum_fairseq.egg-info
+    rm -rf alum_fairseq.egg-info
     export PYTHONPATH="$PWD/$INSTALLED" PATH="$PWD/$INSTALLED/bin:$PATH"
     exec python3 scripts/gpu_report.py "$@"
 fi

@@ -111,12 +111,12 @@ install_tools() {
 install_plugin() {
     local isolation=()
     python -c 'import setuptools, wheel' 2>/dev/null && isolation=(--no-build-isolation)
-    rm -rf build alum_fairseq.egg-info
+    rm -rf alum_fairseq.egg-info
     step "installing alum_fairseq" \
         python -m pip install --no-deps --force-reinstall "${isolation[@]}" .
-    rm -rf build alum_fairseq.egg-info
+    rm -rf alum_fairseq.egg-info
     (cd / && step "checking that fairseq and the plugin load" \
-        python -W ignore -c 'from alum_fairseq import compat; compat.require_fairseq()')
+        python -W ignore -c 'from alum_fairseq import requirements; requirements.require_fairseq()')
 }
 
 if alum_uses_active_environment; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import subprocess
@@ -15,6 +16,9 @@ from support.quick_train import run_forked
 from support.shared import made_once
 from support.tools import Train, run_tool
 from support.untrained import KINDS, make_case
+
+# Else the commands choose a number by the machine's load, and say so.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "alum_fairseq"
 
 # From the bottom up. What shares a line does not import each other.
 LAYERS = (
-    {"errors", "threads"},
+    {"errors", "requirements", "threads"},
     {"files"},
     {"compat", "adversarial", "problems", "models"},
     {"encoder", "data"},

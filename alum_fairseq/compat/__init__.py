@@ -16,9 +16,8 @@ from alum_fairseq.compat import (
     writing,
 )
 from alum_fairseq.compat.reading import evaluate_literal
-from alum_fairseq.compat.requirements import require_fairseq
 
-__all__ = ["apply", "evaluate_literal", "require_fairseq"]
+__all__ = ["apply", "evaluate_literal"]
 
 
 @cache

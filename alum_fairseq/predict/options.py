@@ -67,8 +67,6 @@ def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
     """
     if arguments.max_tokens < 1:
         raise UsageError(f"--max-tokens is {arguments.max_tokens}: it must be 1 or more")
-    if not on_gpu(arguments):
-        cli.choose_threads()
     predictor = Predictor.load(
         path,
         arguments.data,
@@ -77,6 +75,8 @@ def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
         arguments.labels,
         "cuda" if on_gpu(arguments) else "cpu",
     )
+    if not on_gpu(arguments):
+        cli.choose_threads()
     if isinstance(predictor.problem, Classification) and predictor.checkpoint.labels is None:
         _say_once(f"{path}: nothing names its classes: 0, 1, ... is the order of its head")
     return predictor

@@ -209,7 +209,7 @@ class AlumTask:
         chosen = "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available()
         if threads > idle and not chosen:
             logger.info(
-                f"torch computes on {threads} threads, but {idle} of {cores()} cores are idle: "
+                f"torch computes on {threads} threads, with {idle} of {cores()} cores idle: "
                 f"OMP_NUM_THREADS={idle} before fairseq-train may be several times as fast"
             )
 

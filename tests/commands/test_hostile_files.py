@@ -42,7 +42,7 @@ from support.in_process import everything_in, fairseq_train, run_command
 from support.options import SMALL_MODEL, command_line
 from support.places import PLUGIN, ROOT
 
-from alum_fairseq import UsageError, compat
+from alum_fairseq import UsageError, compat, requirements
 from alum_fairseq.checkpoints.model import load_model
 from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.convert.command import main as convert
@@ -452,9 +452,9 @@ def test_numbers_of_numpy_are_read_as_they_were(value: float, order: str, tmp_pa
 def test_a_torch_that_trusts_is_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", version)
     with pytest.raises(ImportError, match=r"needs torch 2\.6 or later, and finds .*: pip install"):
-        compat.require_fairseq()
+        requirements.require_fairseq()
     monkeypatch.setattr(torch, "__version__", "2.10.0+cu128")
-    compat.require_fairseq()
+    requirements.require_fairseq()
 
 
 # Archives that from_pretrained unpacks.

@@ -106,9 +106,28 @@ def test_without_fairseq_one_message_says_which_to_install(no_fairseq: Path) -> 
     assert done.stdout == "imported\n"
     assert done.stderr.count("alum_fairseq needs fairseq") == 1
     assert "fairseq-fixed==0.12.3.1" in done.stderr or "fairseq==0.12.2" in done.stderr
-    done = run_python("from alum_fairseq import compat; compat.require_fairseq()", no_fairseq)
+    code = "from alum_fairseq.requirements import require_fairseq; require_fairseq()"
+    done = run_python(code, no_fairseq)
     assert done.returncode == 1
     assert "ImportError: alum_fairseq needs fairseq, which" in done.stderr
+
+
+@pytest.mark.parametrize("torch_is_there", [True, False])
+def test_a_command_says_it_alone(no_fairseq: Path, torch_is_there: bool) -> None:
+    """As pip's scripts of the commands do it."""
+    code = "import sys; sys.argv[0] = '/x/bin/alum-predict'\n"
+    if not torch_is_there:
+        code += "sys.modules['torch'] = None\n"
+    code += "from alum_fairseq.predict.command import main; main()"
+    done = run_python(code, no_fairseq)
+    assert done.returncode == 1
+    what = "fairseq, which" if torch_is_there else "torch, which is not installed"
+    assert done.stderr.startswith(f"alum-predict: error: alum_fairseq needs {what}")
+    assert len(done.stderr.splitlines()) == 1
+    assert "'pip install torch numpy cython setuptools wheel' and then 'pip install" in done.stderr
+    if not torch_is_there:
+        done = run_python("import sys; sys.modules['torch'] = None; import alum_fairseq")
+        assert "ImportError: alum_fairseq needs torch, which is not installed" in done.stderr
 
 
 def test_without_fairseq_the_adversary_works(no_fairseq: Path) -> None:

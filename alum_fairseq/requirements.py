@@ -6,8 +6,7 @@ import importlib.util
 import logging
 import re
 import sys
-
-import torch
+from pathlib import Path
 
 # Before it, torch runs whatever code stands in a checkpoint, unless each reader says otherwise;
 # fairseq's do not.
@@ -15,12 +14,16 @@ _LEAST_TORCH = (2, 6)
 
 
 def require_fairseq() -> None:
-    """Import fairseq.
+    """Import torch and fairseq.
 
     Raises:
-        ImportError: it cannot be imported, or torch is too old; the message says which one to
+        ImportError: one cannot be imported, or torch is too old; the message says which one to
             install.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise ImportError(f"alum_fairseq needs torch, which is not installed. {_which()}")
+    import torch
+
     torch_version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
     if torch_version < _LEAST_TORCH:
         raise ImportError(
@@ -37,6 +40,18 @@ def require_fairseq() -> None:
         else:
             problem = f"cannot be imported ({type(error).__name__}: {error})"
         raise ImportError(f"alum_fairseq needs fairseq, which {problem}. {_which()}") from error
+
+
+def stop_without(error: ImportError) -> None:
+    """End an ``alum-*`` command with the error's message alone; without torch, raise it.
+
+    With torch, but without fairseq, the adversary can be used.
+    """
+    program = Path(sys.argv[0]).name
+    if program.startswith("alum-"):
+        sys.exit(f"{program}: error: {error}")
+    if importlib.util.find_spec("torch") is None:
+        raise error
 
 
 def _which() -> str:
