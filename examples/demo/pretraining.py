@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from jobs import DemoError, Runner, Stages, Step, logged, share_of_updates
@@ -52,7 +51,7 @@ def stages(scale: Scale, output: Path, seed: int) -> Stages:
         command = [
             *("fairseq-validate", str(data), "--user-dir", "alum_fairseq", "--task", "masked_lm"),
             *("--path", str(models / name / "checkpoint_last.pt"), "--batch-size", "32"),
-            *("--model-overrides", json.dumps({"criterion": PERPLEXITY_ATTACK})),
+            *("--model-overrides", str({"criterion": PERPLEXITY_ATTACK})),
             *("--cpu", "--num-workers", "0", "--log-format", "json"),
         ]  # fmt: skip
         attacks.append(Step(f"attack-{name}", f"attacking {name}", tuple(command), 40))
