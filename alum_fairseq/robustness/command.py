@@ -24,6 +24,7 @@ from alum_fairseq.robustness.attacks.synonyms import write_synonyms
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import resolve
 from alum_fairseq.robustness.plan import add_options, plan
+from alum_fairseq.robustness.report.compare import leaderboard
 from alum_fairseq.robustness.report.publish import write_report
 from alum_fairseq.robustness.report.summary import build_report
 from alum_fairseq.robustness.report.wording import in_lines, table
@@ -41,7 +42,8 @@ Measures how robust fine-tuned checkpoints are, and writes a report.
 """
 _EPILOG = """\
 Checkpoints of one NAME are seeds of one model; the first model is what others are compared with.
-`alum-robustness synonyms` makes a file of synonyms of word vectors, for textfooler and textbugger.
+`alum-robustness compare A B ...` prints one table of reports that exist; `alum-robustness synonyms`
+makes a file of synonyms of word vectors, for textfooler and textbugger.
 Without --input, the subset of the binarised data is read. A run that was stopped goes on when the
 same command is given again; so does one with more checkpoints or parts.
 """
@@ -55,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> None:
     if argv[:1] == ["synonyms"]:
         _synonyms(argv[1:])
+    elif argv[:1] == ["compare"]:
+        _compare(argv[1:])
     else:
         _measure(argv)
 
@@ -103,6 +107,17 @@ def _measure(argv: list[str]) -> None:
     print(table(report), in_lines(report), sep="\n\n")
     took = int(time.monotonic() - begun)
     cli.say(f"\n{took // 60}:{took % 60:02d} minutes. The report: {options.output / 'report.html'}")
+
+
+def _compare(argv: list[str]) -> None:
+    """``alum-robustness compare``: one table of reports that exist."""
+    parser = cli.make_parser(
+        "alum-robustness compare",
+        "Prints the models of several reports in one table, the most robust first.",
+    )
+    parser.add_argument("reports", type=Path, nargs="+", help="report.json files, or their folders")
+    given = parser.parse_args(argv).reports
+    print(leaderboard([path / "report.json" if path.is_dir() else path for path in given]))
 
 
 def _synonyms(argv: list[str]) -> None:

@@ -94,6 +94,7 @@ COMMANDS = {
     "alum-predict": "here",
     "alum-convert to-hf": "here",
     "alum-robustness": "here",
+    "alum-robustness compare": "tests/robustness/test_published_attacks.py",
     "alum-robustness synonyms": "tests/robustness/test_published_attacks.py",
     "bash data/rte/train.sh": "tests/prepare/test_train_script.py",
     "bash mine/train.sh": "tests/prepare/test_train_script.py",

@@ -367,9 +367,9 @@ def shortened(text: str, length: int) -> str:
 
 def table(report: Mapping[str, Any]) -> str:
     """The measures for a terminal: with intervals where they fit into 100 columns."""
-    whole = _aligned(_rows(report, intervals=True))
+    whole = aligned(_rows(report, intervals=True))
     fits = max(map(len, whole.splitlines())) <= _COLUMNS
-    return whole if fits else _aligned(_rows(report, intervals=False))
+    return whole if fits else aligned(_rows(report, intervals=False))
 
 
 def _rows(report: Mapping[str, Any], intervals: bool) -> Iterator[list[str]]:
@@ -392,7 +392,7 @@ def _rows(report: Mapping[str, Any], intervals: bool) -> Iterator[list[str]]:
             yield row
 
 
-def _aligned(rows: Iterator[list[str]]) -> str:
+def aligned(rows: Iterator[list[str]]) -> str:
     """Rows of cells in columns, the first to the left, between rules."""
     head, *others = rows
     columns = zip(*(row for row in (head, *others) if len(row) > 1), strict=True)
