@@ -36,10 +36,8 @@ def leaderboard(paths: Sequence[Path]) -> str:
     first = reports[paths[0]]
     models: dict[str, Mapping[str, Any]] = {}
     for path, report in reports.items():
-        if (report["data"], _drawn(report)) != (first["data"], _drawn(first)):
-            raise UsageError(
-                f"{path} and {paths[0]} are of different examples: nothing can be said"
-            )
+        if _measured(report) != _measured(first):
+            raise UsageError(f"{path} and {paths[0]} are of different examples or settings")
         for model in report["models"]:
             if model["name"] in models:
                 raise UsageError(f"{path}: another model is called {model['name']}, too")
