@@ -29,13 +29,13 @@ def leaderboard(paths: Sequence[Path]) -> str:
         paths: of ``report.json`` files, made on the same examples.
 
     Raises:
-        UsageError: one is no report, or of other examples or settings than the first; two models are called
-            the same; no measure is in all of them.
+        UsageError: one is no report, or of other examples or settings than the first; two models
+            are called the same; no measure is in all of them.
     """
-    reports = {path: _read(path) for path in paths}
-    first = reports[paths[0]]
+    reports = [_read(path) for path in paths]
+    first = reports[0]
     models: dict[str, Mapping[str, Any]] = {}
-    for path, report in reports.items():
+    for path, report in zip(paths, reports, strict=True):
         if _measured(report) != _measured(first):
             raise UsageError(f"{path} and {paths[0]} are of different examples or settings")
         for model in report["models"]:
