@@ -42,11 +42,6 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 # options.md
 
-PLAIN_AND_OURS = {
-    "alum_mlm": "alum_masked_lm",
-    "alum_sentence_prediction": "alum_sentence_prediction",
-    "alum_sentence_ranking": "alum_sentence_ranking",
-}
 # Options that fairseq has no words for.
 WITHOUT_HELP = {
     "regression_target": "labels are numbers",
@@ -193,13 +188,11 @@ def options_page() -> str:
         "",
         "## Criteria and tasks",
         "",
-        "Each extends fairseq's criterion or task of the same name, and takes its options.",
+        "They also take the options of the fairseq criterion or task that they extend.",
     ]
-    for criterion, task in PLAIN_AND_OURS.items():
-        for option, name, registry in (
-            ("criterion", criterion, CRITERION_DATACLASS_REGISTRY),
-            ("task", task, TASK_DATACLASS_REGISTRY),
-        ):
+    registries = {"criterion": CRITERION_DATACLASS_REGISTRY, "task": TASK_DATACLASS_REGISTRY}
+    for option, registry in registries.items():
+        for name in sorted(name for name in registry if name.startswith("alum_")):
             fields = [f for f in dataclasses.fields(registry[name]) if f.name not in ours]
             lines += ["", f"### `--{option} {name}`", ""]
             shown = fields_table(fields)
