@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,13 +17,24 @@ from alum_fairseq.data.layout import Layout
 from alum_fairseq.data.record import CLASSES, RECORD, VOCABULARY, DataRecord, classes_of
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
-from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
+from alum_fairseq.models.token_head import TOKEN_HEAD
+from alum_fairseq.problems import (
+    Classification,
+    MultipleChoice,
+    Regression,
+    SequenceTagging,
+    SpanPrediction,
+    SupervisedProblem,
+    TokenProblem,
+)
 
 # fairseq's tasks that train a head, and the option that names it.
 _HEAD_OPTIONS = {
     "sentence_prediction": "classification_head_name",
     "sentence_ranking": "ranking_head_name",
 }
+# Those whose head is for every token.
+_TOKEN_PROBLEMS = {kind.name: kind for kind in (SpanPrediction, SequenceTagging)}
 
 
 class Checkpoint:
@@ -120,6 +132,8 @@ class Checkpoint:
     def head(self) -> str | None:
         """The classification head; None if there is none."""
         name = self._head
+        if name is None and self._task in _TOKEN_PROBLEMS:
+            name = TOKEN_HEAD
         if name is None and self._task in _HEAD_OPTIONS:
             name = self.settings.get(_HEAD_OPTIONS[self._task], DEFAULT_HEAD)
         if not self.heads and self._head is None:
@@ -137,6 +151,8 @@ class Checkpoint:
         """Which kind of problem the head was trained for."""
         if self._ranks:
             return MultipleChoice
+        if self._task in _TOKEN_PROBLEMS:
+            return _TOKEN_PROBLEMS[self._task]
         return Regression if self.settings.get("regression_target") else Classification
 
     @cached_property
@@ -152,7 +168,7 @@ class Checkpoint:
         if self._labels is not None:
             self._check_order(list(self._labels))
             return tuple(self._labels)
-        if not self.problem_class.categorical:
+        if not self.problem_class.has_classes:
             return None
         own, of_data = self._own_labels, self.data_labels
         if own is None:
@@ -187,8 +203,10 @@ class Checkpoint:
         if self.head is None:
             raise UsageError(f"{self.path} has no classification head: it was not fine-tuned")
         kind, labels, count = self.problem_class, self.labels, self._classes
-        if not kind.categorical:
-            if count != 1:
+        if not kind.has_classes:
+            if kind.categorical and labels is not None:
+                raise UsageError(f"{self.path} has no labels: it answers with spans of a text")
+            if count != 1 and not kind.categorical:
                 raise UsageError(f"{self.path} predicts {count} numbers: alum-predict knows one")
             if labels is not None:
                 raise UsageError(
@@ -204,7 +222,10 @@ class Checkpoint:
             raise UsageError(f"{self.path} has {count}, not the {len(labels)} of --labels")
         elif len(set(labels)) < len(labels):
             raise UsageError(f"--labels {' '.join(labels)}: one of them comes twice")
-        return kind(labels or (), 1.0 if self.record is None else self.record.problem.scale)
+        recorded = None if self.record is None else self.record.problem
+        if isinstance(recorded, kind) and issubclass(kind, TokenProblem):
+            return replace(recorded, labels=labels or ())
+        return kind(labels or (), 1.0 if recorded is None else recorded.scale)
 
     def symbol(self, name: str, usual: int, symbols: int) -> int | None:
         """An option that is the number of one of so many symbols, or None; else ``usual``."""
@@ -235,7 +256,8 @@ class Checkpoint:
     @cached_property
     def _built(self) -> tuple[nn.Module, FairseqTask]:
         data = self._require_data()
-        if not (data / DICTIONARY).is_file() and self._task not in _HEAD_OPTIONS:
+        reads_text = self._task in _HEAD_OPTIONS or self._task in _TOKEN_PROBLEMS
+        if not (data / DICTIONARY).is_file() and not reads_text:
             data = data / "input0"  # a masked LM with a head reads dict.txt, wherever it lies
         built = load_model(self._state, self.path, data=str(data), load_checkpoint_heads=True)
         self._state.clear()  # the model has copies

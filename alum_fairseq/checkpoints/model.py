@@ -22,6 +22,7 @@ from alum_fairseq.errors import UsageError, one_line
 # What a stranger's checkpoint may choose from. fairseq has tasks and models that read, write and
 # run whatever their options name.
 _TASKS = (MaskedLMTask, MultiLingualMaskedLMTask, SentencePredictionTask, SentenceRankingTask)
+TOKEN_TASKS = ("span_prediction", "sequence_tagging")  # ours alone
 
 
 def load_model(
@@ -39,10 +40,11 @@ def load_model(
     """
     cfg = config_of(state, path, **overrides)
     name = _name_of(cfg.task)
-    if not issubclass(TASK_REGISTRY.get(str(name), object), _TASKS):
+    of_tokens = str(name).removeprefix("alum_") in TOKEN_TASKS
+    if not (of_tokens or issubclass(TASK_REGISTRY.get(str(name), object), _TASKS)):
         raise UsageError(
             f"{path} was trained by the task {name}: known are masked_lm, sentence_prediction, "
-            "sentence_ranking and what extends them"
+            f"sentence_ranking and what extends them, {', '.join(TOKEN_TASKS)}"
         )
     require_roberta(_name_of(cfg.model), path)
     check_size(cfg, state["model"], path)

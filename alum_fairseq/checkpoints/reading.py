@@ -18,6 +18,7 @@ from torch import Tensor
 
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_file
+from alum_fairseq.models.token_head import TOKEN_HEAD
 
 # How fairseq names the weights of a RoBERTa, and its classification heads.
 ENCODER = "encoder.sentence_encoder."
@@ -137,6 +138,8 @@ def heads_of(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """The classification heads that a checkpoint has weights of, and how many outputs each has."""
     names = sorted({name.split(".")[1] for name in weights if name.startswith(HEADS)})
     outputs = [weights.get(f"{HEADS}{name}.out_proj.weight") for name in names]
+    if (weight := weights.get(f"{TOKEN_HEAD}.weight")) is not None:
+        names, outputs = [*names, TOKEN_HEAD], [*outputs, weight]
     sizes = [0 if weight is None or not weight.dim() else len(weight) for weight in outputs]
     return dict(zip(names, sizes, strict=True))
 

@@ -31,6 +31,7 @@ from alum_fairseq.convert.weights import (
     WORDS,
     Tensors,
     encoder_prefix,
+    kind_of,
     number_of_labels,
     to_fairseq,
 )
@@ -40,6 +41,12 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_folder, whole_folder
 
 CHECKPOINT = "model.pt"
+
+# The tasks of heads for every token, by what transformers calls the models; they are ours alone.
+_TASKS = {
+    "QuestionAnswering": "alum_span_prediction",
+    "TokenClassification": "alum_sequence_tagging",
+}
 
 
 def convert(source: Path, target: Path) -> tuple[list[str], str]:
@@ -64,7 +71,8 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     order = symbol_order(tokenizer, rows, _unknowns(tensors, tokenizer, rows))
     weights, lost = to_fairseq(tensors, config, architecture, order)
     has_head = bool(heads_of(weights))
-    labels = label_names(config) if has_head and not _is_regression(config) else None
+    named = has_head and not _is_regression(config) and kind_of(config) != "QuestionAnswering"
+    labels = label_names(config) if named else None
     notes = [f"not carried over: {phrase}" for phrase in lost]
     with whole_folder(target) as folder:
         notes += _write_vocabulary(tokenizer, source, order, folder)
@@ -117,7 +125,8 @@ def _unknowns(tensors: Tensors, tokenizer: SourceTokenizer, rows: int) -> frozen
 
 
 def _is_regression(config: Config) -> bool:
-    return config.values.get("problem_type") == "regression" or number_of_labels(config) == 1
+    one = config.values.get("problem_type") == "regression" or number_of_labels(config) == 1
+    return one and kind_of(config) not in _TASKS
 
 
 def _checkpoint(
@@ -129,7 +138,7 @@ def _checkpoint(
     """A checkpoint as fairseq writes it before the first update."""
     args = Namespace(
         **architecture.options,
-        task="masked_lm",
+        task=_TASKS.get(kind_of(config), "masked_lm"),
         criterion="masked_lm",
         data=".",
         tokens_per_sample=architecture.max_positions,
@@ -137,6 +146,8 @@ def _checkpoint(
         # BERT has one [SEP] between two texts: that which ends the first.
         **({"separator_token": None} if config.values["model_type"] == "bert" else {}),
     )
+    if kind_of(config) in _TASKS:
+        args.num_classes = number_of_labels(config)
     return {
         "args": args,
         "model": weights,
@@ -192,7 +203,10 @@ def _next_steps(
         f"{folder / CHECKPOINT} {shlex.join(command_line(architecture.options))} --task ... "
         "--criterion ...",
     ]
-    if has_head:
+    if kind_of(config) in _TASKS:
+        task = _TASKS[kind_of(config)]
+        lines.append(f"Its head is kept by --task {task} --criterion {task}.")
+    elif has_head:
         kind = "--regression-target " if _is_regression(config) else ""
         order = f", with alum-prepare --labels {shlex.join(labels)}" if labels else ""
         lines.append(

@@ -21,9 +21,10 @@ from alum_fairseq.data.subwords import SPECIAL_TOKENS
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
+from alum_fairseq.problems import SequenceTagging, SpanPrediction
 
-# Without a classification head, and with one.
-_HEADS = ("MaskedLM", "SequenceClassification")
+# What transformers calls the models of our problems.
+_KINDS = {SpanPrediction: "QuestionAnswering", SequenceTagging: "TokenClassification"}
 _NEXT_STEPS = (
     "In Python:\n"
     "    from transformers import AutoTokenizer, AutoModelFor{head}\n"
@@ -70,7 +71,9 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
             f"{unknowns} subwords are not in {DICTIONARY}, and <unk> to fairseq: they have ids "
             f"from {rows} to {vocab_size - 1}, whose rows are copies of that of <unk>"
         )
-    tensors = to_transformers(Tensors(weights, checkpoint.path), architecture, head, unknowns)
+    kind = _kind(checkpoint)
+    tensors = Tensors(weights, checkpoint.path)
+    tensors = to_transformers(tensors, architecture, head, kind, unknowns)
     config = {
         **_config(checkpoint, options, architecture, notes),
         "vocab_size": vocab_size,
@@ -82,7 +85,13 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
         (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         write_json(folder / CONFIG, config)
         write_tokenizer(tokenizer, vocabulary, architecture.max_positions, folder)
-    return notes, _NEXT_STEPS.format(target=target, head=_HEADS[head is not None])
+    return notes, _NEXT_STEPS.format(target=target, head=kind)
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    if checkpoint.head is None:
+        return "MaskedLM"
+    return _KINDS.get(checkpoint.problem_class, "SequenceClassification")
 
 
 def _config(
@@ -93,7 +102,7 @@ def _config(
     family = "RobertaPreLayerNorm" if architecture.encoder_normalize_before else "Roberta"
     config = {
         **architecture.config,
-        "architectures": [f"{family}For{_HEADS[has_head]}"],
+        "architectures": [f"{family}For{_kind(checkpoint)}"],
         "type_vocab_size": 1,
         "bos_token_id": 0,
         "pad_token_id": 1,
@@ -107,18 +116,25 @@ def _config(
                 "has gelu, and predicts differently; the encoder is the same"
             )
         return config
-    if options.pooler_activation_fn != "tanh":
+    of_tokens = checkpoint.problem_class in _KINDS
+    if not of_tokens and options.pooler_activation_fn != "tanh":
         raise UsageError(
             f"{checkpoint.path} was trained with pooler_activation_fn="
             f"{options.pooler_activation_fn!s:.100}: transformers' head has tanh only"
         )
     notes.append("not carried over: the masked-LM head, which a classifier does not use")
+    if checkpoint.problem_class is SpanPrediction:
+        return config
     labels = _labels(checkpoint, notes)
-    return config | {
-        "problem_type": checkpoint.problem_class.problem_type,
-        "id2label": {str(i): label for i, label in enumerate(labels)},
-        "label2id": {label: i for i, label in enumerate(labels)},
-    }
+    kind = {} if of_tokens else {"problem_type": checkpoint.problem_class.problem_type}
+    return (
+        config
+        | kind
+        | {
+            "id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+    )
 
 
 def _labels(checkpoint: Checkpoint, notes: list[str]) -> list[str]:

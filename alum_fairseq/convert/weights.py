@@ -14,6 +14,7 @@ from alum_fairseq.checkpoints.reading import DEFAULT_HEAD, ENCODER, HEADS
 from alum_fairseq.convert.architecture import Architecture, Config
 from alum_fairseq.data.subwords import SPECIAL_TOKENS
 from alum_fairseq.errors import UsageError
+from alum_fairseq.models.token_head import TOKEN_HEAD
 
 POSITIONS = f"{ENCODER}embed_positions.weight"
 LM_HEAD = "encoder.lm_head."
@@ -33,7 +34,11 @@ NEVER = -1e4
 # A module with a weight and a bias: its names in transformers and in fairseq, and the shape of the
 # weight, where None stands for any size.
 Module = tuple[str, str, tuple[int | None, ...]]
-Head = tuple[str, int | None]  # fairseq's name of a classification head, and its classes if known
+# fairseq's name of a head, and its outputs if known.
+Head = tuple[str, int | None]
+
+# What transformers calls the models that end in a head for every token, and its one layer.
+TOKEN_HEADS = {"QuestionAnswering": "qa_outputs", "TokenClassification": "classifier"}
 
 
 class Tensors(dict[str, Tensor]):
@@ -77,7 +82,12 @@ class Tensors(dict[str, Tensor]):
 
 
 def _modules(
-    architecture: Architecture, family: str, prefix: str, lm_head: bool, head: Head | None
+    architecture: Architecture,
+    family: str,
+    prefix: str,
+    lm_head: bool,
+    head: Head | None,
+    model: str = "SequenceClassification",
 ) -> list[Module]:
     """The modules of a model, but for its embeddings; ``prefix`` is that of transformers' names."""
     width, ffn_width = architecture.encoder_embed_dim, architecture.encoder_ffn_embed_dim
@@ -105,7 +115,9 @@ def _modules(
         before, dense, layer_norm = _LM_HEADS[family]
         modules.append((f"{before}{dense}", f"{LM_HEAD}dense", square))
         modules.append((f"{before}{layer_norm}", f"{LM_HEAD}layer_norm", norm))
-    if head is not None:
+    if model in TOKEN_HEADS and head is not None:
+        modules.append((TOKEN_HEADS[model], TOKEN_HEAD, (head[1], width)))
+    elif head is not None:
         name, classes = head
         bert = family == "bert"
         dense = f"{prefix}pooler.dense" if bert else "classifier.dense"
@@ -156,14 +168,17 @@ def to_fairseq(
     else:
         weights |= _new_lm_head(architecture, words)
         lost.append("there is no masked-LM head to carry over: fairseq's was initialised")
-    if str((config.values.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+    kind = kind_of(config)
+    if kind in TOKEN_HEADS:
+        head = (TOKEN_HEAD, number_of_labels(config))
+    if kind == "SequenceClassification":
         head = (DEFAULT_HEAD, number_of_labels(config))
         if config.values.get("problem_type") == "multi_label_classification":
             lost.append(
                 "that an example may have several labels: fairseq's sentence_prediction applies "
                 "a softmax to the head's output"
             )
-    for hf, ours, shape in _modules(architecture, family, prefix, lm_head, head):
+    for hf, ours, shape in _modules(architecture, family, prefix, lm_head, head, kind):
         weights |= tensors.take_module(hf, ours, shape)
     return weights, [*lost, *_unconverted(sorted(tensors))]
 
@@ -233,6 +248,11 @@ def _new_lm_head(architecture: Architecture, words: Tensor) -> dict[str, Tensor]
     return weights | {f"{LM_HEAD}weight": output}
 
 
+def kind_of(config: Config) -> str:
+    """What the model is for, as transformers calls it: ``MaskedLM``, ``QuestionAnswering``, ..."""
+    return str((config.values.get("architectures") or [""])[0]).rpartition("For")[2]
+
+
 def number_of_labels(config: Config) -> int:
     """The number of classes; transformers writes their names, or else there are two."""
     labels = config.values.get("id2label")
@@ -275,14 +295,15 @@ def current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_transformers(
-    tensors: Tensors, architecture: Architecture, head: str | None, unknowns: int
+    tensors: Tensors, architecture: Architecture, head: str | None, kind: str, unknowns: int
 ) -> dict[str, Tensor]:
     """Convert the weights of a fairseq checkpoint to transformers' tensors.
 
     Args:
         tensors: under fairseq's current names.
         architecture: of the model.
-        head: the classification head to convert; None for the masked-LM head.
+        head: the head to convert; None for the masked-LM head.
+        kind: what transformers calls the model, as :func:`kind_of`.
         unknowns: number of rows to add for tokens that are ``<unk>`` to fairseq.
 
     Raises:
@@ -307,7 +328,9 @@ def to_transformers(
             converted["lm_head.decoder.weight"] = _with_unknowns(output, unknowns)
             converted["lm_head.decoder.bias"] = bias.clone()
     classifier = None if head is None else (head, None)
-    for hf, ours, shape in _modules(architecture, "roberta", prefix, head is None, classifier):
+    for hf, ours, shape in _modules(
+        architecture, "roberta", prefix, head is None, classifier, kind
+    ):
         converted |= tensors.take_module(ours, hf, shape)
     for name in sorted(tensors):
         if name.startswith(ENCODER) and not name.endswith(".version"):

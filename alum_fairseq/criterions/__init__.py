@@ -4,4 +4,6 @@ from alum_fairseq.criterions import (  # noqa: F401
     alum_mlm,
     alum_sentence_prediction,
     alum_sentence_ranking,
+    alum_sequence_tagging,
+    alum_span_prediction,
 )

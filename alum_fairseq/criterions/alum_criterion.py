@@ -57,10 +57,10 @@ class AlumCriterion:
 
     name: str  # that it is registered by
     stage: Stage
-    tasks: tuple[type, ...]  # fairseq's, whose batches it can train on
+    tasks: tuple[type, ...] = ()  # fairseq's, whose batches it can train on
 
     def __init__(self, cfg: AlumConfig, task: Any) -> None:
-        check_task(task, self.tasks, self.name, self.task_name)
+        check_task(task, self.fits(task), self.name, self.task_name)
         super().__init__(cfg, task)
         self.options, self.problem = cfg, self.problem_of(cfg)
         self.preset = resolve(cfg, self.stage, self.problem.divergence, self.problem.categorical)
@@ -84,6 +84,11 @@ class AlumCriterion:
         logger.info("ALUM: %s", describe(cfg, self.preset, self.schedule.alpha, unused))
         for message in without_effect(cfg, self.preset):
             logger.warning("ALUM: %s", message)
+
+    @classmethod
+    def fits(cls, task: Any) -> bool:
+        """Whether it can train on the batches of a task."""
+        return isinstance(task, cls.tasks)
 
     @property
     def task_name(self) -> str:

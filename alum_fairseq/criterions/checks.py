@@ -12,12 +12,12 @@ from alum_fairseq.encoder.tap import number_of_layers
 from alum_fairseq.errors import UsageError
 
 
-def check_task(task: Any, known: tuple[type, ...], criterion: str, task_name: str) -> None:
+def check_task(task: Any, fits: bool, criterion: str, task_name: str) -> None:
     """Refuse fairseq's and our other tasks; whoever writes one of their own knows what they do.
 
     Args:
         task: that the criterion is to train on.
-        known: whose batches it can train on.
+        fits: whether the criterion can train on its batches.
         criterion: its name.
         task_name: of the task that goes with it.
 
@@ -25,7 +25,7 @@ def check_task(task: Any, known: tuple[type, ...], criterion: str, task_name: st
         UsageError: the task makes other batches.
     """
     ours = type(task).__module__.startswith(("fairseq.", "alum_fairseq."))
-    if ours and not isinstance(task, known):
+    if ours and not fits:
         raise UsageError(
             f"--criterion {criterion} cannot train on the batches of --task {_name_of(task)}: use "
             f"--task {task_name}"

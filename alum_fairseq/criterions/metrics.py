@@ -105,7 +105,9 @@ class _UnderAttack(Mapping[str, Meter]):
 
 def _attacked_name(key: str) -> str:
     # adv_loss is what the method adds; the task's loss under attack needs another name.
-    return "adv_task_loss" if key == "loss" else f"adv_{key}"
+    if key == "loss":
+        return "adv_task_loss"
+    return f"_adv{key}" if key.startswith("_") else f"adv_{key}"  # those are not for people
 
 
 def _log_under_attack(task_metrics: Any, logging_outputs: list[dict[str, Any]]) -> None:

@@ -48,7 +48,8 @@ class BatchUpdate:
         self._criterion, self._model, self._sample = criterion, model, sample
         self._run = partial(forward, sample=sample, reduce=reduce)
         preset, self._problem = criterion.preset, criterion.problem
-        self._tap = EncoderTap(model, preset.site, preset.dropout, self._problem.logits)
+        self._logits = partial(self._problem.logits_of, sample=sample)
+        self._tap = EncoderTap(model, preset.site, preset.dropout, self._logits)
 
     def update(self) -> Update:
         """The batch, as a method takes it."""
@@ -106,7 +107,7 @@ class BatchUpdate:
 
     def _momentum(self) -> Tensor:
         model = self._criterion.ema_model.eval()
-        tap = EncoderTap(model, logits=self._problem.logits)
+        tap = EncoderTap(model, logits=self._logits)
         with torch.no_grad(), tap.recording(), self._criterion.silently():
             self._run(model)
         return tap.logits

@@ -39,9 +39,16 @@ class Layout:
         return [self._joined(*together) for together in self.problem.inputs(texts)]
 
     def _joined(self, first: Tensor, second: Tensor | None = None) -> Tensor:
-        start, separator = (
-            torch.tensor([] if token is None else [token], dtype=torch.long)
-            for token in (self.init_token, self.separator_token)
-        )
-        joined = torch.cat([start, first])[: self.max_option_length]
-        return joined if second is None else torch.cat([joined, separator, second])
+        joined = torch.cat([_one(self.init_token), first])[: self.max_option_length]
+        if second is None:
+            return joined
+        return torch.cat([joined, _one(self.separator_token), second])
+
+    def opening(self, texts: Sequence[Tensor]) -> Tensor:
+        """What stands before the last text of an example; each text before it ends with </s>."""
+        between = [torch.cat([text, _one(self.separator_token)]) for text in texts]
+        return torch.cat([_one(self.init_token), *between])
+
+
+def _one(token: int | None) -> Tensor:
+    return torch.tensor([] if token is None else [token], dtype=torch.long)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from alum_fairseq.data.vocabulary import DICTIONARY, class_names, load_dictionary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_file
-from alum_fairseq.problems import PROBLEMS, SupervisedProblem
+from alum_fairseq.problems import PROBLEMS, SupervisedProblem, TokenProblem
 
 RECORD = "alum-prepare.json"
 VOCABULARY = "vocabulary"  # where the vocabulary lies in the folder
@@ -132,6 +132,8 @@ class DataRecord:
             "labels": list(problem.labels) or None,
             "scale": problem.scale,
         }
+        if isinstance(problem, TokenProblem):
+            entries["settings"] = problem.settings
         with whole_file(folder / RECORD) as path:
             text = json.dumps(entries, ensure_ascii=False, indent=2)
             path.write_text(text + "\n", encoding="utf-8")
@@ -141,15 +143,25 @@ def _problem(entries: dict[str, Any]) -> SupervisedProblem:
     """The problem of a record as read; what describes it is taken out of the entries."""
     name = str(entries.pop("problem", None) or entries.pop("kind", None))
     labels, scale = entries.pop("labels", None), entries.pop("scale", 1.0)
+    settings = entries.pop("settings", {})
     kind: Any = PROBLEMS.get(_EARLIER.get(name, name), object)
     _require({"problem": name}, problem=issubclass(kind, SupervisedProblem))
     classes = _are_texts(labels) and len(set(labels)) == len(labels) > 1
     _require(
         {"labels": labels, "scale": scale},
-        labels=classes if kind.categorical else labels is None,
+        labels=classes if kind.has_classes else labels is None,
         scale=type(scale) in (int, float) and 0 < scale < float("inf"),
     )
-    return kind(tuple(labels or ()), scale)
+    problem = kind(tuple(labels or ()), scale)
+    if isinstance(problem, TokenProblem):
+        _require(
+            {"settings": settings},
+            settings=isinstance(settings, dict)
+            and {name: type(value) for name, value in settings.items()}
+            == {name: type(value) for name, value in problem.settings.items()},
+        )
+        return replace(problem, **settings)
+    return problem
 
 
 def _require(entries: dict[str, Any], **right: bool) -> None:
@@ -160,6 +172,11 @@ def _require(entries: dict[str, Any], **right: bool) -> None:
 
 def _are_texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def vocabulary_of(data: Path) -> Path:
+    """The folder of the vocabulary of prepared data, or of a converted model, which has its own."""
+    return data / VOCABULARY if (data / VOCABULARY).is_dir() else data
 
 
 def classes_of(data: Path) -> tuple[str, ...] | None:

@@ -59,9 +59,16 @@ class TokenizersBPE:
 
     def encode(self, x: str) -> str:
         """The subwords of a text, separated by spaces."""
+        return " ".join(symbol for symbol, _, _ in self.subwords(x))
+
+    def subwords(self, text: str) -> list[tuple[str, int, int]]:
+        """The subwords of a text, each with its first character and the one after its last."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
         # Not its tokens: an added one would be as normalised, in small letters for instance.
-        ids = self._tokenizer.encode(x, add_special_tokens=False).ids
-        return " ".join(map(self._tokens.__getitem__, ids))
+        return [
+            (self._tokens[i], *characters)
+            for i, characters in zip(found.ids, found.offsets, strict=True)
+        ]
 
     def decode(self, x: str) -> str:
         """The text of subwords."""

@@ -13,13 +13,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from alum_fairseq.data.answers import read_squad, read_tagged
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, reporting_access_errors
 
-FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl")
+FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl", "squad", "conll")
 STDIN = Path("-")
 
-_SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_SUFFIXES = {
+    **{".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"},
+    **{".json": "squad", ".conll": "conll", ".bio": "conll", ".iob": "conll"},
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,13 @@ class TableFormat:
     format: str | None = None
     header: bool | None = None
 
+    def form_of(self, path: Path) -> str | None:
+        """The format of a file, if it is known."""
+        return self.format or _SUFFIXES.get(path.suffix.lower())
+
     def format_of(self, path: Path) -> str:
         """The format of a file; a UsageError if neither an option nor the suffix tells it."""
-        known = self.format or _SUFFIXES.get(path.suffix.lower())
+        known = self.form_of(path)
         if known is None:
             if path.is_dir():
                 existing_file(path)  # says so
@@ -58,11 +66,13 @@ class Row:
         line: line of the file at which it begins, from 1.
         texts: its text columns, without surrounding whitespace.
         label: its label column, likewise; None if there is none.
+        name: what its author calls it (the id of a question), or None.
     """
 
     line: int
     texts: tuple[str, ...]
     label: str | None
+    name: str | None = None
 
 
 def read_rows(
@@ -91,6 +101,13 @@ def read_rows(
         UsageError: a row is malformed; the message begins with ``file:line``.
     """
     kind = table.format_of(path)
+    if kind in ("squad", "conll"):
+        if kind == "squad":
+            found = read_squad(path, label_optional)
+        else:
+            found = read_tagged(path, columns[0], label, label_optional)
+        yield from (Row(*each) for each in found)
+        return
     wanted = [*columns, *([] if label is None else [label])]
     if kind == "jsonl":
         if table.header is not None:
@@ -153,7 +170,8 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         help="format of the files (default: by their suffix); quotation marks are text in tsv, and "
-        "may surround fields in quoted-tsv (as pandas and spreadsheets write them) and csv",
+        "may surround fields in quoted-tsv (as pandas and spreadsheets write them) and csv; squad "
+        "(.json): questions on contexts, as SQuAD has them; conll (.conll): tagged words",
     )
     header = group.add_mutually_exclusive_group()
     header.add_argument(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from alum_fairseq import cli
 from alum_fairseq.data.tables import (
@@ -31,7 +31,7 @@ from alum_fairseq.predict.options import (
     on_gpu,
 )
 from alum_fairseq.predict.predictor import Predictor
-from alum_fairseq.problems import Prediction
+from alum_fairseq.problems import SpanPrediction, SupervisedProblem, TokenProblem
 
 _DESCRIPTION = """\
 Predicts labels and probabilities with a fine-tuned checkpoint.
@@ -60,6 +60,7 @@ def _main(argv: list[str]) -> None:
     if arguments.fp16 and not on_gpu(arguments):
         raise UsageError("--fp16 needs a GPU")
     predictor = load_predictor(arguments.path, arguments)
+    predictor.problem = _with_settings(predictor.problem, arguments)
     if arguments.fp16:
         predictor.model.half()
     rows = _rows(arguments, predictor)
@@ -96,6 +97,19 @@ def _parser() -> argparse.ArgumentParser:
         choices=OUTPUTS,
         help="default: what the suffix of --output says, else tsv",
     )
+    out.add_argument(
+        "--n-best",
+        type=int,
+        metavar="N",
+        help="of a question: the N best spans (JSON; default: 5)",
+    )
+    out.add_argument(
+        "--null-threshold",
+        type=float,
+        metavar="NUMBER",
+        help="of a question that may have no answer: how much more than the best span that must "
+        "score (default: 0); scored predictions say which number is best",
+    )
     out.add_argument("--keep-input", action="store_true", help="write the texts as well")
     how = parser.add_argument_group("how it is computed")
     add_compute_options(how)
@@ -103,19 +117,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _with_settings(problem: SupervisedProblem, arguments: argparse.Namespace) -> SupervisedProblem:
+    names = ("n_best", "null_threshold")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if given and not isinstance(problem, SpanPrediction):
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option} is for questions, but the model has {problem.answers}")
+    return replace(problem, **given)
+
+
 def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
     """The examples, each checked against the model."""
-    path, table = arguments.input, table_format(arguments)
-    columns = arguments.columns or _usual_columns(arguments, predictor)
+    path, table, problem = arguments.input, table_format(arguments), predictor.problem
+    label, optional = arguments.label, False
+    if isinstance(problem, TokenProblem) and table.form_of(path) in (problem.form, "jsonl"):
+        table, optional = TableFormat(problem.form), True
+        columns = arguments.columns or problem.columns
+        label = label or problem.label_column
+    else:
+        columns = arguments.columns or _usual_columns(arguments, predictor)
     predictor.check_inputs(len(columns))
     if path == STDIN and table.format is None:
         table = TableFormat("tsv", table.header)
     whole = path == STDIN and arguments.columns is None
-    for row in read_rows(path, table, columns, arguments.label, whole=whole):
+    for row in read_rows(path, table, columns, label, label_optional=optional, whole=whole):
         if row.label == arguments.no_label:
             row = replace(row, label=None)
         if row.label is not None:
-            predictor.problem.check_answer(row.label, f"{shown(path)}:{row.line}")
+            problem.check_answer(row.label, f"{shown(path)}:{row.line}")
         yield row
 
 
@@ -147,20 +176,21 @@ def _write(
     suffix = "" if arguments.output is None else arguments.output.suffix
     as_json = (arguments.output_format or suffix.lstrip(".")) == "jsonl"
     problem = predictor.problem
-    answered: list[tuple[Prediction, str]] = []
+    answered: list[tuple[Any, str]] = []
     count = 0
     with cli.counter("predicting", "examples") as counter:
         while chunk := list(islice(rows, _CHUNK)):
             predictions = predictor.predict([row.texts for row in chunk], arguments.max_tokens)
             for row, prediction in zip(chunk, predictions, strict=True):
                 texts = row.texts if arguments.keep_input else ()
+                name = {} if row.name is None else {"id": row.name}
                 if as_json:
-                    entries = {"texts": list(texts)} if texts else {}
+                    entries = name | ({"texts": list(texts)} if texts else {})
                     entries |= problem.entries(prediction)
                     file.write(json.dumps(entries, ensure_ascii=False) + "\n")
                 else:
                     fields = {f"text{i}": " ".join(text.split()) for i, text in enumerate(texts, 1)}
-                    fields |= problem.row(prediction)
+                    fields = name | fields | problem.row(prediction)
                     if not count:
                         file.write("\t".join(fields) + "\n")
                     file.write("\t".join(fields.values()) + "\n")

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.data.encoding import ExampleEncoder
+from alum_fairseq.data.pieces import PieceEncoder
 from alum_fairseq.data.vocabulary import DICTIONARY
 from alum_fairseq.errors import UsageError
-from alum_fairseq.problems import Prediction
+from alum_fairseq.problems import Outputs, Piece, TokenProblem
 
 MAX_TOKENS = 4096
 
@@ -54,7 +55,12 @@ class Predictor:
                 f"{vocabulary.folder}/{DICTIONARY} is not the dictionary that the model was "
                 "trained with"
             )
-        self._encoder = ExampleEncoder(vocabulary, checkpoint.layout.max_positions, self.problem)
+        layout = checkpoint.layout
+        self._pieces = self._encoder = None
+        if isinstance(self.problem, TokenProblem):
+            self._pieces = PieceEncoder(vocabulary, layout)
+        else:
+            self._encoder = ExampleEncoder(vocabulary, layout.max_positions, self.problem)
 
     @classmethod
     def load(
@@ -71,16 +77,17 @@ class Predictor:
 
     def predict(
         self, examples: Sequence[str | Sequence[str]], max_tokens: int = MAX_TOKENS
-    ) -> list[Prediction]:
+    ) -> list[Any]:
         """Predict examples.
 
         Args:
             examples: each a text, a pair of texts, or for multiple choice the context and the
-                candidates.
+                candidates; a question and its context, or a sentence to be tagged.
             max_tokens: the most tokens of a batch, padding included.
 
         Returns:
-            A prediction for each, in their order.
+            A prediction for each, in their order: a :class:`Prediction`; of a question a
+            :class:`SpanAnswer`, of a sentence its :class:`Tags`.
 
         Raises:
             UsageError: an example has too few or too many texts.
@@ -89,16 +96,35 @@ class Predictor:
 
     def logits(
         self, examples: Sequence[str | Sequence[str]], max_tokens: int = MAX_TOKENS
-    ) -> Tensor:
-        """What the head puts out: ``N x C`` in float32 on the CPU; see :meth:`predict`."""
+    ) -> Tensor | list[Outputs]:
+        """What the head puts out: ``N x C`` in float32 on the CPU; see :meth:`predict`.
+
+        Of a head for every token it is :class:`Outputs` of each example.
+        """
         if isinstance(examples, str):
             raise UsageError(f"examples is the text {examples!r:.60}: give a list of examples")
+        if self._pieces is not None:
+            return self._of_tokens([self._texts(example) for example in examples], max_tokens)
         inputs = [self.inputs_of(example) for example in examples]
         flat = [tokens for each in inputs for tokens in each]
         outputs = torch.empty(len(flat), self.checkpoint.heads[self.checkpoint.head])
         for batch in _batches(flat, max_tokens):
             outputs[batch] = self.score([flat[i] for i in batch]).float().cpu()
         return outputs.view(len(inputs), -1) if inputs else outputs
+
+    def _of_tokens(self, examples: list[tuple[str, ...]], max_tokens: int) -> list[Outputs]:
+        pieces = [self.pieces_of(texts) for texts in examples]
+        flat = [piece.tokens for each in pieces for piece in each]
+        found: list[Any] = [None] * len(flat)
+        for batch in _batches(flat, max_tokens):
+            scores = self.score([flat[i] for i in batch]).float().cpu()
+            for i, logits in zip(batch, scores, strict=True):
+                found[i] = logits[: len(flat[i])]
+        rest = iter(found)
+        return [
+            Outputs(texts, each, [next(rest) for _ in each])
+            for texts, each in zip(examples, pieces, strict=True)
+        ]
 
     @torch.inference_mode()
     def score(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -113,11 +139,22 @@ class Predictor:
         Raises:
             UsageError: the example has too few or too many texts.
         """
-        texts = [example] if isinstance(example, str) else list(example)
-        self.check_inputs(len(texts))
+        texts = self._texts(example)
+        if self._pieces is not None:
+            return [piece.tokens for piece in self._pieces(texts)]
         encoded = self._encoder(texts)
         self.truncated += encoded.truncated
         return self.checkpoint.layout.inputs(encoded.texts, self.checkpoint.dictionary)
+
+    def pieces_of(self, texts: tuple[str, ...]) -> list[Piece]:
+        """The inputs of an example of a :class:`TokenProblem`."""
+        assert self._pieces is not None
+        return self._pieces(texts)
+
+    def _texts(self, example: str | Sequence[str]) -> tuple[str, ...]:
+        texts = (example,) if isinstance(example, str) else tuple(example)
+        self.check_inputs(len(texts))
+        return texts
 
     def check_inputs(self, texts: int) -> None:
         """Raise a UsageError unless an example has so many texts."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
@@ -13,14 +13,17 @@ from fairseq.data import Dictionary
 
 from alum_fairseq import cli
 from alum_fairseq.data.encoding import ExampleEncoder, encode_all
+from alum_fairseq.data.layout import Layout
+from alum_fairseq.data.pieces import PieceEncoder
 from alum_fairseq.data.record import VOCABULARY, DataRecord, SplitRecord
 from alum_fairseq.data.tables import Row, read_rows, shown
+from alum_fairseq.data.texts import write_texts
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
 from alum_fairseq.prepare.labels import in_order, label_dictionary
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
-from alum_fairseq.problems import UNLABELLED, SupervisedProblem
+from alum_fairseq.problems import UNLABELLED, SupervisedProblem, TokenProblem
 
 # A process is worth its start for so many lines of symbols.
 _LINES_A_WORKER = 20_000
@@ -53,14 +56,20 @@ def prepare(
         UsageError: the folder exists, or something is wrong with the tables.
     """
     with whole_folder(output) as folder:
-        ExampleEncoder(vocabulary, max_positions, plan.problem)  # or it raises, before all else
+        # Or it raises, before all else.
+        if isinstance(plan.problem, TokenProblem):
+            PieceEncoder(vocabulary, Layout(plan.problem, max_positions))
+        else:
+            ExampleEncoder(vocabulary, max_positions, plan.problem)
         splits = {name: read_split(name, source, plan) for name, source in plan.sources.items()}
         problem = settled(plan, splits)
         for split in splits.values():
             for place, row in split.rows if split.labelled else ():
                 problem.check_answer(str(row.label), place)
         vocabulary.copy_to(folder / VOCABULARY)
-        _write_labels(folder / "label", problem, splits)
+        of_tokens = isinstance(problem, TokenProblem)
+        if not of_tokens:
+            _write_labels(folder / "label", problem, splits)
         source = plan.sources[TRAIN]
         record = DataRecord(
             problem=problem,
@@ -73,8 +82,9 @@ def prepare(
             bpe=vocabulary.bpe,
             task=plan.task,
         )
+        write = _write_pieces if of_tokens else _write_texts
         for name, split in splits.items():
-            truncated, unknown = _write_texts(folder, name, split, record, vocabulary, workers)
+            truncated, unknown = write(folder, name, split, record, vocabulary, workers)
             record.splits[name] = SplitRecord(
                 [shown(file) for file in plan.sources[name].files],
                 len(split.rows),
@@ -82,7 +92,7 @@ def prepare(
                 split.dropped,
                 unknown,
                 split.labelled,
-                _counts(split, problem.labels) if split.labelled else {},
+                _counts(split, problem) if split.labelled else {},
             )
         record.save(folder)
     return record
@@ -125,6 +135,8 @@ def read_split(name: str, source: Source, plan: Plan) -> Split:
 
 def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
     """The problem with its classes in their order; a UsageError if these cannot be meant."""
+    if isinstance(plan.problem, TokenProblem):
+        return plan.problem.settled([str(row.label) for _, row in splits[TRAIN].rows])
     if not plan.problem.categorical:
         return plan.problem
     train, source = splits[TRAIN].rows, plan.sources[TRAIN]
@@ -163,7 +175,7 @@ def _write_labels(folder: Path, problem: SupervisedProblem, splits: dict[str, Sp
     folder.mkdir()
     dictionary = None
     if problem.binarized_labels:
-        counts = _counts(splits[TRAIN], problem.labels)
+        counts = _counts(splits[TRAIN], problem)
         dictionary = label_dictionary(problem.labels, list(counts.values()))
         dictionary.save(str(folder / DICTIONARY))
     for name, split in splits.items():
@@ -218,6 +230,24 @@ def _write_texts(
     return truncated, unknown
 
 
+def _write_pieces(
+    folder: Path, name: str, split: Split, record: DataRecord, vocabulary: Vocabulary, _: int
+) -> tuple[int, int]:
+    """Write ``text/``, which the tasks about tokens read; what they will make of it is counted.
+
+    Returns:
+        The number of examples that several inputs are made of, and that of unknown symbols.
+    """
+    encoder = PieceEncoder(vocabulary, Layout(record.problem, record.max_positions))
+    several = unknown = 0
+    for _, row in cli.progress(split.rows, f"encoding {name}", len(split.rows)):
+        pieces = encoder(row.texts)
+        several += len(pieces) > 1
+        unknown += sum(map(encoder.unknown_in, pieces))
+    write_texts(folder, name, [row for _, row in split.rows])
+    return several, unknown
+
+
 def _binarize(text: Path, prefix: Path, dictionary: Dictionary, workers: int) -> None:
     """What ``fairseq-preprocess --srcdict`` does with a file, by the same code, without its log."""
     with text.open("rb") as stream:
@@ -232,6 +262,7 @@ def _binarize(text: Path, prefix: Path, dictionary: Dictionary, workers: int) ->
     )
 
 
-def _counts(split: Split, labels: Sequence[str]) -> dict[str, int]:
-    counts = Counter(row.label for _, row in split.rows)
-    return {label: counts[label] for label in labels}
+def _counts(split: Split, problem: SupervisedProblem) -> dict[str, int]:
+    answers = (problem.classes_in(str(row.label)) for _, row in split.rows)
+    counts = Counter(chain.from_iterable(answers))
+    return {label: counts[label] for label in problem.labels}

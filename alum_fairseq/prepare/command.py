@@ -22,7 +22,14 @@ from alum_fairseq.prepare.build import prepare
 from alum_fairseq.prepare.datasets import KNOWN_TASKS, in_folder, known_task
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
 from alum_fairseq.prepare.train_script import SCRIPT, train_script
-from alum_fairseq.problems import Classification, MultipleChoice, Regression, SupervisedProblem
+from alum_fairseq.problems import (
+    Classification,
+    MultipleChoice,
+    Regression,
+    SequenceTagging,
+    SpanPrediction,
+    SupervisedProblem,
+)
 
 _DESCRIPTION = """\
 Makes the data that fairseq's sentence_prediction (and sentence_ranking) fine-tunes on.
@@ -40,6 +47,7 @@ command for these data and the model.
 
 MODEL = "model.pt"  # as alum-convert and fairseq's released archives have it beside dict.txt
 _POSITIONS = 512
+_TOKEN_PROBLEMS = {kind.form: kind for kind in (SpanPrediction, SequenceTagging)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument(
         "--input", type=Path, metavar="DIR", help="folder with the files as they were published"
     )
+    _add_questions(parser.add_argument_group("questions on contexts"))
     out = parser.add_argument_group("what is made")
     out.add_argument(
         "--vocabulary",
@@ -147,6 +156,17 @@ def _parser() -> argparse.ArgumentParser:
         help="processes (default: all cores)",
     )
     return parser
+
+
+def _add_questions(group: Any) -> None:
+    usual = SpanPrediction()
+    for name, what in (
+        ("max_question", "most tokens of a question, which loses its end"),
+        ("doc_stride", "tokens that two neighbouring inputs of a long context share"),
+        ("max_answer", "most tokens of an answer that the model may give"),
+    ):
+        option, value = f"--{name.replace('_', '-')}", getattr(usual, name)
+        group.add_argument(option, type=int, metavar="N", help=f"{what} (default: {value})")
 
 
 def _add_own_tables(own: Any) -> None:
@@ -195,6 +215,7 @@ def _known_plan(arguments: argparse.Namespace) -> Plan:
         raise UsageError(f"--task {known.task} needs --input, the folder of its files")
     plan, missing = in_folder(known, arguments.input)
     plan = replace(plan, no_label=arguments.no_label or plan.no_label)
+    plan = replace(plan, problem=_with_settings(plan.problem, arguments))
     for split in missing:
         files = " and ".join(map(str, known.sources[split].files))
         cli.say(f"no {split}: {arguments.input} has no {files}")
@@ -202,22 +223,47 @@ def _known_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _own_plan(arguments: argparse.Namespace) -> Plan:
+    table = table_format(arguments)
+    form = arguments.train and table.form_of(arguments.train)
+    of_tokens = _TOKEN_PROBLEMS.get(form)
+    if of_tokens is not None:
+        arguments.columns = arguments.columns or list(of_tokens.columns)
+        arguments.label = arguments.label or of_tokens.label_column
     for option in ("train", "columns", "label"):
         if getattr(arguments, option) is None:
             raise UsageError(f"give --{option}, or --task and --input for a known data set")
     if arguments.input is not None:
         raise UsageError("--input goes with --task: name your own tables by --train, ...")
-    columns, table = tuple(arguments.columns), table_format(arguments)
+    columns = tuple(arguments.columns)
     files = {TRAIN: arguments.train}
     for kind in (VALID, TEST):  # fairseq's names: test, test1, test2, ...
         files |= {f"{kind}{i or ''}": path for i, path in enumerate(getattr(arguments, kind))}
-    problem = _problem(arguments, columns)
+    problem = of_tokens() if of_tokens else _problem(arguments, columns)
+    problem = _with_settings(problem, arguments)
+    if of_tokens:
+        _refuse_for_tokens(arguments, form)
     columns += tuple(arguments.choices or ())
     return Plan(
         problem,
         {split: Source((file,), table, columns, arguments.label) for split, file in files.items()},
         no_label=arguments.no_label,
     )
+
+
+def _with_settings(problem: SupervisedProblem, arguments: argparse.Namespace) -> SupervisedProblem:
+    """The problem with the options that are for questions."""
+    names = ("max_question", "doc_stride", "max_answer")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if given and not isinstance(problem, SpanPrediction):
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option} is for questions on contexts (--format squad)")
+    return replace(problem, **given)
+
+
+def _refuse_for_tokens(arguments: argparse.Namespace, form: str) -> None:
+    for option in ("labels", "regression", "scale", "choices", "header"):
+        if getattr(arguments, option) not in (None, False):
+            raise UsageError(f"--{option} does not go with --format {form}: leave it out")
 
 
 def _problem(arguments: argparse.Namespace, columns: tuple[str, ...]) -> SupervisedProblem:
@@ -254,7 +300,8 @@ def summary(record: DataRecord) -> str:
         if len(split.label_counts) > 10:
             counts = f"{len(split.label_counts)} classes"
         numbers = (split.rows, split.truncated, split.dropped, split.unknown)
-        rows.append((name, *map(str, numbers), (counts or "numbers") if split.labelled else "none"))
+        answers = counts or record.problem.answers
+        rows.append((name, *map(str, numbers), answers if split.labelled else "none"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -11,7 +11,14 @@ from alum_fairseq.data.tables import TableFormat
 from alum_fairseq.errors import UsageError, did_you_mean
 from alum_fairseq.files import existing_folder
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
-from alum_fairseq.problems import Classification, Regression, SupervisedProblem
+from alum_fairseq.problems import (
+    Classification,
+    Regression,
+    SequenceTagging,
+    SpanPrediction,
+    SupervisedProblem,
+    TokenProblem,
+)
 
 # The order of the released roberta.large.mnli.
 _NLI = Classification(("contradiction", "neutral", "entailment"))
@@ -33,13 +40,14 @@ def _known(
     problem: SupervisedProblem,
     files: Mapping[str, tuple[str, ...]] | None = None,
     header: bool | None = None,
+    form: str | None = None,
     **dropped: Any,
 ) -> Plan:
     """The plan of one data set, whose files are relative to the folder that is published.
 
     A file may have alternatives after ``|``: the first that is there is taken.
     """
-    table = TableFormat(header=header)
+    table = TableFormat(form, header)
     sources = {
         split: Source(tuple(map(Path, names)), table, columns, label)
         for split, names in (files or _files()).items()
@@ -77,6 +85,17 @@ def _anli(*rounds: str) -> Plan:
             files |= {f"{split}{i}": (file,) for i, file in enumerate(files[split], 1)}
     name, classes = f"ANLI-{rounds[0]}" if one else "ANLI", Classification(("c", "n", "e"))
     return _known(name, ("context", "hypothesis"), "label", classes, files)
+
+
+def _of_tokens(name: str, problem: TokenProblem, files: Mapping[str, str]) -> Plan:
+    return _known(
+        name,
+        problem.columns,
+        problem.label_column,
+        problem,
+        {split: (file,) for split, file in files.items()},
+        form=problem.form,
+    )
 
 
 _ALL = (
@@ -133,6 +152,25 @@ _ALL = (
         Classification(("CONTRADICTION", "NEUTRAL", "ENTAILMENT")),
     ),
     _sick("SICK-R", "relatedness_score", Regression(scale=5.0)),
+    # rajpurkar.github.io/SQuAD-explorer; of both the test set is hidden.
+    _of_tokens("SQuAD1.1", SpanPrediction(), {TRAIN: "train-v1.1.json", VALID: "dev-v1.1.json"}),
+    _of_tokens("SQuAD2.0", SpanPrediction(), {TRAIN: "train-v2.0.json", VALID: "dev-v2.0.json"}),
+    # Tjong Kim Sang and De Meulder 2003; its last column has the entities, in IOB1.
+    _of_tokens(
+        "CoNLL-2003",
+        SequenceTagging(),
+        {TRAIN: "eng.train|train.txt", VALID: "eng.testa|valid.txt", TEST: "eng.testb|test.txt"},
+    ),
+    # github.com/leondz/emerging_entities_17 (Derczynski et al. 2017).
+    _of_tokens(
+        "WNUT-17",
+        SequenceTagging(),
+        {
+            TRAIN: "wnut17train.conll",
+            VALID: "emerging.dev.conll",
+            TEST: "emerging.test.annotated",
+        },
+    ),
 )
 KNOWN_TASKS: Mapping[str, Plan] = {str(plan.task): plan for plan in _ALL}
 
@@ -159,7 +197,8 @@ def in_folder(plan: Plan, folder: Path) -> tuple[Plan, list[str]]:
     for split, source in plan.sources.items():
         found = [_first_there(folder, str(alternatives)) for alternatives in source.files]
         if None not in found:
-            kind = "jsonl" if found[0].suffix == ".jsonl" else "tsv"
+            of_suffix = "jsonl" if found[0].suffix == ".jsonl" else "tsv"
+            kind = source.table.format or of_suffix
             table = TableFormat(kind, source.table.header)
             sources[split] = replace(source, files=tuple(found), table=table)
         elif split in (TRAIN, VALID):

@@ -31,7 +31,7 @@ class Source:
     @property
     def has_header(self) -> bool:
         """Whether the tables begin with the names of their columns."""
-        if self.table.format_of(self.files[0]) == "jsonl":
+        if self.table.format_of(self.files[0]) in ("jsonl", "squad", "conll"):
             return False
         return has_header(self.table, [*self.columns, str(self.label)])
 

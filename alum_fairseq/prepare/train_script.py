@@ -15,7 +15,7 @@ from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.checkpoints.fit import encoder_sizes
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.prepare.plan import TRAIN, VALID
-from alum_fairseq.problems import MultipleChoice
+from alum_fairseq.problems import MultipleChoice, SupervisedProblem, TokenProblem
 
 SCRIPT = "train.sh"
 _TEMPLATE = """\
@@ -87,6 +87,9 @@ _PUBLISHED = {
     "MNLI": _Recipe("1e-5", 32, 123_873, 7_432, "accuracy"),
     "QNLI": _Recipe("1e-5", 32, 33_112, 1_986, "accuracy"),
     "RTE": _Recipe("2e-5", 16, 2_036, 122, "accuracy"),
+    # Liu et al. 2019, table 10: 2 epochs of 48 inputs.
+    "SQuAD1.1": _Recipe("1.5e-5", 48, 3_690, 221, "f1"),
+    "SQuAD2.0": _Recipe("1.5e-5", 48, 5_500, 330, "f1"),
 }
 
 
@@ -101,6 +104,8 @@ def _recipe(record: DataRecord, width: int) -> _Recipe:
     sequences = 32
     updates = _EPOCHS * -(-record.splits[TRAIN].rows // sequences)
     metric = "accuracy" if record.problem.categorical else "pearson_and_spearman"
+    if isinstance(record.problem, TokenProblem):
+        metric = record.problem.metric
     lr = "1e-5" if width >= 768 else "1e-4"
     return _Recipe(lr, sequences, updates, round(0.06 * updates), metric)
 
@@ -122,8 +127,7 @@ def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str
         architecture.pop("max_positions"), model.settings.get("separator_token", 2)
     )
     recipe = _recipe(record, encoder_sizes(model.weights, model.path)["encoder_embed_dim"])
-    name = "ranking" if isinstance(record.problem, MultipleChoice) else "prediction"
-    task = f"alum_sentence_{name}"
+    task = f"alum_{_task(record.problem)}"
     methods = {
         "alum": ["--alum-preset", "calibrated", "--save-dir", f"{folder}/alum"],
         "plain": ["--alum-alpha", "0", "--save-dir", f"{folder}/plain"],
@@ -152,6 +156,12 @@ def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str
     return script, " \\\n    ".join([*written, shlex.join(methods["alum"])])
 
 
+def _task(problem: SupervisedProblem) -> str:
+    if isinstance(problem, TokenProblem):
+        return problem.name
+    return f"sentence_{'ranking' if isinstance(problem, MultipleChoice) else 'prediction'}"
+
+
 def _user_dir() -> str:
     """The plugin as fairseq finds it from any folder: by its name if it lies beside fairseq."""
     folder = Path(__file__).parents[1]
@@ -178,5 +188,6 @@ def _validation(record: DataRecord, metric: str) -> list[str]:
         return ["--disable-validation"]
     if metric.startswith("pearson") and record.splits[VALID].rows < 2:
         return []  # one example has no correlation: the loss, which is fairseq's default
-    reports = [] if metric == "accuracy" else [f"--report-{metric.replace('_', '-')}"]
+    logged = metric == "accuracy" or isinstance(record.problem, TokenProblem)
+    reports = [] if logged else [f"--report-{metric.replace('_', '-')}"]
     return [*reports, "--best-checkpoint-metric", metric, "--maximize-best-checkpoint-metric"]

@@ -13,6 +13,9 @@ from alum_fairseq.problems.problem import (
     register_problem,
 )
 from alum_fairseq.problems.regression import Regression
+from alum_fairseq.problems.sequence_tagging import SequenceTagging
+from alum_fairseq.problems.span_prediction import SpanPrediction
+from alum_fairseq.problems.token_problem import Outputs, Piece, PieceOf, TokenProblem
 
 __all__ = [
     "PROBLEMS",
@@ -20,10 +23,16 @@ __all__ = [
     "Classification",
     "MaskedLM",
     "MultipleChoice",
+    "Outputs",
+    "Piece",
+    "PieceOf",
     "Prediction",
     "Problem",
     "Regression",
+    "SequenceTagging",
+    "SpanPrediction",
     "SupervisedProblem",
+    "TokenProblem",
     "Verdict",
     "register_problem",
 ]

@@ -7,7 +7,7 @@ on. A problem says what the logits of a model mean, and whatever follows from th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -47,12 +47,14 @@ class Verdict:
         correct: whether it is right; for regression: near enough.
         loss: of the right answer, in nats; for regression the squared error. What attacks raise.
         confidence: the largest probability; None for regression.
+        details: further numbers by which the problem says how right it is.
     """
 
     prediction: str | float
     correct: bool
     loss: float
     confidence: float | None = None
+    details: dict[str, float] = field(default_factory=dict)
 
 
 class Problem(ABC):
@@ -85,6 +87,10 @@ class Problem(ABC):
             )
         return outputs[0]
 
+    def logits_of(self, outputs: Sequence[Tensor], sample: Mapping[str, Any]) -> Tensor:
+        """:meth:`logits`, where they depend on more of the batch than the outputs."""
+        return self.logits(outputs)
+
     def weights(self, target: Tensor, logits: Tensor, padding_idx: int) -> Tensor | None:
         """The weight of each prediction in a sum over the batch; None: all weigh 1.
 
@@ -106,14 +112,16 @@ class SupervisedProblem(Problem):
     """A problem whose right answers stand in a table: a head predicts them, commands score them.
 
     Attributes:
-        labels: the classes, in the order of the logits; empty where answers are numbers.
+        labels: the classes, in the order of the logits; empty where answers are no classes.
         scale: what numbers were divided by for training; 1 for classes.
+        has_classes: whether the answers are classes.
         binarized_labels: whether fairseq reads the labels as symbols of a dictionary, rather than
             as lines of text.
     """
 
     labels: tuple[str, ...] = ()
     scale: float = 1.0
+    has_classes: ClassVar[bool] = True
     binarized_labels: ClassVar[bool] = False
 
     # ---------------------------------------------------------------- the task, and its data
@@ -151,6 +159,10 @@ class SupervisedProblem(Problem):
             hint = f"; if it means that there is none, give --no-label {text}"
             hint = hint if text in UNLABELLED else ""
             raise UsageError(f"{place}: {error}{hint}") from None
+
+    def classes_in(self, label: str) -> list[str]:
+        """The classes that a label has: itself."""
+        return [label]
 
     @abstractmethod
     def label_line(self, text: str) -> str:

@@ -28,6 +28,7 @@ class Regression(SupervisedProblem):
     problem_type = "regression"
     divergence = "squared_error"
     categorical = False
+    has_classes = False
     tolerance: float = 0.0
 
     @property

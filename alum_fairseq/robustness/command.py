@@ -20,6 +20,7 @@ from alum_fairseq.predict.options import (
     add_model_options,
     load_predictor,
 )
+from alum_fairseq.problems import TokenProblem
 from alum_fairseq.robustness.attacks.synonyms import write_synonyms
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import resolve
@@ -217,6 +218,11 @@ def _comparable(paths: Sequence[Path], options: argparse.Namespace) -> Predictor
         UsageError: one cannot be loaded, or answers other questions than the first.
     """
     first = load_predictor(paths[0], options)
+    if isinstance(first.problem, TokenProblem):
+        raise UsageError(
+            f"{paths[0]} answers with {first.problem.answers}: alum-robustness measures classes, "
+            "numbers and choices alone; fairseq-train --alum-validate logs the metric under attack"
+        )
     for path in paths[1:]:
         other = load_predictor(path, options)
         one, another = first.problem, other.problem

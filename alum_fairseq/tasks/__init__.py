@@ -4,4 +4,6 @@ from alum_fairseq.tasks import (  # noqa: F401
     alum_masked_lm,
     alum_sentence_prediction,
     alum_sentence_ranking,
+    alum_sequence_tagging,
+    alum_span_prediction,
 )

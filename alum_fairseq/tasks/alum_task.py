@@ -329,7 +329,11 @@ def check_dictionary(folder: Path) -> int:
 
 def check_inputs(cfg: Any) -> None:
     """Raise a UsageError unless ``input0`` has a dictionary with the task's special tokens."""
-    symbols = check_dictionary(Path(cfg.data) / "input0") + 1  # <mask>
+    check_symbols(cfg, check_dictionary(Path(cfg.data) / "input0") + 1)  # <mask>
+
+
+def check_symbols(cfg: Any, symbols: int) -> None:
+    """Raise a UsageError unless the special tokens are among so many symbols."""
     for name in ("init_token", "separator_token"):
         token = getattr(cfg, name)
         if token is not None and not 0 <= token < symbols:

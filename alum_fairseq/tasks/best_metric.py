@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alum_fairseq.errors import FieldError, UsageError, require_choice
+from alum_fairseq.problems import SequenceTagging, TokenProblem
 
 # Of classification and regression: what has to be asked for, and the attribute that says it was.
 _REPORTED = {
@@ -12,7 +13,7 @@ _REPORTED = {
     **dict.fromkeys(("pearson_and_spearman", "pearson", "spearman"), "report_pearson_and_spearman"),
     "mcc": "report_mcc",
 }
-_HIGHER_IS_BETTER = {"accuracy", *_REPORTED}
+_HIGHER_IS_BETTER = {"accuracy", "em", "precision", "recall", *_REPORTED}
 _LOWER_IS_BETTER = {"loss", "nll_loss", "ppl", "task_loss"}
 
 # What our criteria log in validation, by the problem.
@@ -21,6 +22,8 @@ _LOGGED = {
     "classification": ("loss", "nll_loss", "accuracy", *_REPORTED),
     "regression": ("loss", "nll_loss", *_REPORTED),
     "multiple_choice": ("loss", "nll_loss", "accuracy"),
+    "span_prediction": ("loss", "em", "f1"),
+    "sequence_tagging": ("loss", "accuracy", "f1", "precision", "recall"),
 }
 _LOGGED_BY_ALUM = ("adv_loss", "adv_task_loss", "adv_norm", "adv_gain", "adv_skipped")
 
@@ -36,7 +39,8 @@ def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
         raise UsageError(
             f"--best-checkpoint-metric {metric} is there with --alum-validate alone: add it"
         )
-    reported = _REPORTED.get(clean)
+    problem = getattr(criterion, "problem", None)
+    reported = None if isinstance(problem, TokenProblem) else _REPORTED.get(clean)
     if reported is not None and not getattr(criterion, reported, False):
         raise UsageError(
             f"--best-checkpoint-metric {metric} is there with --{reported.replace('_', '-')} "
@@ -48,7 +52,9 @@ def check_best_metric(metric: str, maximize: bool, criterion: Any) -> None:
             "or add --report-pearson-and-spearman and take pearson_and_spearman"
         )
     if type(criterion).__module__.startswith("alum_fairseq."):  # others may log more
-        logged = _LOGGED[criterion.problem.name]
+        logged = _LOGGED[problem.name]
+        if isinstance(problem, SequenceTagging) and not problem.has_entities:
+            logged = ("loss", "accuracy")
         try:
             names = (*logged, *(f"adv_{name}" for name in logged), *_LOGGED_BY_ALUM)
             require_choice("best_checkpoint_metric", metric, dict.fromkeys(names))

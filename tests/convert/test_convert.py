@@ -448,6 +448,96 @@ def test_classifiers(
         assert_same_weights(tmp_path / "back", tmp_path / "hf")
 
 
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_answers_that_are_spans(
+    kind: str, byte_level: Tokenizer, lines: list[str], tmp_path: Path
+) -> None:
+    """There and back: the logits of every token, and the answers, verbatim in the context."""
+    texts = (lines[0], lines[3][:60] + "  a caf\u00e9 \u2603")
+    rows = _save_tokens(kind, "QuestionAnswering", byte_level, lines, tmp_path / "hf")
+    assert rows == 2
+    convert("from-hf", tmp_path / "hf", tmp_path / "there")
+    convert("to-hf", tmp_path / "there/model.pt", tmp_path / "back")
+    predictor = Predictor.load(tmp_path / "there/model.pt")
+    for folder in ("hf", "back"):
+        model, tokenizer = load_transformers(tmp_path / folder, "QuestionAnswering")
+        (found,) = predictor.logits([texts])
+        batch = tokenizer(*texts, return_tensors="pt", return_offsets_mapping=True)
+        places = batch.pop("offset_mapping")[0].tolist()
+        second = [i for i, which in enumerate(batch.sequence_ids()) if which == 1]
+        with torch.no_grad():
+            theirs = model(input_ids=batch["input_ids"])
+        theirs = torch.stack([theirs.start_logits[0], theirs.end_logits[0]], -1)
+        assert (found.logits[0] - theirs).abs().max() <= TOLERANCE
+        # What transformers' pipeline did until it was taken out: the best pair of places.
+        spans = {
+            (first, last): float(theirs[first, 0] + theirs[last, 1])
+            for first in second
+            for last in second
+            if first <= last < first + predictor.problem.max_answer
+        }
+        first, last = max(spans, key=spans.__getitem__)
+        best = predictor.predict([texts])[0].best[0]
+        assert best.text == texts[1][places[first][0] : places[last][1]].strip()
+        assert best.text == texts[1][best.start : best.end]
+    if kind == "Roberta":
+        assert_same_weights(tmp_path / "back", tmp_path / "hf")
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta"])
+def test_tags(kind: str, byte_level: Tokenizer, lines: list[str], tmp_path: Path) -> None:
+    """There and back, and as ``pipeline("token-classification")`` tags."""
+    _save_tokens(kind, "TokenClassification", byte_level, lines, tmp_path / "hf")
+    sentences = [" ".join(line.split()) for line in lines[:5]]
+    convert("from-hf", tmp_path / "hf", tmp_path / "there")
+    convert("to-hf", tmp_path / "there/model.pt", tmp_path / "back")
+    convert("from-hf", tmp_path / "back", tmp_path / "again")
+    model, _ = load_transformers(tmp_path / "back", "TokenClassification")
+    assert model.config.id2label == dict(enumerate(TAGS))
+    for ours, theirs in (("there", "hf"), ("again", "back")):
+        predictor = Predictor.load(tmp_path / ours / "model.pt")
+        model, tokenizer = load_transformers(tmp_path / theirs, "TokenClassification")
+        for sentence in sentences:
+            ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[0]
+            (found,) = predictor.logits([sentence])
+            assert (found.logits[0] - logits).abs().max() <= TOLERANCE
+        tag = transformers.pipeline(
+            "token-classification", model=model, tokenizer=tokenizer, ignore_labels=[]
+        )
+        for sentence, said in zip(sentences, predictor.predict(sentences), strict=True):
+            # Of a character in several tokens the first; a blank alone is no part of a word.
+            of_tokens: dict[int, str] = {}
+            for token in tag(sentence):
+                text = sentence[token["start"] : token["end"]]
+                if text.strip():
+                    begin = token["end"] - len(text.lstrip())
+                    of_tokens.setdefault(begin, token["entity"])
+            begins = [match.start() for match in re.finditer("[^ ]+", sentence)]
+            assert list(said.tags) == [of_tokens[begin] for begin in begins]
+    if kind == "Roberta":
+        assert_same_weights(tmp_path / "back", tmp_path / "hf")
+
+
+TAGS = ("O", "B-x", "I-x")
+
+
+def _save_tokens(
+    kind: str, head: str, byte_level: Tokenizer, lines: list[str], folder: Path
+) -> int:
+    """A model with a head for every token; returns how many outputs this has."""
+    if kind == "Bert":
+        rows = len(save_wordpiece(lines, folder, True))
+        options: dict[str, Any] = {"max_position_embeddings": 128}
+    else:
+        rows, options = byte_level.get_vocab_size(), ROBERTA
+        save_roberta_tokenizer(byte_level, folder)
+    if head == "TokenClassification":
+        options = {**options, "id2label": dict(enumerate(TAGS))}
+    return save_model(f"{kind}For{head}", folder, rows, **options).config.num_labels
+
+
 def test_a_classifiers_own_classes(
     byte_level: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ from support.method_cases import (
     prepared,
     stock,
 )
+from support.token_cases import TOKENS
 from torch import Tensor, nn
 
 from alum_fairseq.adversarial.methods import METHODS
@@ -78,7 +79,10 @@ def test_without_the_adversary_the_criterion_is_fairseq_s_to_the_bit(
     got = engine(case, preset, alum_alpha=0.0)
     assert torch.equal(torch.get_rng_state(), after)
     assert got.keys() == expected.keys()
-    assert all(torch.equal(value, expected[key]) for key, value in got.items())
+    if kind in TOKENS:  # which fairseq has no criterion for: the reference adds row by row
+        assert difference(got, expected) < SAME
+    else:
+        assert all(torch.equal(value, expected[key]) for key, value in got.items())
 
 
 # With what else fairseq has. Each preset in one kind of batch, each kind in several presets.

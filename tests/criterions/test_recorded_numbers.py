@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.one_batch import TASKS, make_case, step
+from support.one_batch import RECORDED, make_case, step
 
 RECORD = Path(__file__).with_name("recorded_numbers.json")
 
@@ -39,7 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 CASES = [
     (kind, name, model, memory)
-    for kind in TASKS
+    for kind in RECORDED
     for name in OPTIONS
     for model in MODELS
     for memory in ("normal", "low")

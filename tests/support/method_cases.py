@@ -35,8 +35,9 @@ from alum_fairseq.criterions.alum_sentence_ranking import (
 from support.naive_methods import METHODS as NAIVE
 from support.naive_methods import Batch
 from support.small_models import make_model, make_sample, make_task
+from support.token_cases import TOKENS, Plain, criterion_of, make_tokens
 
-KINDS = ("mlm", "classification", "regression", "ranking")
+KINDS = ("mlm", "classification", "regression", "ranking", *TOKENS)
 SITES = ("words", "embeddings", "1")
 HEAD = "sentence_classification_head"
 SEED = 2
@@ -92,6 +93,10 @@ def make_case(kind: str, lengths: tuple[int, ...] = (9, 7, 6, 4), **model_option
 
         def criterion(**options: Any) -> nn.Module:
             return AlumSentenceRanking(AlumSentenceRankingConfig(num_classes=2, **options), task)
+
+    elif kind in TOKENS:
+        make_tokens(kind, model, sample)
+        stock, criterion = Plain(kind), criterion_of(kind, task)
 
     else:
         numbers = kind == "regression"
@@ -243,6 +248,8 @@ class Passes:
         finally:
             hook.remove()
         self.end, self.entered = torch.get_rng_state(), torch.cat(entered, dim=1)
+        if self.case.kind in TOKENS:
+            return loss, self.case.stock.predictions(self.sample, outputs[0])
         return loss, torch.cat(outputs, dim=1) if self.case.kind == "ranking" else outputs[0]
 
     def noise(self, name: str) -> Tensor:
@@ -253,7 +260,9 @@ class Passes:
 
     def batch(self, **options: Any) -> Batch:
         with torch.no_grad():
-            self.run(None)
+            logits = self.run(None)[1]
+        if self.case.kind in TOKENS:
+            options["weights"] = self.case.stock.weights(self.sample, logits)
         numbers = self.case.kind == "regression"
         return Batch(self.run, self.entered, self.mask, self.noise, numbers, **options)
 

@@ -18,10 +18,12 @@ from alum_fairseq.criterions.alum_sentence_ranking import (
     AlumSentenceRankingConfig,
 )
 from support.small_models import make_model, make_sample, make_task
+from support.token_cases import TOKENS, criterion_of, make_tokens
 
 HEAD = "sentence_classification_head"
 LARGE = {"alum_epsilon": 0.3, "alum_noise_std": 0.05, "alum_step_size": 0.2}
-TASKS = ("mlm", "classification", "regression", "ranking")
+RECORDED = ("mlm", "classification", "regression", "ranking")
+TASKS = (*RECORDED, *TOKENS)
 
 Case = tuple[nn.Module, dict[str, Any], Callable[..., Any]]
 
@@ -35,6 +37,9 @@ def make_case(kind: str, **model_options: Any) -> Case:
     sample = make_sample(task.source_dictionary, (9, 7, 6, 4), masked=2 if kind == "mlm" else 0)
     if kind == "mlm":
         return model, sample, lambda **o: AlumMlm(AlumMlmConfig(tpu=False, **o), task)
+    if kind in TOKENS:
+        make_tokens(kind, model, sample)
+        return model.double(), sample, criterion_of(kind, task)
     if kind == "ranking":
         model.register_classification_head(HEAD, num_classes=1)
         model.double()

@@ -1,0 +1,24 @@
+"""``--criterion alum_span_prediction``: questions whose answers are spans, with ALUM."""
+
+# No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
+
+from dataclasses import dataclass
+
+from fairseq.criterions import register_criterion
+
+from alum_fairseq.criterions.options import AlumConfig
+from alum_fairseq.criterions.token_criterion import TokenCriterion
+from alum_fairseq.problems import SpanPrediction
+
+
+@dataclass
+class AlumSpanPredictionConfig(AlumConfig):
+    """ALUM's options."""
+
+
+@register_criterion("alum_span_prediction", dataclass=AlumSpanPredictionConfig)
+class AlumSpanPrediction(TokenCriterion):
+    """Cross entropy of where the answer begins and ends, plus the divergence of either."""
+
+    name = "alum_span_prediction"
+    problem_class = SpanPrediction

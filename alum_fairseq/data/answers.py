@@ -1,0 +1,211 @@
+"""Questions and tagged sentences, as they are published: SQuAD's JSON, and CoNLL's columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alum_fairseq.errors import UsageError, one_line
+from alum_fairseq.files import existing_file
+from alum_fairseq.problems.span_prediction import label_of
+
+DOCUMENT = "-DOCSTART-"
+
+# A line, or the number of a question; the texts; the label, or None; the name, if it has one.
+Found = tuple[int, tuple[str, ...], str | None, str | None]
+
+
+def read_squad(path: Path, optional: bool = False) -> Iterator[Found]:
+    """Read questions: SQuAD's JSON (1.1 or 2.0), or JSON lines as Hugging Face writes them.
+
+    An object a line has ``question``, ``context`` and ``answers`` (``text``, ``answer_start``).
+
+    Args:
+        path: the file.
+        optional: whether answers may be missing.
+
+    Raises:
+        UsageError: it is neither, or an answer does not stand where it says.
+    """
+    text = _text_of(path)
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        whole = None
+    if isinstance(whole, dict) and "data" in whole:
+        found = _of_articles(path, whole["data"])
+    else:
+        found = _of_lines(path, text)
+    for number, (where, context, question) in enumerate(found, 1):
+        if not isinstance(question, dict):
+            raise UsageError(f"{where}: an object is expected, not {json.dumps(question):.40}")
+        name = str(question.get("id") or number)
+        asked = f"{where}, question {name}"
+        texts = [_is_text(asked, question, "question")]
+        texts.append(_is_text(asked, {"context": context}, "context"))
+        label = None
+        if not (optional and question.get("answers") is None):
+            label = label_of(list(_answers(asked, texts[1], question)))
+        yield number, tuple(texts), label, name
+
+
+def _of_articles(path: Path, articles: Any) -> Iterator[tuple[str, Any, Any]]:
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield str(path), paragraph["context"], question
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is not SQuAD's JSON: {one_line(error)} (data, paragraphs, context and qas are "
+            "expected)"
+        ) from None
+
+
+def _of_lines(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            found = _object(f"{path}:{number}", line)
+            yield f"{path}:{number}", found.get("context"), found
+
+
+def _answers(where: str, context: str, question: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Each answer with its first character, which is looked for near the one that is given."""
+    answers = question.get("answers")
+    if question.get("is_impossible") is True:
+        return
+    try:
+        if isinstance(answers, dict):
+            pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
+        else:
+            pairs = [(answer["text"], answer["answer_start"]) for answer in answers]
+    except (TypeError, KeyError, ValueError):
+        raise UsageError(f"{where}: its answers need text and answer_start") from None
+    for text, start in pairs:
+        if not isinstance(text, str) or type(start) is not int:
+            raise UsageError(f"{where}: its answers need text and answer_start")
+        stripped = text.strip()
+        start += len(text) - len(text.lstrip())
+        if not stripped or not context.startswith(stripped, max(start, 0)):
+            there = context[max(start, 0) : start + len(text)]
+            raise UsageError(
+                f"{where}: its answer {text!r:.60} does not stand at {start}, where the context "
+                f"has {there!r:.60}"
+            )
+        yield stripped, start
+
+
+def read_tagged(
+    path: Path, column: str, label: str | None, optional: bool = False
+) -> Iterator[Found]:
+    """Read tagged sentences: CoNLL's columns, a word a line; or JSON lines of two lists.
+
+    Args:
+        path: the file.
+        column: where the words are: the number of a column, or the key of a list; a name stands
+            for the first column.
+        label: where the tags are, likewise; a name stands for the last column.
+        optional: whether tags may be missing.
+
+    Raises:
+        UsageError: a line is malformed.
+    """
+    text = _text_of(path)
+    if text.lstrip().startswith("{"):
+        yield from _of_lists(path, text, column, label, optional)
+        return
+    word_at, tag_at = (
+        int(column) - 1 if column is not None and column.isdecimal() else usual
+        for column, usual in ((column, 0), (label, -1))
+    )
+    tabs = any("\t" in line.strip() for line in text[:100_000].split("\n"))
+    words: list[str] = []
+    tags: list[str] = []
+    begun = 0
+    for number, line in enumerate([*text.split("\n"), ""], 1):
+        if not line.strip() or line.startswith(DOCUMENT):
+            if words:
+                yield begun, *_sentence(words, tags), None
+            words, tags = [], []
+            continue
+        if tabs and line.startswith("#") and "\t" not in line:
+            continue  # CoNLL-U's comments
+        fields = line.strip("\r").split("\t") if tabs else line.split()
+        begun = begun if words else number
+        try:
+            words.append(fields[word_at].strip())
+            if label is not None and not (optional and len(fields) < 2):
+                if len(fields) < 2:
+                    raise IndexError
+                tags.append(fields[tag_at].strip())
+        except IndexError:
+            raise UsageError(
+                f"{path}:{number}: there is no tag, or no word, in {line.strip()!r:.60}: a line "
+                "has a word and its tag, in two or more columns"
+            ) from None
+        if " " in words[-1] or not words[-1] or (tags and (" " in tags[-1] or not tags[-1])):
+            raise UsageError(f"{path}:{number}: a word, or a tag, is empty or holds a blank")
+        if len(tags) not in (0, len(words)):
+            raise UsageError(
+                f"{path}:{number}: some words of this sentence have a tag, others none"
+            )
+
+
+def _of_lists(
+    path: Path, text: str, column: str, label: str | None, optional: bool
+) -> Iterator[Found]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        found = _object(where, line)
+        words = _list_of_words(where, found, column)
+        tags: list[str] = []
+        if label is not None and not (optional and found.get(label) is None):
+            tags = _list_of_words(where, found, label)
+            if len(tags) != len(words):
+                raise UsageError(
+                    f"{where}: there are {len(words)} {column}, but {len(tags)} {label}"
+                )
+        if words:
+            yield number, *_sentence(words, tags), None
+
+
+def _sentence(words: list[str], tags: list[str]) -> tuple[tuple[str], str | None]:
+    return (" ".join(words),), " ".join(tags) or None
+
+
+def _list_of_words(where: str, found: dict[str, Any], key: str) -> list[str]:
+    words = found.get(key)
+    if not isinstance(words, list) or not all(
+        isinstance(word, str) and word and " " not in word for word in words
+    ):
+        raise UsageError(f"{where}: {key} must be a list of words without blanks")
+    return words
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: this is not JSON: {one_line(error)}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{where}: a JSON object is expected, not {json.dumps(found):.40}")
+    return found
+
+
+def _is_text(where: str, found: dict[str, Any], key: str) -> str:
+    text = found.get(key)
+    if not isinstance(text, str) or text.encode(errors="ignore").decode() != text:
+        raise UsageError(f"{where}: {key} must be a text, not {json.dumps(text):.40}")
+    return text
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with existing_file(path).open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the text is not in UTF-8: {error}") from None
