@@ -55,6 +55,8 @@ setup(
             "mkdocs-material>=9.5,<10",
             "nltk>=3.9,<4",
             "scikit-learn>=1.3,<2",
+            "seqeval>=1.2,<2",
+            "torchmetrics>=1.6,<2",
         ],
         "wordnet": ["nltk>=3.9,<4"],
     },

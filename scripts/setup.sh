@@ -26,7 +26,7 @@ NEEDED=("sentencepiece>=0.2,<0.3" "protobuf>=7.36,<8" "tokenizers>=0.20,<0.24" "
     "tqdm>=4,<5" "matplotlib>=3.8,<4" "Jinja2>=3.1,<4" "scipy>=1.11,<2")
 TEST_TOOLS=("transformers>=5,<6" "accelerate>=1.1,<2" "pytest>=8,<10" "pytest-xdist>=3,<4" "hypothesis>=6,<7"
     "ruff>=0.12,<0.18" "foolbox>=3.3,<4" "markdown-it-py>=3,<5" "nltk>=3.9,<4" "scikit-learn>=1.3,<2"
-    "mkdocs-material>=9.5,<10")
+    "mkdocs-material>=9.5,<10" "torchmetrics>=1.6,<2" "seqeval>=1.2,<2")
 tests=no
 case "${1:-}" in
     --tests) tests=yes ;;

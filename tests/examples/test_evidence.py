@@ -28,6 +28,7 @@ import pytest
 from fairseq import options
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from matplotlib.figure import Figure
+from support.converted import save_model
 from support.in_process import Ended, run_command
 from support.places import PLUGIN, ROOT
 from support.tools import Train
@@ -403,11 +404,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like that of an encoder, but for its weights: words, cut at blanks."""
+    """A folder like that of an encoder, but small: words, cut at blanks."""
     folder = tmp_path_factory.mktemp("encoder")
-    words = sorted({word for line in texts() for word in line.split()} | {"right", "wrong"})
-    (folder / "dict.txt").write_text("".join(f"{word} 1\n" for word in words))
-    (folder / "model.pt").write_bytes(b"weights")
+    words = {word for line in texts() for word in line.split()} | {"right", "wrong"}
+    save_model(folder, sorted(words))
     return folder
 
 
@@ -454,9 +454,8 @@ class TestSources:
         self, data: Path, vocabulary: Path, tmp_path: Path
     ) -> None:
         other = make_data(tmp_path / "other", rows=91)
-        (tmp_path / "bigger").mkdir()
-        (tmp_path / "bigger" / "model.pt").write_bytes(b"other weights")
-        (tmp_path / "bigger" / "dict.txt").write_text((vocabulary / "dict.txt").read_text())
+        words = (line.split()[0] for line in (vocabulary / "dict.txt").read_text().splitlines())
+        save_model(tmp_path / "bigger", words, encoder_layers=3)
         folders = {
             sources.Sources(tmp_path / "out", where, encoder).task("sst2", 20, 1, 40)
             for where, encoder in (

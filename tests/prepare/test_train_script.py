@@ -5,41 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fairseq.data import Dictionary
-from support.small_models import make_model, make_task
+from support.converted import save_model
 
 from alum_fairseq.prepare.command import main as prepare
 
 WORDS = [*"abcdefghij", "good", "bad", "film"]
-SIZES = {
-    **{"encoder_layers": 2, "encoder_embed_dim": 32, "encoder_ffn_embed_dim": 64},
-    **{"encoder_attention_heads": 4, "max_positions": 40, "pooler_dropout": 0.2},
-}
-
-
-def save_model(folder: Path, **options: Any) -> None:
-    """A folder as alum-convert makes it: the dictionary, and a checkpoint that says its options."""
-    folder.mkdir()
-    dictionary = Dictionary()
-    for word in WORDS:
-        dictionary.add_symbol(word)
-    dictionary.save(str(folder / "dict.txt"))
-    dictionary.add_symbol("<mask>")
-    model = make_model(make_task(dictionary), **SIZES)
-    state = {
-        "args": Namespace(**{"arch": "alum_roberta", "alum_layer_norm_eps": 1e-12, **SIZES}),
-        "model": model.state_dict(),
-        "optimizer_history": [{"lr_scheduler_state": {}, "num_updates": 0}],
-        "extra_state": {"epoch": 0},
-    }
-    vars(state["args"]).update(options)
-    torch.save(state, folder / "model.pt")
 
 
 def write_table(path: Path, rows: int = 40) -> Path:
@@ -53,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder whose name the shell must not take apart, with a model and a table."""
     folder = tmp_path / "it's $HOME"
     folder.mkdir()
-    save_model(folder / "base")
+    save_model(folder / "base", WORDS)
     write_table(folder / "train.tsv")
     write_table(folder / "dev.tsv", 5)
     return folder
