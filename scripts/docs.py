@@ -123,7 +123,7 @@ def presets_table(names: list[str]) -> list[str]:
 
 def action_row(action: argparse.Action) -> list[str]:
     """Option, default and meaning of an option of argparse's."""
-    help_text = action.help.replace("%(default)s", str(action.default))
+    help_text = action.help % vars(action)
     default, meaning = default_and_meaning(help_text)
     value = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
     value += " ..." if value and action.nargs == "+" else ""
@@ -161,6 +161,7 @@ def options_page() -> str:
     AlumRobertaModel.add_args(architecture)
     model_rows = [action_row(each) for each in architecture._actions]
     paper = ["calibrated", "paper", "reference"]
+    criteria = [f"`{name}`" for name in sorted(CRITERION_DATACLASS_REGISTRY) if "alum_" in name]
     lines = [
         "# Options",
         "",
@@ -172,8 +173,7 @@ def options_page() -> str:
         "",
         "## The adversary",
         "",
-        "These belong to the criteria `alum_mlm`, `alum_sentence_prediction` and",
-        "`alum_sentence_ranking`.",
+        f"These belong to the criteria {' and '.join(', '.join(criteria).rsplit(', ', 1))}.",
         "",
         *fields_table(list(dataclasses.fields(AlumConfig))),
         "",

@@ -126,6 +126,8 @@ COMMANDS = {
     "bash scripts/demo.sh": "tests/examples/test_demo.py",
     "bash scripts/test.sh": "runs these tests",
     "bash scripts/setup.sh": SETUP,
+    "git clone": "needs a network",
+    "cd alum_fairseq": "the clone of the row before",
 }
 
 # The tables against the documents
