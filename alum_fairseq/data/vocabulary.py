@@ -131,7 +131,9 @@ def load_dictionary(folder: Path) -> Dictionary:
     """
     path = folder / DICTIONARY
     if not path.is_file():
-        raise UsageError(f"{folder} has no {DICTIONARY}")
+        hint = f"; for a Hugging Face folder, run alum-convert from-hf {folder} base first"
+        hint = hint if (folder / "config.json").is_file() else ""
+        raise UsageError(f"{folder} has no {DICTIONARY}{hint}")
     try:
         return Dictionary.load(str(path))
     except PermissionError:

@@ -116,7 +116,11 @@ def test_a_tokenizer_json(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "dict.txt").unlink(), "has no dict.txt"),
+        (lambda f: (f / "dict.txt").unlink(), "has no dict.txt$"),
+        (
+            lambda f: (f / "dict.txt").rename(f / "config.json"),
+            "has no dict.txt; for a Hugging Face folder, run alum-convert from-hf .* base first",
+        ),
         (lambda f: (f / "dict.txt").write_text("a\n"), "dict.txt is not a dictionary of fairseq"),
         (lambda f: (f / "dict.txt").write_text("a 1\na 1\n"), "Duplicate word"),
         (lambda f: (f / "dict.txt").write_bytes(b"\xff 1\n"), "dict.txt is not a dictionary"),

@@ -514,13 +514,15 @@ def test_the_temperature_calibrates() -> None:
 def test_reports_are_compared(
     measure: Measure, solved: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Sorted by the worst of the attacks, each with its own numbers; unlike ones are refused."""
+    """Sorted by the worst of the attacks, each with its own numbers and warnings; unlike ones are
+    refused."""
     report = measure(parts=["textbugger"]).report
     name = report["models"][0]["name"]
     folders = []
     for better, worst in (("weak", 10.0), ("strong", 60.5), ("middle", 30.0)):
         text = json.dumps(report).replace(json.dumps(name), json.dumps(better))
         changed = json.loads(text)
+        changed["warnings"] = ["of all", f"{better}: of one"]
         for one in changed["measures"]:
             if one["key"] == "attacks.worst":
                 one["values"][better] |= {"value": worst, "low": worst - 1, "high": worst + 1}
@@ -530,18 +532,25 @@ def test_reports_are_compared(
     assert command.main(["compare", *map(str, folders)]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["strong", "middle", "weak"]
+    assert rows[-4:] == ["of all", "weak: of one", "strong: of one", "middle: of one"]
     [worst] = [row for row in rows if "worst" in row]
     assert "60.5 [59.5, 61.5]  30.0 [29.0, 31.0]   10.0 [9.0, 11.0]" in worst
     for key in ("Clean: Accuracy", "Calibration error", "TextBugger"):
         assert any(key in row for row in rows), key
     assert command.main(["compare", str(folders[0] / "report.json"), str(folders[0])]) == 2
-    assert "another model is called weak" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "another model is called weak" in said
+    assert "with --path NAME=FILE" in said
     other = json.loads((folders[1] / "report.json").read_text())
     for name, changed in (("seed", 9), ("max_candidates", 50)):
         settings = {**other["settings"], name: changed}
         (folders[1] / "report.json").write_text(json.dumps({**other, "settings": settings}))
         assert command.main(["compare", *map(str, folders)]) == 2
         assert "are of different examples or settings" in capsys.readouterr().err
+    settings = {**other["settings"], "parts": ["clean", "noise"]}
+    (folders[1] / "report.json").write_text(json.dumps({**other, "settings": settings}))
+    assert command.main(["compare", *map(str, folders)]) == 2
+    assert "do not both have the parts noise, textbugger" in capsys.readouterr().err
     (folders[1] / "report.json").write_text("{}")
     assert command.main(["compare", *map(str, folders)]) == 2
     assert "is no report.json of alum-robustness" in capsys.readouterr().err

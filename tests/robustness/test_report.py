@@ -446,13 +446,14 @@ def one_pair(attacked: float, p: float, clean: float = 0.0, p_clean: float = 1.0
 def test_conclusion_of_two_models() -> None:
     said = one_pair(12.5, 0.01)
     assert said.startswith("alum is more robust than plain: under attack alum keeps ")
-    assert re.search(r"That is \+12\.5 points \(95% interval: .* p = 0\.010\), the mean over", said)
+    points = r"\+12\.5 points \(95% interval: .* p = 0\.010 after adjusting for all comparisons\)"
+    assert re.search(rf"That is {points}, the mean over", said)
     assert "on 150 examples. Each is a single training" in said
     assert "No sure price in accuracy: on 300 unchanged examples it is " in said
     assert one_pair(-3, 0.049).startswith("alum is less robust than plain: ")
     unsure = one_pair(12.5, 0.05)
     assert unsure.startswith("It is not sure which of alum and plain is more robust: under attack")
-    assert "p = 0.050, which may be chance)" in unsure
+    assert "p = 0.050 after adjusting for all comparisons, which may be chance)" in unsure
     assert " The price in accuracy: on " in one_pair(12.5, 0.01, -2, 0.03)
     assert " No price in accuracy: on " in one_pair(12.5, 0.01, 2, 0.03)
 

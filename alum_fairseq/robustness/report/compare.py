@@ -10,7 +10,14 @@ from typing import Any
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file
 from alum_fairseq.robustness.report.summary import FORMAT
-from alum_fairseq.robustness.report.wording import aligned, heading, number, shortened, span
+from alum_fairseq.robustness.report.wording import (
+    aligned,
+    heading,
+    number,
+    shortened,
+    span,
+    visible,
+)
 
 # What models are sorted by: the first that all of them have.
 _SORTED_BY = ("attacks.worst", "attacks.mean", "clean.accuracy")
@@ -23,14 +30,14 @@ _ALSO = ("clean.ece", "linf.area", "l2.area", "attacks.worst")
 
 
 def leaderboard(paths: Sequence[Path]) -> str:
-    """The main measures of every model, with 95% intervals, for a terminal.
+    """The main measures of every model, with 95% intervals, and the warnings, for a terminal.
 
     Args:
         paths: of ``report.json`` files, made on the same examples.
 
     Raises:
-        UsageError: one is no report, or of other examples or settings than the first; two models
-            are called the same; no measure is in all of them.
+        UsageError: one is no report, or of other examples, settings or parts than the first; two
+            models are called the same; no measure is in all of them.
     """
     reports = [_read(path) for path in paths]
     first = reports[0]
@@ -38,9 +45,15 @@ def leaderboard(paths: Sequence[Path]) -> str:
     for path, report in zip(paths, reports, strict=True):
         if _measured(report) != _measured(first):
             raise UsageError(f"{path} and {paths[0]} are of different examples or settings")
+        if others := {*report["settings"]["parts"]} ^ {*first["settings"]["parts"]}:
+            parts = ", ".join(sorted(others))
+            raise UsageError(f"{path} and {paths[0]} do not both have the parts {parts}")
         for model in report["models"]:
             if model["name"] in models:
-                raise UsageError(f"{path}: another model is called {model['name']}, too")
+                raise UsageError(
+                    f"{path}: another model is called {model['name']}, too: make one of the "
+                    "reports again with --path NAME=FILE"
+                )
             models[model["name"]] = {one["key"]: one for one in report["measures"]}
     shown = [
         measure
@@ -61,7 +74,8 @@ def leaderboard(paths: Sequence[Path]) -> str:
         cells = [value(name, measure["key"]) for name in names]
         texts = [f"{number(one['value'], measure)} {span(one, measure)}".rstrip() for one in cells]
         rows.append([shortened(f"{measure['group']}: {heading(measure)}", 60), *texts])
-    return aligned(iter(rows))
+    warnings = [visible(warning) for report in reports for warning in report["warnings"]]
+    return "\n".join([aligned(iter(rows)), *dict.fromkeys(warnings)])
 
 
 def _measured(report: Mapping[str, Any]) -> list[Any]:

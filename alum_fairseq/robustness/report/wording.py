@@ -237,7 +237,7 @@ def _points(one: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
     chance = "" if is_sure(one) or not one["difference"] else ", which may be chance"
     return (
         f"{difference(one, measure)} points (95% interval: {_to(one, measure)}; "
-        f"{_p(one['p_adjusted'])}{chance})"
+        f"{_p(one['p_adjusted'])} after adjusting for all comparisons{chance})"
     )
 
 
