@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import enum
 import importlib
@@ -19,9 +20,10 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -147,6 +149,15 @@ def command_options(parser: argparse.ArgumentParser) -> list[str]:
     return lines
 
 
+def parser_of(begin: Callable[[list[str]], None]) -> argparse.ArgumentParser:
+    """The parser that a command makes of its own, before it reads its words."""
+    parse = mock.patch.object(argparse.ArgumentParser, "parse_args", autospec=True)
+    with parse as parsed, contextlib.suppress(StopIteration):
+        parsed.side_effect = StopIteration
+        begin([])
+    return parsed.call_args.args[0]
+
+
 def options_page() -> str:
     """The page of all options."""
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
@@ -155,6 +166,7 @@ def options_page() -> str:
     from alum_fairseq import PRESETS
     from alum_fairseq.criterions.options import AlumConfig
     from alum_fairseq.models.alum_roberta import AlumRobertaModel
+    from alum_fairseq.robustness.command import _compare, _synonyms
 
     ours = {f.name for f in dataclasses.fields(AlumConfig)}
     architecture = argparse.ArgumentParser()
@@ -208,6 +220,10 @@ def options_page() -> str:
     for name in COMMANDS:
         parser = importlib.import_module(f"alum_fairseq.{name}.command")._parser()
         lines += ["", f"## alum-{name}", *command_options(parser)]
+        if name == "robustness":
+            for begin in (_compare, _synonyms):
+                parser = parser_of(begin)
+                lines += ["", f"### {parser.prog}", *command_options(parser)]
     return "\n".join(lines) + "\n"
 
 
