@@ -56,6 +56,10 @@ class Verdict:
     confidence: float | None = None
     details: dict[str, float] = field(default_factory=dict)
 
+    def record(self) -> dict[str, Any]:
+        """All of it by name, the details beside the rest."""
+        return {name: said for name, said in vars(self).items() if name != "details"} | self.details
+
 
 class Problem(ABC):
     """What a training objective needs to know of a model's logits.

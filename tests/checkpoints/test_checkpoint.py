@@ -265,9 +265,10 @@ def test_a_checkpoint_that_says_nothing(changed: Any) -> None:
 def test_another_run_s_checkpoint_is_not_gone_on_from(
     cases: dict[str, Any], tmp_path: Path
 ) -> None:
-    data = str(cases["single"].data)
-    run_forked("train", [data, *command_line(finetuning(classes=4))], tmp_path, check=True)
-    again = run_forked("train", [data, *command_line(finetuning())], tmp_path, check=False)
+    first = {**finetuning(classes=1), "regression-target": True}
+    data = {kind: str(cases[kind].data) for kind in ("regression", "single")}
+    run_forked("train", [data["regression"], *command_line(first)], tmp_path, check=True)
+    again = run_forked("train", [data["single"], *command_line(finetuning())], tmp_path, False)
     assert again.returncode
-    said = "has a head of 4 classes, this run one of 3: it is another run's checkpoint, so give"
+    said = "has a head of 1 classes, this run one of 3: it is another run's checkpoint, so give"
     assert said in again.stdout.splitlines()[-1]

@@ -149,12 +149,12 @@ def test_with_low_memory(preset: str, kind: str, site: str) -> None:
 
 # Perturbations of 1e-5 are lost in the rounding of bfloat16.
 LARGE = [preset for preset in PRESETS if preset not in ("paper", "r3f", "smart")]
+# For each a problem in which what it adds is larger than the rounding, at either site.
+SEEN = ("span", "tags", "mlm", "ranking", "classification", "regression", "classification")
 
 
 @pytest.mark.parametrize("site", ["words", "1"])
-@pytest.mark.parametrize(
-    ("preset", "kind"), zip(LARGE, itertools.cycle(reversed(KINDS)), strict=False)
-)
+@pytest.mark.parametrize(("preset", "kind"), zip(LARGE, SEEN, strict=True))
 def test_under_autocast_every_pass_is_in_its_precision(preset: str, kind: str, site: str) -> None:
     """The same roundings in both, but for the order in which weights' gradients are added up."""
     case = make_case(kind, **model_of(preset))

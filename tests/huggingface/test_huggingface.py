@@ -246,7 +246,7 @@ def test_loss_and_gradients_are_those_of_the_fairseq_path(
 
     def converted(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         whole = {name: torch.zeros_like(t) for name, t in theirs.state_dict().items()} | tensors
-        return to_transformers(Tensors(whole, "the model"), layout, head, 0)
+        return to_transformers(Tensors(whole, "the model"), layout, head, "", 0)
 
     tokens = sample["net_input"]["src_tokens"]
     labels = sample["target"]

@@ -135,7 +135,7 @@ def test_a_gpu_computes_in_half_precision(folder: Path) -> None:
 @pytest.mark.parametrize("bert", [False, True])
 def test_pairs_have_the_separator_of_the_model(bert: bool, folder: Path) -> None:
     (folder / "base").rename(folder / "other")
-    save_model(folder / "base", **({"separator_token": None} if bert else {}))
+    save_model(folder / "base", WORDS, **({"separator_token": None} if bert else {}))
     assert call(folder, columns=("one", "two")) == 0
     assert value(options_of(folder), "--separator-token") == (None if bert else "2")
 

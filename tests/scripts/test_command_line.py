@@ -93,7 +93,7 @@ def test_the_commands_of_this_project(capsys: pytest.CaptureFixture[str]) -> Non
         predict(["--path", "x", "--output-format", "json"])
     assert "invalid choice: 'json'; did you mean jsonl?" in capsys.readouterr().err
     assert prepare(["--task", "sst2", "--vocabulary", "x", "--output", "y"]) == 2
-    assert capsys.readouterr().err.endswith("SICK-R; did you mean SST-2?\n")
+    assert capsys.readouterr().err.endswith("; did you mean SST-2?\n")
 
 
 def test_did_you_mean() -> None:

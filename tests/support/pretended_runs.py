@@ -29,7 +29,6 @@ if __name__ == "__main__":
 
 # isort: split
 import torch
-from fairseq import utils
 from fairseq.logging import metrics
 from torch import Tensor
 from torch.utils import checkpoint
@@ -37,6 +36,8 @@ from torch.utils import checkpoint
 from alum_fairseq.adversarial import norms
 from alum_fairseq.adversarial.adversary import Ascent
 from alum_fairseq.criterions import updates
+from alum_fairseq.encoder import tap
+from alum_fairseq.encoder.random_state import random_state
 from alum_fairseq.predict import Predictor
 from support.counted_updates import count
 from support.method_cases import KINDS, engine, make_case, prepared, stock
@@ -239,9 +240,7 @@ def faults(gpu: Any) -> Iterator[tuple[str, Run]]:
         gradient.sum().item()
         return step(ascent, delta, gradient)
 
-    def restore_the_cpu_s(state: dict[str, Any]) -> None:
-        torch.set_rng_state(state["torch_rng_state"])
-
+    cpu = torch.device("cpu")
     mlm = partial(update, "mlm", "calibrated")
     patched = mock.patch.object
     every: tuple[tuple[str, AbstractContextManager[Any], Run], ...] = (
@@ -251,7 +250,7 @@ def faults(gpu: Any) -> Iterator[tuple[str, Run]]:
             mlm,
         ),
         ("tensor on the CPU", patched(norms, "as_factor", lambda *a: as_factor(*a).cpu()), mlm),
-        ("state not restored", patched(utils, "set_rng_state", restore_the_cpu_s), masks),
+        ("state not restored", patched(tap, "random_state", lambda _: random_state(cpu)), masks),
         (
             "state not restored in low memory",
             patched(checkpoint, "set_device_states", lambda *_, **__: None),

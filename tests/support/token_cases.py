@@ -76,9 +76,8 @@ class Plain(nn.Module):
         for tokens, logits in zip(sample["net_input"]["src_tokens"], output, strict=True):
             ends = tokens.eq(_EOS).nonzero().flatten()
             in_play = [0, *range(int(ends[-2]) + 1, int(ends[-1]))]
-            row = torch.full_like(logits.T, -1e4)
-            row[:, in_play] = logits.T[:, in_play]
-            rows.append(row)
+            row = [logits[i] if i in in_play else logits[i] * 0 - 1e4 for i in range(len(tokens))]
+            rows.append(torch.stack(row, dim=1))
         return torch.stack(rows)
 
     def weights(self, sample: dict[str, Any], predictions: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 import numpy as np
 from typing_extensions import override
@@ -33,7 +32,7 @@ class Clean(Part):
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
         asked = [(example, example.texts) for example in examples]
-        records = [asdict(verdict) for verdict in subject.verdicts(asked)]
+        records = [verdict.record() for verdict in subject.verdicts(asked)]
         for record, again in zip(records, subject.verdicts(asked[:_ASKED_TWICE]), strict=False):
             record["steady"] = math.isclose(again.loss, record["loss"], rel_tol=0.01, abs_tol=1e-3)
         return records

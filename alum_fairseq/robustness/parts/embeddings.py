@@ -57,7 +57,9 @@ class EmbeddingAttack(Part):
             nargs="+",
             choices=OBJECTIVES,
             default=[LOSS, DIVERGENCE],
-            help="what attacks on embeddings raise, restarts in turn (default: loss divergence)",
+            metavar="OBJECTIVE",
+            help="what attacks on embeddings raise, restarts in turn; from "
+            f"{', '.join(OBJECTIVES)} (default: loss divergence)",
         )
         group.add_argument(
             "--radii",

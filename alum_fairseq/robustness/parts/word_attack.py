@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -151,7 +151,7 @@ def attempted(attempt: Attempt) -> Record:
 
 def outcome(texts: Texts, verdict: Verdict, edits: int, queries: int) -> Record:
     """The record of texts that were changed."""
-    said = asdict(verdict)
+    said = verdict.record()
     del said["loss"]
     return {"texts": list(texts), **said, "edits": edits, "queries": queries}
 
