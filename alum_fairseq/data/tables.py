@@ -285,7 +285,8 @@ def _objects(
 def _value(where: str, found: dict[str, Any], column: str, number: bool = False) -> str:
     """A text; or if that is allowed, a number."""
     if column not in found:
-        raise UsageError(f"{where}: there is no {column}: there are {', '.join(found)}")
+        hint = "; JSON-lines have no numbers of columns: give names" if column.isdecimal() else ""
+        raise UsageError(f"{where}: there is no {column}: there are {', '.join(found)}{hint}")
     value = found[column]
     if number and isinstance(value, bool | int | float):
         return json.dumps(value)

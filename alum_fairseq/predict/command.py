@@ -41,9 +41,9 @@ Predicts labels and probabilities with a fine-tuned checkpoint.
       --label label --output predictions.tsv
 """
 _EPILOG = """\
-Without --columns, an example is a line of standard input, with a tab between its texts; a file has
-its texts in the columns that alum-prepare made the training data of. With --label, the
-predictions are scored, on standard error.
+Without --columns, an example is a line of standard input or of a .txt file, with a tab between its
+texts; another file has its texts in the columns by whose names alum-prepare made the training data.
+With --label, the predictions are scored, on standard error.
 """
 
 OUTPUTS = ("tsv", "jsonl")
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
+    arguments.output_format = _output_format(arguments)
     if arguments.fp16 and not on_gpu(arguments):
         raise UsageError("--fp16 needs a GPU")
     predictor = load_predictor(arguments.path, arguments)
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=STDIN,
         metavar="FILE",
-        help="TSV, CSV or JSON-lines (default: standard input)",
+        help="TSV, CSV, JSON-lines or lines of text (default: standard input)",
     )
     add_table_options(parser)
     out = parser.add_argument_group("what is written")
@@ -126,20 +127,35 @@ def _with_settings(problem: SupervisedProblem, arguments: argparse.Namespace) ->
     return replace(problem, **given)
 
 
+def _output_format(arguments: argparse.Namespace) -> str:
+    """The format of the output: that given, else by the file's suffix."""
+    path = arguments.output or Path()
+    found = arguments.output_format or TableFormat().form_of(path) or "tsv"
+    if found not in OUTPUTS:
+        raise UsageError(
+            f"--output {path}: what is written is TSV or JSON-lines: end the name with .tsv or "
+            ".jsonl, or give --output-format"
+        )
+    return found
+
+
 def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
     """The examples, each checked against the model."""
     path, table, problem = arguments.input, table_format(arguments), predictor.problem
     label, optional = arguments.label, False
+    of_tokens = isinstance(problem, TokenProblem)  # whose .txt may hold a word a line
+    is_text = path.suffix.lower() == ".txt" and table.format is None and not of_tokens
+    by_lines = path == STDIN or is_text
+    if by_lines and table.format is None:
+        table = TableFormat("tsv", table.header)
     if isinstance(problem, TokenProblem) and table.form_of(path) in (problem.form, "jsonl"):
         table, optional = TableFormat(problem.form), True
         columns = arguments.columns or problem.columns
         label = label or problem.label_column
     else:
-        columns = arguments.columns or _usual_columns(arguments, predictor)
+        columns = arguments.columns or _usual_columns(arguments, predictor, by_lines)
     predictor.check_inputs(len(columns))
-    if path == STDIN and table.format is None:
-        table = TableFormat("tsv", table.header)
-    whole = path == STDIN and arguments.columns is None
+    whole = by_lines and arguments.columns is None
     for row in read_rows(path, table, columns, label, label_optional=optional, whole=whole):
         if row.label == arguments.no_label:
             row = replace(row, label=None)
@@ -148,11 +164,14 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
         yield row
 
 
-def _usual_columns(arguments: argparse.Namespace, predictor: Predictor) -> Sequence[str]:
-    """Of a file those of the training data; of standard input all."""
+def _usual_columns(
+    arguments: argparse.Namespace, predictor: Predictor, by_lines: bool
+) -> Sequence[str]:
+    """Of lines all; of another file those of the training data, if they have names."""
     record = predictor.checkpoint.record
-    if arguments.input != STDIN:
-        if record is None:
+    if not by_lines:
+        # Numbers say neither where the texts of another table are, nor whether it has a header.
+        if record is None or any(map(str.isdecimal, record.columns)):
             raise UsageError(f"give --columns, the columns of {arguments.input} with the texts")
         return record.columns
     if arguments.label is not None:
@@ -173,8 +192,6 @@ def _write(
     rows: Iterator[Row], predictor: Predictor, file: IO[str], arguments: argparse.Namespace
 ) -> int:
     """Predict and write, a chunk at a time; returns how many."""
-    suffix = "" if arguments.output is None else arguments.output.suffix
-    as_json = (arguments.output_format or suffix.lstrip(".")) == "jsonl"
     problem = predictor.problem
     answered: list[tuple[Any, str]] = []
     count = 0
@@ -184,7 +201,7 @@ def _write(
             for row, prediction in zip(chunk, predictions, strict=True):
                 texts = row.texts if arguments.keep_input else ()
                 name = {} if row.name is None else {"id": row.name}
-                if as_json:
+                if arguments.output_format == "jsonl":
                     entries = name | ({"texts": list(texts)} if texts else {})
                     entries |= problem.entries(prediction)
                     file.write(json.dumps(entries, ensure_ascii=False) + "\n")

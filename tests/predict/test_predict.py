@@ -6,7 +6,9 @@ import io
 import json
 import math
 import re
+import shutil
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,7 @@ from support.untrained import LABELS, texts
 from torch import Tensor
 
 from alum_fairseq import UsageError
+from alum_fairseq.data.record import DataRecord
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.command import main as predict
 
@@ -213,6 +216,54 @@ def test_standard_input_has_no_columns_that_nobody_reads(
         arguments = ["--keep-input", "--output-format", "jsonl", "--columns", *chosen]
         assert predict(["--path", path, *arguments]) == 0
         assert json.loads(capsys.readouterr().out)["texts"] == line.split("\t")[1:]
+
+
+def test_a_text_file_is_read_as_lines(cases: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    case, file = cases["single"], tmp_path / "new.txt"
+    file.write_text("good film\nbad\n")
+    command = ["--path", str(case.path), "--input", str(file)]
+    assert predict([*command, "--keep-input"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == [
+        *("text1", "good film", "bad")
+    ]
+    file.write_text("0\tgood film\n")
+    assert predict(command) == 2
+    assert "there are 2 columns, where 1 should be: say by --col" in capsys.readouterr().err
+
+
+def test_numbers_of_columns_are_not_those_of_another_table(
+    cases: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    """A header is not predicted as an example."""
+    case, data, table = cases["single"], tmp_path / "data", tmp_path / "test.tsv"
+    shutil.copytree(case.data, data)
+    replace(DataRecord.load(data), columns=["1"]).save(data)
+    table.write_text("sentence\ngood film\n")
+    command = ["--path", str(case.path), "--data", str(data), "--input"]
+    assert predict([*command, str(table)]) == 2
+    asked = f"give --columns, the columns of {table} with the texts"
+    assert asked in capsys.readouterr().err
+    assert predict([*command, str(table), "--columns", "sentence"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    lines = tmp_path / "test.jsonl"
+    lines.write_text('{"sentence": "good film"}\n')
+    assert predict([*command, str(lines)]) == 2
+    assert "give --columns" in capsys.readouterr().err
+    assert predict([*command, str(lines), "--columns", "1"]) == 2
+    assert "JSON-lines have no numbers of columns: give names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["o.json", "o.csv", "o.conll"])
+def test_output_is_of_the_kind_that_its_name_says(
+    name: str, cases: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    case, out = cases["single"], tmp_path / name
+    command = ["--path", str(case.path), "--input", str(case.table), "--output", str(out)]
+    assert predict(command) == 2
+    assert f"{name}: what is written is TSV or JSON-lines: end" in capsys.readouterr().err
+    assert not out.exists()
+    assert predict([*command, "--output-format", "jsonl"]) == 0
+    assert "label" in json.loads(out.read_text().splitlines()[0])
 
 
 def test_output_is_written_whole_or_not_at_all(cases: dict[str, Any], tmp_path: Path) -> None:
