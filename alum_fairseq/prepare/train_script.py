@@ -13,7 +13,7 @@ from alum_fairseq import threads
 from alum_fairseq.checkpoints.architecture import architecture_options, command_line
 from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.checkpoints.fit import encoder_sizes
-from alum_fairseq.data.record import DataRecord
+from alum_fairseq.data.record import RECORD, DataRecord
 from alum_fairseq.prepare.plan import TRAIN, VALID
 from alum_fairseq.problems import MultipleChoice, SupervisedProblem, TokenProblem
 
@@ -33,6 +33,12 @@ set -euo pipefail
 
 # The environment that alum-prepare ran in.
 PATH={programs}:"$PATH"
+
+data={folder}
+[ -f "$data/{record}" ] || {{
+    echo "train.sh: $data holds no {record}: if the data were moved, run alum-prepare again" >&2
+    exit 2
+}}
 
 case "${{1:-}}" in
     plain) method=({plain}) ;; # fairseq's own training, to the bit
@@ -146,6 +152,8 @@ def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str
     script = _TEMPLATE.format(
         model=model.path.absolute(),
         data=folder,
+        folder=shlex.quote(folder),
+        record=RECORD,
         script=shlex.quote(f"{folder}/{SCRIPT}"),
         programs=shlex.quote(str(Path(sys.executable).parent)),
         threads=shlex.quote(threads.__file__),

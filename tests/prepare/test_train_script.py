@@ -102,6 +102,16 @@ def test_it_trains_as_it_stands(
     assert done.stdout == "train.sh: the first word is Plain: it must be alum, plain or an option\n"
 
 
+def test_moved_data_are_missed(folder: Path, tmp_path: Path) -> None:
+    assert call(folder) == 0
+    moved = (folder / "data").rename(folder / "moved")
+    done = run(moved / "train.sh", cwd=tmp_path)
+    assert done.returncode == 2
+    said = "holds no alum-prepare.json: if the data were moved, run alum-prepare again\n"
+    assert done.stdout == f"train.sh: {folder / 'data'} {said}"
+    assert not (folder / "data").exists()
+
+
 def options_of(folder: Path) -> list[str]:
     """What the script gives to fairseq-train, on a machine with a GPU."""
     programs = folder / "programs"
