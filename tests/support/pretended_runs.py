@@ -68,7 +68,7 @@ PRECISIONS = (*DTYPES, "amp")
 LARGE = {"alum_alpha": 2.0, "alum_epsilon": 0.3, "alum_noise_std": 0.05}
 OPTIONS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("paper", "reference", "r3f"), LARGE),
-    "smart": {**LARGE, "alum_step_size": 0.2, "alum_proximal": 0.5},
+    "smart": {**LARGE, "alum_noise_std": 0.1, "alum_step_size": 0.2, "alum_proximal": 0.5},
     **{name: {"alum_noise_std": 0.1} for name in ("freelb", "freelb++")},
 }
 
