@@ -115,6 +115,7 @@ def train_script_of(name: str, data: Path, arch: str) -> Path:
         task=plan.task,
         splits={"train": split, "valid": split},
     )
+    record.save(data)
     (data / "train.sh").write_text(train_script(record, data, released(arch))[0])
     return data / "train.sh"
 
