@@ -133,8 +133,15 @@ class SpanPrediction(TokenProblem):
 
     @override
     def cuts(self, ranges: Tensor, text: str, room: int) -> list[tuple[int, int]]:
-        step = max(room - self.doc_stride, 1)
-        ends = range(room, max(len(ranges), room) + step, step)
+        step = room - self.doc_stride
+        if len(ranges) > room and step < 1:
+            raise UsageError(
+                f"--doc-stride is {self.doc_stride}: an input has room for {room} tokens of the "
+                "context, and its neighbour must share fewer"
+            )
+        ends = [room]
+        while ends[-1] < len(ranges):
+            ends.append(ends[-1] + step)
         return [(end - room, min(end, len(ranges))) for end in ends]
 
     @override

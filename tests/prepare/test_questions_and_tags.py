@@ -196,6 +196,7 @@ def test_by_name(name: str, tmp_path: Path) -> None:
         (["--labels", "a", "b"], "--labels does not go with --format squad: leave it out"),
         (["--doc-stride", "-1"], "--doc-stride is -1: it must be 0 or more"),
         (["--max-positions", "5"], "--max-positions is 5: it must be 8 or more"),
+        (["--max-positions", "8"], "--doc-stride is 128: an input has room for"),
         (["--format", "tsv"], "give --columns"),
         (["--format", "conll", "--max-question", "3"], "--max-question is for questions"),
     ],
