@@ -39,6 +39,7 @@ from alum_fairseq.robustness.attacks.part_of_speech import keep_part_of_speech
 from alum_fairseq.robustness.attacks.synonyms import read_synonyms, write_synonyms
 from alum_fairseq.robustness.attacks.wordnet import wordnet_synonyms
 from alum_fairseq.robustness.attacks.words import (
+    MIN_LETTERS,
     STOP_WORDS,
     Editor,
     content_words,
@@ -46,10 +47,11 @@ from alum_fairseq.robustness.attacks.words import (
     of_words,
     written_like,
 )
-from alum_fairseq.robustness.parts import pwws
+from alum_fairseq.robustness.parts import bert_attack, greedy, pwws
+from alum_fairseq.robustness.parts.clean import Clean
 from alum_fairseq.robustness.parts.greedy import GreedyAttack
 from alum_fairseq.robustness.subject import Subject
-from alum_fairseq.robustness.types import Example
+from alum_fairseq.robustness.types import Example, Verdict
 
 RANKS = (LEFT_OUT, MASKED, WEIGHTED)
 
@@ -383,6 +385,50 @@ def test_the_attacks_of_the_literature(attacked: Any, tools: dict[str, Any]) -> 
         broken = 100 * sum(shares) / len(shares)
         assert values(found.report)[f"{kind}.changed"] == pytest.approx(broken, rel=1e-5)
     assert column(found, "bae", "texts") != column(found, "bert-attack", "texts")
+
+
+def test_each_attack_searches_as_its_paper_has_it(
+    attacked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which rank, from which length of a word on, with or without a sight of the word."""
+    searches: list[tuple[str, int]] = []
+    hidden: list[bool] = []
+    search, fitting = greedy.greedy_attack, bert_attack.fitting_words
+
+    def noted(texts: Any, candidates: Any, limits: Limits, *rest: Any) -> Any:
+        searches.append((rest[1], limits.min_letters))
+        return search(texts, candidates, limits, *rest)
+
+    def fits(model: Any, most: int, masked: bool) -> Any:
+        hidden.append(masked)
+        return fitting(model, most, masked)
+
+    monkeypatch.setattr(greedy, "greedy_attack", noted)
+    monkeypatch.setattr(bert_attack, "fitting_words", fits)
+    expected = {
+        "textbugger": (LEFT_OUT, MIN_LETTERS),
+        "pwws": (WEIGHTED, 2),
+        "textfooler": (LEFT_OUT, 2),
+        "bert-attack": (MASKED, 2),
+        "bae": (LEFT_OUT, 2),
+    }
+    for kind, ranked in expected.items():
+        searches.clear()
+        hidden.clear()
+        attacked(parts=kind)
+        assert set(searches) == {ranked}, kind
+        assert set(hidden) == {"bert-attack": {False}, "bae": {True}}.get(kind, set())
+
+
+def test_a_model_that_changes_its_answer_is_noted() -> None:
+    asked = [Example(number, ("text",), "a") for number in range(3)]
+    losses = iter([0.5, 0.7, 0.9, 0.5, 0.8, 0.9])
+
+    def verdicts(asked: list[Any]) -> list[Verdict]:
+        return [Verdict("a", True, next(losses), 0.9) for _ in asked]
+
+    records = Clean().run(SimpleNamespace(verdicts=verdicts), asked)
+    assert [record["steady"] for record in records] == [True, False, True]
 
 
 def test_options_of_the_attacks_of_the_literature(
