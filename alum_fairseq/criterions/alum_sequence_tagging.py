@@ -1,8 +1,6 @@
 """``--criterion alum_sequence_tagging``: a tag for every word, with ALUM."""
 
-# No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
-
-from dataclasses import dataclass
+from __future__ import annotations
 
 from fairseq.criterions import register_criterion
 
@@ -11,12 +9,7 @@ from alum_fairseq.criterions.token_criterion import TokenCriterion
 from alum_fairseq.problems import SequenceTagging
 
 
-@dataclass
-class AlumSequenceTaggingConfig(AlumConfig):
-    """ALUM's options."""
-
-
-@register_criterion("alum_sequence_tagging", dataclass=AlumSequenceTaggingConfig)
+@register_criterion("alum_sequence_tagging", dataclass=AlumConfig)
 class AlumSequenceTagging(TokenCriterion):
     """Cross entropy of the tags, plus the divergence of their distributions, a word at a time."""
 

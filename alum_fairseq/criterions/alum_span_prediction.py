@@ -1,8 +1,6 @@
 """``--criterion alum_span_prediction``: questions whose answers are spans, with ALUM."""
 
-# No `from __future__ import annotations`: fairseq reads the types of the fields at run time.
-
-from dataclasses import dataclass
+from __future__ import annotations
 
 from fairseq.criterions import register_criterion
 
@@ -11,12 +9,7 @@ from alum_fairseq.criterions.token_criterion import TokenCriterion
 from alum_fairseq.problems import SpanPrediction
 
 
-@dataclass
-class AlumSpanPredictionConfig(AlumConfig):
-    """ALUM's options."""
-
-
-@register_criterion("alum_span_prediction", dataclass=AlumSpanPredictionConfig)
+@register_criterion("alum_span_prediction", dataclass=AlumConfig)
 class AlumSpanPrediction(TokenCriterion):
     """Cross entropy of where the answer begins and ends, plus the divergence of either."""
 

@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alum_fairseq.criterions.alum_sequence_tagging import (
-    AlumSequenceTagging,
-    AlumSequenceTaggingConfig,
-)
-from alum_fairseq.criterions.alum_span_prediction import (
-    AlumSpanPrediction,
-    AlumSpanPredictionConfig,
-)
+from alum_fairseq.criterions.alum_sequence_tagging import AlumSequenceTagging
+from alum_fairseq.criterions.alum_span_prediction import AlumSpanPrediction
+from alum_fairseq.criterions.options import AlumConfig
 from alum_fairseq.models.token_head import TOKEN_HEAD, add_token_head
 
 TOKENS = ("span", "tags")
@@ -43,8 +38,8 @@ def make_tokens(kind: str, model: Any, sample: dict[str, Any]) -> None:
 def criterion_of(kind: str, task: Any) -> Callable[..., nn.Module]:
     """Ours, by its options."""
     if kind == "span":
-        return lambda **options: AlumSpanPrediction(AlumSpanPredictionConfig(**options), task)
-    return lambda **options: AlumSequenceTagging(AlumSequenceTaggingConfig(**options), task)
+        return lambda **options: AlumSpanPrediction(AlumConfig(**options), task)
+    return lambda **options: AlumSequenceTagging(AlumConfig(**options), task)
 
 
 class Plain(nn.Module):
