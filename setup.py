@@ -23,14 +23,14 @@ setup(
     license_files=["LICENSE"],
     options={"build": {"build_base": BUILD.name}},
     python_requires=">=3.11",
-    packages=find_packages(include=["alum_fairseq", "alum_fairseq.*"]),
-    package_data={"alum_fairseq.robustness.report": ["*.jinja"]},
+    packages=find_packages(include=["alum_*"]),
+    package_data={"alum_commands": ["help.json"], "alum_fairseq.robustness.report": ["*.jinja"]},
     entry_points={
         "console_scripts": [
-            "alum-convert=alum_fairseq.convert.command:main",
-            "alum-predict=alum_fairseq.predict.command:main",
-            "alum-prepare=alum_fairseq.prepare.command:main",
-            "alum-robustness=alum_fairseq.robustness.command:main",
+            "alum-convert=alum_commands:convert",
+            "alum-predict=alum_commands:predict",
+            "alum-prepare=alum_commands:prepare",
+            "alum-robustness=alum_commands:robustness",
         ]
     },
     install_requires=[

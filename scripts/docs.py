@@ -1,9 +1,10 @@
-"""Renews the pages of the manual that are made from the code.
+"""Renews what is made from the code.
 
     python scripts/docs.py
 
-All of `options.md`, `tutorial.ipynb` from `tutorial.md`, the classes in `api.md`, and the messages
-in `troubleshooting.md`. A test says when one of them is out of date.
+Of the manual all of `options.md`, `tutorial.ipynb` from `tutorial.md`, the classes in `api.md`, and
+the messages in `troubleshooting.md`; and what `alum-* --help` shows. A test says when one of them
+is out of date.
 """
 
 from __future__ import annotations
@@ -158,6 +159,16 @@ def parser_of(begin: Callable[[list[str]], None]) -> argparse.ArgumentParser:
     return parsed.call_args.args[0]
 
 
+def parsers() -> Iterator[argparse.ArgumentParser]:
+    """The parser of every command, and of every subcommand that has one of its own."""
+    from alum_fairseq.robustness.command import _compare, _synonyms
+
+    for name in COMMANDS:
+        yield importlib.import_module(f"alum_fairseq.{name}.command")._parser()
+        if name == "robustness":
+            yield from map(parser_of, (_compare, _synonyms))
+
+
 def options_page() -> str:
     """The page of all options."""
     from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
@@ -166,7 +177,6 @@ def options_page() -> str:
     from alum_fairseq import PRESETS
     from alum_fairseq.criterions.options import AlumConfig
     from alum_fairseq.models.alum_roberta import AlumRobertaModel
-    from alum_fairseq.robustness.command import _compare, _synonyms
 
     ours = {f.name for f in dataclasses.fields(AlumConfig)}
     architecture = argparse.ArgumentParser()
@@ -217,13 +227,9 @@ def options_page() -> str:
         "",
         *table(["option", "default", "meaning"], [row for row in model_rows if "--alum" in row[0]]),
     ]
-    for name in COMMANDS:
-        parser = importlib.import_module(f"alum_fairseq.{name}.command")._parser()
-        lines += ["", f"## alum-{name}", *command_options(parser)]
-        if name == "robustness":
-            for begin in (_compare, _synonyms):
-                parser = parser_of(begin)
-                lines += ["", f"### {parser.prog}", *command_options(parser)]
+    for parser in parsers():
+        level = "###" if " " in parser.prog else "##"
+        lines += ["", f"{level} {parser.prog}", *command_options(parser)]
     return "\n".join(lines) + "\n"
 
 
@@ -517,11 +523,30 @@ def tutorial_notebook() -> str:
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
+# help.json
+
+
+def help_texts() -> str:
+    """What every command and subcommand prints for ``--help``, in lines."""
+    texts = {}
+    for parser in parsers():
+        subcommands = [
+            command
+            for action in parser._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for command in action.choices.values()
+        ]
+        for each in (parser, *subcommands):
+            texts[each.prog] = each.format_help().splitlines()
+    return json.dumps(texts, indent=1) + "\n"
+
+
 PAGES = {
-    "options.md": options_page,
-    "api.md": api_page,
-    "troubleshooting.md": troubleshooting_page,
-    "tutorial.ipynb": tutorial_notebook,
+    "docs/options.md": options_page,
+    "docs/api.md": api_page,
+    "docs/troubleshooting.md": troubleshooting_page,
+    "docs/tutorial.ipynb": tutorial_notebook,
+    "alum_commands/help.json": help_texts,
 }
 
 
@@ -529,10 +554,10 @@ def main() -> None:
     """Write every page that has changed."""
     logging.disable(logging.INFO)  # fairseq says at import what is not installed
     for name, make in PAGES.items():
-        path, text = DOCS / name, make()
+        path, text = ROOT / name, make()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
-            print(f"wrote docs/{name}")
+            print(f"wrote {name}")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ wanted_tools() {
     { cat scripts/setup.sh; echo "$TORCH $tests"; } | cksum
 }
 wanted_plugin() {
-    { cat setup.py; find alum_fairseq -name '*.py' -exec cksum {} + -o -name '*.jinja' -exec cksum {} + | LC_ALL=C sort; } | cksum
+    { cat setup.py; find alum_commands alum_fairseq \( -name '*.py' -o -name '*.jinja' -o -name '*.json' \) -exec cksum {} + | LC_ALL=C sort; } | cksum
 }
 
 install_tools() {

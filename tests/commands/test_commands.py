@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ from support.in_process import run_command
 from support.tools import run_tool
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+import alum_commands
 from alum_fairseq import UsageError, cli
 from alum_fairseq.convert.command import main as convert
 from alum_fairseq.data.vocabulary import Vocabulary
@@ -255,6 +259,43 @@ def test_success_and_a_reader_that_has_enough(monkeypatch: pytest.MonkeyPatch) -
     os.close(read)
     os.write(write, b"goes nowhere")  # and does not fail
     os.close(write)
+
+
+HELP = json.loads(Path(alum_commands.__file__).with_name("help.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_help_imports_neither_torch_nor_fairseq(name: str) -> None:
+    program, *words = name.split()
+    path = Path(sys.executable).with_name(program)
+    for option in ("-h", "--help"):
+        command = [sys.executable, "-X", "importtime", path, *words, option]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == HELP[name]
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "alum_commands" in imported
+        assert not imported & {"alum_fairseq", "torch", "fairseq", "numpy"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_all_but_help_is_the_commands_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert name in HELP
+    main, begun = COMMANDS[name], []
+    monkeypatch.setattr(sys.modules[main.__module__], "main", lambda: begun.append(sys.argv) or 7)
+    start = getattr(alum_commands, name.removeprefix("alum-"))
+    for words in ([], ["-h", "x"], ["--helpx"], ["no", "--help"], ["--path", "--help"]):
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        assert start() == 7
+        assert begun.pop() == [name, *words]
+
+
+def test_help_to_a_closed_pipe() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "import alum_commands; alum_commands.predict()", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,4 +1,4 @@
-"""The pages that are made from the code are up to date."""
+"""What is made from the code is up to date: pages, and what ``--help`` shows."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ SPEC.loader.exec_module(docs)
 
 @pytest.mark.parametrize("name", docs.PAGES)
 def test_up_to_date(name: str) -> None:
-    page = (docs.DOCS / name).read_text(encoding="utf-8")
-    assert page == docs.PAGES[name](), f"docs/{name} is out of date: run `python scripts/docs.py`"
+    page = (ROOT / name).read_text(encoding="utf-8")
+    assert page == docs.PAGES[name](), f"{name} is out of date: run `python scripts/docs.py`"
