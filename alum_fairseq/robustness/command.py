@@ -129,9 +129,19 @@ def _synonyms(argv: list[str]) -> None:
     )
     parser.add_argument("vectors", type=Path, help="in each line a word and its numbers, in UTF-8")
     parser.add_argument("output", type=Path, help="the file to write")
-    parser.add_argument("--neighbours", type=int, default=50, metavar="N", help="(default: 50)")
     parser.add_argument(
-        "--min-cosine", type=float, default=0.5, metavar="COSINE", help="(default: 0.5)"
+        "--neighbours",
+        type=int,
+        default=50,
+        metavar="N",
+        help="how many to keep for a word, at most (default: 50)",
+    )
+    parser.add_argument(
+        "--min-cosine",
+        type=float,
+        default=0.5,
+        metavar="COSINE",
+        help="how near a neighbour must be: the least cosine of the two vectors (default: 0.5)",
     )
     options = parser.parse_args(argv)
     require_count("--neighbours", options.neighbours)

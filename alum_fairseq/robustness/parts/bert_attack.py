@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,10 +12,9 @@ from typing_extensions import override
 from alum_fairseq.robustness.attacks.greedy import LEFT_OUT, MASKED
 from alum_fairseq.robustness.attacks.language_model import fitting_words, load_language_model
 from alum_fairseq.robustness.attacks.words import Candidates
-from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.greedy import Source
-from alum_fairseq.robustness.parts.part import Part, register_part
-from alum_fairseq.robustness.parts.substitution import Substitution, asked_for
+from alum_fairseq.robustness.parts.part import register_part
+from alum_fairseq.robustness.parts.substitution import Substitution
 
 
 @register_part("bert-attack")
@@ -28,6 +27,7 @@ class BertAttack(Substitution):
     label = "BERT-Attack"
     importance = MASKED
     keeps_part_of_speech = False
+    needs = "--attack-lm"
 
     @classmethod
     @override
@@ -42,11 +42,9 @@ class BertAttack(Substitution):
 
     @classmethod
     @override
-    def from_options(cls, options: Namespace, data: Data) -> list[Part]:
-        if not asked_for(cls.kind, options, "--attack-lm"):
-            return []
-        model = Source.of("--attack-lm", options.attack_lm)
-        return [replace(part, language_model=model) for part in super().from_options(options, data)]
+    def own_fields(cls, options: Namespace) -> dict[str, Any]:
+        model = Source.of(cls.needs, options.attack_lm)
+        return {**super().own_fields(options), "language_model": model}
 
     @override
     def words(self) -> Candidates:

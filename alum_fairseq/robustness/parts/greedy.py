@@ -25,7 +25,7 @@ from alum_fairseq.robustness.attacks.greedy import (
     run_side_by_side,
 )
 from alum_fairseq.robustness.attacks.language_model import load_language_model
-from alum_fairseq.robustness.attacks.words import Candidates, of_words
+from alum_fairseq.robustness.attacks.words import MIN_LETTERS, Candidates, of_words
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort, check_share
 from alum_fairseq.robustness.parts.part import Part, register_part
@@ -85,12 +85,19 @@ class Similarity:
 
 @dataclass
 class GreedyAttack(WordAttack):
-    """The greedy search; subclasses say what may stand in the place of a word."""
+    """The greedy search; subclasses say what may stand in the place of a word.
+
+    Attributes:
+        min_letters: words with fewer letters stay.
+        needs: the option that names its file; without the option it is left out.
+    """
 
     limits: Limits
     similarity: Similarity | None = None
     device: str = field(default="cpu", compare=False)
     importance: ClassVar[str] = LEFT_OUT
+    min_letters: ClassVar[int] = MIN_LETTERS
+    needs: ClassVar[str] = ""
 
     @classmethod
     @override
@@ -110,12 +117,22 @@ class GreedyAttack(WordAttack):
     @classmethod
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
+        if cls.needs and vars(options)[cls.needs.removeprefix("--").replace("-", "_")] is None:
+            if options.parts and cls.kind in options.parts:
+                raise UsageError(f"--parts {cls.kind} needs {cls.needs} FILE")
+            return []
         check_share("--max-edits is", options.max_edits)
         limits = Limits(
-            options.max_edits, options.max_queries, max_candidates=options.max_candidates
+            options.max_edits, options.max_queries, cls.min_letters, options.max_candidates
         )
         given = (editable_texts(options, data), limits, Similarity.from_options(options))
-        return [cls(options.seed, *given, device="cuda" if on_gpu(options) else "cpu")]
+        device = "cuda" if on_gpu(options) else "cpu"
+        return [cls(options.seed, *given, device=device, **cls.own_fields(options))]
+
+    @classmethod
+    def own_fields(cls, options: Namespace) -> dict[str, Any]:
+        """What the options say of the fields that a subclass adds."""
+        return {}
 
     @abstractmethod
     def candidates(self) -> Candidates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from typing_extensions import override
 from alum_fairseq.robustness.attacks.greedy import WEIGHTED
 from alum_fairseq.robustness.attacks.wordnet import wordnet_synonyms
 from alum_fairseq.robustness.attacks.words import Candidates, of_words
-from alum_fairseq.robustness.examples import Data
-from alum_fairseq.robustness.parts.part import Part, register_part
+from alum_fairseq.robustness.parts.part import register_part
 from alum_fairseq.robustness.parts.substitution import Substitution
 
 
@@ -39,9 +38,9 @@ class PWWS(Substitution):
 
     @classmethod
     @override
-    def from_options(cls, options: Namespace, data: Data) -> list[Part]:
+    def own_fields(cls, options: Namespace) -> dict[str, Any]:
         folder = None if options.wordnet is None else str(options.wordnet)
-        return [replace(part, wordnet=folder) for part in super().from_options(options, data)]
+        return {**super().own_fields(options), "wordnet": folder}
 
     @override
     def words(self) -> Candidates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ from typing_extensions import override
 from alum_fairseq.robustness.attacks.bugs import bugs
 from alum_fairseq.robustness.attacks.synonyms import read_synonyms
 from alum_fairseq.robustness.attacks.words import Candidates, of_words
-from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.greedy import GreedyAttack, Source
-from alum_fairseq.robustness.parts.part import Part, register_part
+from alum_fairseq.robustness.parts.part import register_part
 
 
 @dataclass
@@ -36,10 +35,10 @@ class SynonymAttack(GreedyAttack):
 
     @classmethod
     @override
-    def from_options(cls, options: Namespace, data: Data) -> list[Part]:
+    def own_fields(cls, options: Namespace) -> dict[str, Any]:
         path = options.synonyms
         synonyms = None if path is None else Source.of("--synonyms", path)
-        return [replace(part, synonyms=synonyms) for part in super().from_options(options, data)]
+        return {**super().own_fields(options), "synonyms": synonyms}
 
 
 @register_part("textbugger")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from typing_extensions import override
 
 from alum_fairseq.robustness.attacks.synonyms import read_synonyms
 from alum_fairseq.robustness.attacks.words import Candidates, of_words
-from alum_fairseq.robustness.examples import Data
-from alum_fairseq.robustness.parts.part import Part, register_part
-from alum_fairseq.robustness.parts.substitution import Substitution, asked_for
+from alum_fairseq.robustness.parts.part import register_part
+from alum_fairseq.robustness.parts.substitution import Substitution
 from alum_fairseq.robustness.parts.textbugger import SynonymAttack
 
 
@@ -22,13 +20,7 @@ class TextFooler(Substitution, SynonymAttack):
     """Neighbours from a file of synonyms, where one is named."""
 
     label = "TextFooler"
-
-    @classmethod
-    @override
-    def from_options(cls, options: Namespace, data: Data) -> list[Part]:
-        if not asked_for(cls.kind, options, "--synonyms"):
-            return []
-        return super().from_options(options, data)
+    needs = "--synonyms"
 
     @override
     def words(self) -> Candidates:
