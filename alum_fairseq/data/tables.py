@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alum_fairseq.data.answers import read_squad, read_tagged
+from alum_fairseq.data.columns import check_lists, examples_in, joined, parts, value_at
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, reporting_access_errors
 
@@ -90,7 +91,9 @@ def read_rows(
     Args:
         path: a file in UTF-8 (with or without a byte order mark), or :data:`STDIN`.
         table: its format.
-        columns: columns of the texts: names, or numbers from 1. In JSON-lines always keys.
+        columns: columns of the texts: names, or numbers from 1; ``a+b`` joins two. In JSON-lines
+            always keys, or paths of keys and numbers from 0, where ``*`` makes every entry of a
+            list an example: ``passage.questions.*.question``.
         label: column of the label, or None.
         label_optional: accept an absent label column and empty labels, as no label.
         whole: refuse a TSV or CSV that has other columns besides these.
@@ -133,6 +136,7 @@ def has_header(table: TableFormat, columns: Sequence[str]) -> bool:
     Raises:
         UsageError: a column is given by name although there are no names, or as the number 0.
     """
+    columns = [part for column in columns for part in parts(column)]
     for column in columns:
         if column.isdecimal() and int(column) == 0:
             raise UsageError("there is no column 0: columns count from 1")
@@ -157,7 +161,8 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         "--columns",
         nargs="+",
         metavar="COLUMN",
-        help="columns of the texts: names, or numbers from 1 (in JSON-lines: keys)",
+        help="columns of the texts: names, or numbers from 1 (in JSON-lines: keys, or paths such "
+        "as choices.0.text); a+b joins two",
     )
     group.add_argument("--label", metavar="COLUMN", help="column of the label, likewise")
     group.add_argument(
@@ -222,12 +227,18 @@ def _fields(
                 f"{shown(path)}:{first[0]}: there are {width} columns, where {len(wanted)} should "
                 "be: say by --columns which to read"
             )
-        places = [_find_column(path, column, names, width, column == optional) for column in wanted]
+        places = [
+            [_find_column(path, part, names, width, column == optional) for part in each]
+            for column, each in ((column, parts(column, names or ())) for column in wanted)
+        ]
         before: list[str] = []
         for line, fields in rows if named else chain([first], rows):
             if len(fields) == width:
                 before = fields
-                yield line, [None if place is None else fields[place] for place in places]
+                yield (
+                    line,
+                    [None if None in at else joined([fields[i] for i in at]) for at in places],
+                )
             elif skip is not None:
                 skip(line)
             else:
@@ -264,7 +275,8 @@ def _find_column(
 def _objects(
     path: Path, columns: Sequence[str], label: str | None, label_optional: bool
 ) -> Iterator[tuple[int, list[str | None]]]:
-    """The wanted values of each object of a JSON-lines file."""
+    """The wanted values of each example of a JSON-lines file."""
+    wanted = [*columns, *([] if label is None else [label])]
     with _opened(path) as stream:
         lines = ((i, [line]) for i, line in enumerate(_decoded(path, stream), 1))
         for number, [line] in _without_blank_lines(path, lines):
@@ -275,19 +287,25 @@ def _objects(
                 raise UsageError(f"{where}: this is not JSON: {error}") from None
             if not isinstance(found, dict):
                 raise UsageError(f"{where}: a JSON object is expected, not {json.dumps(found):.40}")
-            values: list[str | None] = [_value(where, found, column) for column in columns]
-            if label is not None:
-                absent = label_optional and found.get(label) is None
-                values.append(None if absent else _value(where, found, label, number=True))
-            yield number, values
+            for each in examples_in(where, found, wanted):
+                *texts, answer = each if label is not None else [*each, None]
+                check_lists(where, found, texts)
+                values: list[str | None] = [
+                    joined([_value(where, found, part) for part in parts(column, found)])
+                    for column in texts
+                ]
+                if answer is not None:
+                    absent = label_optional and value_at(found, answer) is None
+                    values.append(None if absent else _value(where, found, answer, number=True))
+                yield number, values
 
 
 def _value(where: str, found: dict[str, Any], column: str, number: bool = False) -> str:
     """A text; or if that is allowed, a number."""
-    if column not in found:
+    value = value_at(found, column)
+    if value is None and column not in found:
         hint = "; JSON-lines have no numbers of columns: give names" if column.isdecimal() else ""
         raise UsageError(f"{where}: there is no {column}: there are {', '.join(found)}{hint}")
-    value = found[column]
     if number and isinstance(value, bool | int | float):
         return json.dumps(value)
     if not isinstance(value, str):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from alum_fairseq.data.tables import Row, read_rows, shown
 from alum_fairseq.data.texts import write_texts
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import whole_folder
+from alum_fairseq.files import existing_file, whole_folder
 from alum_fairseq.prepare.labels import in_order, label_dictionary
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
 from alum_fairseq.problems import UNLABELLED, SupervisedProblem, TokenProblem
@@ -61,7 +63,7 @@ def prepare(
             PieceEncoder(vocabulary, Layout(plan.problem, max_positions))
         else:
             ExampleEncoder(vocabulary, max_positions, plan.problem)
-        splits = {name: read_split(name, source, plan) for name, source in plan.sources.items()}
+        splits = {name: read_split(name, source) for name, source in plan.sources.items()}
         problem = settled(plan, splits)
         for split in splits.values():
             for place, row in split.rows if split.labelled else ():
@@ -98,30 +100,20 @@ def prepare(
     return record
 
 
-def read_split(name: str, source: Source, plan: Plan) -> Split:
+def read_split(name: str, source: Source) -> Split:
     """Read the tables of a split; a UsageError if a row is malformed, or there is none."""
     malformed: list[int] = []
     is_test = name.startswith(TEST)
-    rows = [
-        (f"{shown(file)}:{row.line}", row)
-        for file in source.files
-        for row in read_rows(
-            file,
-            source.table,
-            source.columns,
-            source.label,
-            label_optional=is_test,
-            skip=malformed.append if plan.skip_malformed else None,
-        )
-    ]
-    files = " and ".join(map(shown, source.files))
+    skip = malformed.append if source.skip_malformed else None
+    rows = [each for file in source.files for each in _rows_of(file, source, is_test, skip)]
+    files = _listed(source.files)
     if not rows:
         raise UsageError(f"{files}: there are no rows")
     labels = {row.label for _, row in rows}
-    if is_test and labels <= {None, plan.no_label}:
+    if is_test and labels <= {None, source.no_label}:
         unlabelled = [(place, replace(row, label=None)) for place, row in rows]
         return Split(unlabelled, len(malformed))
-    agreed = [each for each in rows if each[1].label is None or each[1].label != plan.no_label]
+    agreed = [each for each in rows if each[1].label is None or each[1].label != source.no_label]
     for place, row in agreed:
         if row.label is None:
             raise UsageError(
@@ -129,8 +121,31 @@ def read_split(name: str, source: Source, plan: Plan) -> Split:
                 "out, or write - for it and give --no-label -"
             )
     if not agreed:
-        raise UsageError(f"{files}: no row has a label other than {plan.no_label}")
+        raise UsageError(f"{files}: no row has a label other than {source.no_label}")
     return Split(agreed, len(malformed) + len(rows) - len(agreed))
+
+
+def _rows_of(
+    file: Path, source: Source, is_test: bool, skip: Callable[[int], None] | None
+) -> Iterator[tuple[str, Row]]:
+    """The rows of a table, with their labels from a file beside it if they stand there."""
+    beside = file.with_name(source.label_file.format(file.stem)) if source.label_file else None
+    read = partial(read_rows, file, source.table, source.columns, skip=skip)
+    if beside is None or (is_test and not beside.is_file()):
+        rows = read(source.label, label_optional=is_test)
+    else:
+        rows = list(read(None))
+        labels = existing_file(beside).read_text(encoding="utf-8").split()
+        if len(labels) != len(rows):
+            raise UsageError(f"{beside} has {len(labels):,} labels, but {file} {len(rows):,} rows")
+        rows = map(lambda row, label: replace(row, label=label), rows, labels)
+    for row in rows:
+        name = row.label and source.names.get(row.label, row.label)
+        yield f"{shown(file)}:{row.line}", replace(row, label=name)
+
+
+def _listed(files: Sequence[Path]) -> str:
+    return " and ".join([*map(shown, files[:3]), *(["others"] if len(files) > 3 else [])])
 
 
 def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:

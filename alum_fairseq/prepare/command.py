@@ -214,8 +214,11 @@ def _known_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.input is None:
         raise UsageError(f"--task {known.task} needs --input, the folder of its files")
     plan, missing = in_folder(known, arguments.input)
-    plan = replace(plan, no_label=arguments.no_label or plan.no_label)
-    plan = replace(plan, problem=_with_settings(plan.problem, arguments))
+    sources = {
+        split: replace(source, no_label=arguments.no_label or source.no_label)
+        for split, source in plan.sources.items()
+    }
+    plan = replace(plan, sources=sources, problem=_with_settings(plan.problem, arguments))
     for split in missing:
         files = " and ".join(map(str, known.sources[split].files))
         cli.say(f"no {split}: {arguments.input} has no {files}")
@@ -245,8 +248,10 @@ def _own_plan(arguments: argparse.Namespace) -> Plan:
     columns += tuple(arguments.choices or ())
     return Plan(
         problem,
-        {split: Source((file,), table, columns, arguments.label) for split, file in files.items()},
-        no_label=arguments.no_label,
+        {
+            split: Source((file,), table, columns, arguments.label, no_label=arguments.no_label)
+            for split, file in files.items()
+        },
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from alum_fairseq.files import existing_folder
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
 from alum_fairseq.problems import (
     Classification,
+    MultipleChoice,
     Regression,
     SequenceTagging,
     SpanPrediction,
@@ -24,12 +26,14 @@ from alum_fairseq.problems import (
 _NLI = Classification(("contradiction", "neutral", "entailment"))
 _YES_NO = Classification(("0", "1"))
 _ENTAILED_OR_NOT = Classification(("entailment", "not_entailment"))
+_TRUE_OR_NOT = Classification(("false", "true"))
+_ONE_OF_FOUR = MultipleChoice(("0", "1", "2", "3"))
 _PAIR = ("sentence1", "sentence2")
 
 
-def _files(pattern: str = "{}.tsv") -> dict[str, tuple[str, ...]]:
+def _files(pattern: str = "{}.tsv", valid: str = "dev") -> dict[str, tuple[str, ...]]:
     """A file a split; ``{}`` in the pattern is the split's name, as the authors call it."""
-    names = {TRAIN: "train", VALID: "dev", TEST: "test"}
+    names = {TRAIN: "train", VALID: valid, TEST: "test"}
     return {split: (pattern.replace("{}", name),) for split, name in names.items()}
 
 
@@ -41,18 +45,19 @@ def _known(
     files: Mapping[str, tuple[str, ...]] | None = None,
     header: bool | None = None,
     form: str | None = None,
-    **dropped: Any,
+    **more: Any,
 ) -> Plan:
     """The plan of one data set, whose files are relative to the folder that is published.
 
-    A file may have alternatives after ``|``: the first that is there is taken.
+    A file may have alternatives after ``|``: the first that is there is taken. ``*`` stands for
+    any name.
     """
     table = TableFormat(form, header)
     sources = {
-        split: Source(tuple(map(Path, names)), table, columns, label)
+        split: Source(tuple(map(Path, names)), table, columns, label, **more)
         for split, names in (files or _files()).items()
     }
-    return Plan(problem, sources, name, **dropped)
+    return Plan(problem, sources, name)
 
 
 def _cola() -> Plan:
@@ -85,6 +90,34 @@ def _anli(*rounds: str) -> Plan:
             files |= {f"{split}{i}": (file,) for i, file in enumerate(files[split], 1)}
     name, classes = f"ANLI-{rounds[0]}" if one else "ANLI", Classification(("c", "n", "e"))
     return _known(name, ("context", "hypothesis"), "label", classes, files)
+
+
+def _superglue(
+    name: str, columns: tuple[str, ...], problem: SupervisedProblem, label: str = "label"
+) -> Plan:
+    """Wang et al. 2019, super.gluebenchmark.com: a folder a task."""
+    return _known(name, columns, label, problem, _files("{}.jsonl", valid="val"))
+
+
+def _race(level: str = "*") -> Plan:
+    """RACE.tar.gz (Lai et al. 2017): a file a text; texts and questions as in fairseq's recipe.
+
+    All of it, and its two levels each by itself as well; or one of them.
+    """
+    files = {
+        split: (f"{name}/{level}/*.txt",)
+        for split, name in {TRAIN: "train", VALID: "dev", TEST: "test"}.items()
+    }
+    if level == "*":
+        files |= {TEST + "1": ("test/middle/*.txt",), TEST + "2": ("test/high/*.txt",)}
+    return _known(
+        "RACE" if level == "*" else f"RACE-{level}",
+        ("article", *(f"questions.*+options.*.{i}" for i in range(4))),
+        "answers.*",
+        MultipleChoice(("A", "B", "C", "D")),
+        files,
+        form="jsonl",
+    )
 
 
 def _of_tokens(name: str, problem: TokenProblem, files: Mapping[str, str]) -> Plan:
@@ -123,6 +156,63 @@ _ALL = (
     ),
     _known("QNLI", ("question", "sentence"), "label", _ENTAILED_OR_NOT),
     _known("RTE", _PAIR, "label", _ENTAILED_OR_NOT),
+    _known("WNLI", _PAIR, "label", _YES_NO),
+    # Yes or no; of each pair, what the other is asked about comes first.
+    _superglue("BoolQ", ("passage", "question"), _TRUE_OR_NOT),
+    _superglue("CB", ("premise", "hypothesis"), _NLI),
+    _superglue("SuperGLUE-RTE", ("premise", "hypothesis"), _ENTAILED_OR_NOT),
+    # The word goes before each sentence.
+    _superglue("WiC", ("word+sentence1", "word+sentence2"), _TRUE_OR_NOT),
+    # Whether an answer is right; there may be several to a question.
+    _superglue(
+        "MultiRC",
+        (
+            "passage.text",
+            "passage.questions.*.question+passage.questions.*.answers.*.text",
+        ),
+        _YES_NO,
+        "passage.questions.*.answers.*.label",
+    ),
+    # The question is one word, cause or effect, and goes before each choice.
+    _superglue(
+        "COPA", ("premise", "question+choice1", "question+choice2"), MultipleChoice(("0", "1"))
+    ),
+    # rowanzellers.com/hellaswag (Zellers et al. 2019).
+    _known(
+        "HellaSwag",
+        ("ctx_a", *(f"ctx_b+endings.{i}" for i in range(4))),
+        "label",
+        _ONE_OF_FOUR,
+        _files("hellaswag_{}.jsonl", valid="val"),
+    ),
+    # github.com/rowanz/swagaf, data/ (Zellers et al. 2018).
+    _known(
+        "SWAG",
+        ("sent1", *(f"sent2+ending{i}" for i in range(4))),
+        "label",
+        _ONE_OF_FOUR,
+        _files("{}.csv", valid="val"),
+    ),
+    _race(),
+    _race("middle"),
+    _race("high"),
+    # tau-nlp.org/commonsenseqa (Talmor et al. 2019), the random split.
+    _known(
+        "CommonsenseQA",
+        ("question.stem", *(f"question.choices.{i}.text" for i in range(5))),
+        "answerKey",
+        MultipleChoice(("A", "B", "C", "D", "E")),
+        _files("{}_rand_split.jsonl|{}_rand_split_no_answers.jsonl"),
+    ),
+    # yonatanbisk.com/piqa (Bisk et al. 2020).
+    _known(
+        "PIQA",
+        ("goal", "sol1", "sol2"),
+        "label",
+        MultipleChoice(("0", "1")),
+        {TRAIN: ("train.jsonl",), VALID: ("valid.jsonl",), TEST: ("tests.jsonl|test.jsonl",)},
+        label_file="{}-labels.lst",
+    ),
     # snli_1.0.zip (Bowman et al. 2015), README: "-" where the annotators did not agree; train.tsv
     # and its like are those of the GLUE zip.
     _known(
@@ -196,19 +286,19 @@ def in_folder(plan: Plan, folder: Path) -> tuple[Plan, list[str]]:
     sources, missing = {}, []
     for split, source in plan.sources.items():
         found = [_first_there(folder, str(alternatives)) for alternatives in source.files]
-        if None not in found:
-            of_suffix = "jsonl" if found[0].suffix == ".jsonl" else "tsv"
-            kind = source.table.format or of_suffix
-            table = TableFormat(kind, source.table.header)
-            sources[split] = replace(source, files=tuple(found), table=table)
+        if all(found):
+            files = tuple(chain.from_iterable(found))
+            of_suffix = {".jsonl": "jsonl", ".csv": "csv"}.get(files[0].suffix, "tsv")
+            table = TableFormat(source.table.format or of_suffix, source.table.header)
+            sources[split] = replace(source, files=files, table=table)
         elif split in (TRAIN, VALID):
-            absent = str(source.files[found.index(None)]).replace("|", " or ")
+            absent = str(source.files[found.index([])]).replace("|", " or ")
             raise UsageError(f"{folder} has no {absent}: --input must be {plan.task}'s folder")
         else:
             missing.append(split)
     return replace(plan, sources=sources), missing
 
 
-def _first_there(folder: Path, alternatives: str) -> Path | None:
-    paths = [folder / name for name in alternatives.split("|")]
-    return next((path for path in paths if path.is_file()), None)
+def _first_there(folder: Path, alternatives: str) -> list[Path]:
+    found = (sorted(folder.glob(name)) for name in alternatives.split("|"))
+    return next((paths for paths in found if paths and paths[0].is_file()), [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alum_fairseq.data.tables import TableFormat, has_header
@@ -21,12 +21,21 @@ class Source:
         table: how they are divided.
         columns: the columns of the texts.
         label: the column of the label; None where there is none.
+        label_file: of labels that stand in a file beside the table, one for every row: its name,
+            where ``{}`` is the table's without its suffix.
+        no_label: what stands for a label that the authors could not settle; such rows are dropped.
+        skip_malformed: whether rows with too few or too many fields are dropped.
+        names: of labels that the file has: what to call them.
     """
 
     files: tuple[Path, ...]
     table: TableFormat
     columns: tuple[str, ...]
     label: str | None
+    label_file: str | None = None
+    no_label: str | None = None
+    skip_malformed: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_header(self) -> bool:
@@ -43,13 +52,11 @@ class Plan:
     Attributes:
         problem: what is to be predicted; without labels its classes are those of the training set.
         sources: by split, ``train`` among them.
-        task: the name of a known data set, or None.
-        no_label: what stands for a label that the authors could not settle; such rows are dropped.
-        skip_malformed: whether rows with too few or too many fields are dropped.
+        task: the name of a known data set, or of several with ``+`` between; or None.
+        also: further training sets.
     """
 
     problem: SupervisedProblem
     sources: Mapping[str, Source]
     task: str | None = None
-    no_label: str | None = None
-    skip_malformed: bool = False
+    also: tuple[Source, ...] = ()

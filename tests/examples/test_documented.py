@@ -102,6 +102,7 @@ COMMANDS = {
     "fairseq-train DATA": "begins an example; the whole: tests/training/test_train.py",
     "alum-convert from-hf": "here",
     "alum-prepare --task RTE": "tests/prepare/test_prepare.py",
+    "alum-prepare --task HellaSwag": "tests/prepare/test_published_layouts.py",
     "fairseq-hydra-train --config-dir examples/pretraining/config": PRETRAIN,
     "bash examples/pretraining/": PRETRAIN,
     "bash examples/scale/": SCALE,

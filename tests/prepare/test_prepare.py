@@ -23,14 +23,12 @@ from alum_fairseq.data.encoding import ExampleEncoder, truncate_longest_first
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.vocabulary import Vocabulary
 from alum_fairseq.prepare.command import main
-from alum_fairseq.prepare.datasets import KNOWN_TASKS
 from alum_fairseq.prepare.labels import in_order
 from alum_fairseq.problems import (
     Classification,
     MultipleChoice,
     Regression,
     SupervisedProblem,
-    TokenProblem,
 )
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -415,7 +413,7 @@ def check(folder: Path, expected: dict[str, list[Any]]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, plan in KNOWN_TASKS.items() if not isinstance(plan.problem, TokenProblem)],
+    LAYOUTS,
 )
 def test_known_layouts(name: str, run: Any, tmp_path: Path) -> None:
     files, expected = LAYOUTS[name]
