@@ -38,10 +38,11 @@ _formatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30,
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors name the nearest option."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(with_hint(message, self))
+        problem = ValueError(f"{with_hint(message, self)} (see {self.prog} --help)")
+        self.exit(WRONG_USAGE, f"{self.prog}: error: {printable(problem)}\n")
 
 
 def make_parser(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:

@@ -81,9 +81,18 @@ def _fail(parser: argparse.ArgumentParser, message: str) -> NoReturn:
 def with_hint(message: str, parser: argparse.ArgumentParser) -> str:
     """An error of argparse's, with the nearest option or choice if it is about a name."""
     if unknown := re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message):
-        return message + did_you_mean(unknown[1], parser._option_string_actions)
+        return message + did_you_mean(unknown[1], _options(parser))
     if wrong := re.match(r"(.*invalid choice: '(.*?)') \(choose from (.*)\)", message):
         choices = re.findall(r"[^\s',]+", wrong[3])
         hint = did_you_mean(wrong[2], choices)
         return wrong[1] + hint if hint else message
     return message
+
+
+def _options(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a parser and of its subcommands, whose unknown options it reports."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*map(_options, action.choices.values()))
+    return found

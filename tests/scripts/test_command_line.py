@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from fairseq import options
+from support.in_process import run_command
 from support.tools import run_tool
 
+from alum_fairseq.convert.command import main as convert
 from alum_fairseq.errors import did_you_mean
 from alum_fairseq.predict.command import main as predict
 from alum_fairseq.prepare.command import main as prepare
+from alum_fairseq.robustness.command import main as robustness
 
 OURS = ["data", "--task", "alum_sentence_prediction", "--criterion", "alum_sentence_prediction"]
+NEEDED = ["--vocabulary", "x", "--output", "y"]
 STOCK = ["data", "--task", "masked_lm", "--criterion", "masked_lm"]
 
 
@@ -85,13 +91,63 @@ def test_by_the_command() -> None:
     assert "\noptions of alum_fairseq:\n  --alum-preset" in done.stdout
 
 
-def test_the_commands_of_this_project(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        predict(["--path", "x", "--colums", "a"])
-    assert "--colums a; did you mean --columns?" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        predict(["--path", "x", "--output-format", "json"])
-    assert "invalid choice: 'json'; did you mean jsonl?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("main", "words", "line"),
+    [
+        (prepare, [], "{}: the following arguments are required: --vocabulary, --output"),
+        (
+            prepare,
+            ["--colums", "a", *NEEDED],
+            "{}: unrecognized arguments: --colums a; did you mean --columns?",
+        ),
+        (
+            prepare,
+            ["--workers", "two", *NEEDED],
+            "{}: argument --workers: invalid int value: 'two'",
+        ),
+        (predict, ["--path"], "{}: argument --path: expected one argument"),
+        (
+            predict,
+            ["--path", "x", "--output-format", "json"],
+            "{}: argument --output-format: invalid choice: 'json'; did you mean jsonl?",
+        ),
+        (predict, ["--path", "x", "a\nb"], "{}: unrecognized arguments: a\\nb"),
+        (convert, [], "{}: the following arguments are required: COMMAND"),
+        (
+            convert,
+            ["to-hff"],
+            "{}: argument COMMAND: invalid choice: 'to-hff'; did you mean to-hf?",
+        ),
+        (convert, ["to-hf", "a"], "{} to-hf: the following arguments are required: OUTPUT_FOLDER"),
+        (
+            convert,
+            ["to-hf", "a", "b", "--vocab", "c"],
+            "{}: unrecognized arguments: --vocab c; did you mean --vocabulary?",
+        ),
+        (
+            robustness,
+            ["--path", "x", "--part", "all"],
+            "{}: unrecognized arguments: --part all; did you mean --parts?",
+        ),
+        (robustness, ["compare"], "{} compare: the following arguments are required: reports"),
+        (
+            robustness,
+            ["synonyms", "a"],
+            "{} synonyms: the following arguments are required: output",
+        ),
+    ],
+)
+def test_the_commands_of_this_project(
+    main: Callable[[list[str]], int], words: list[str], line: str
+) -> None:
+    begin, colon, message = line.partition(":")
+    program = begin.format(f"alum-{main.__module__.split('.')[1]}")
+    ended = run_command(main, *words)
+    assert ended.status == 2
+    assert ended.lines == [f"{program}: error{colon}{message} (see {program} --help)"]
+
+
+def test_a_known_data_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare(["--task", "sst2", "--vocabulary", "x", "--output", "y"]) == 2
     assert capsys.readouterr().err.endswith("; did you mean SST-2?\n")
 

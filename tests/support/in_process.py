@@ -47,8 +47,7 @@ def run_command(main: Callable[[list[str]], int], *words: Any) -> Ended:
         status = int(end.code or 0)
     finally:
         logging.getLogger().removeHandler(log)
-    lines = [line for line in said.getvalue().splitlines() if not line.startswith("usage: ")]
-    return Ended(status, [line for line in lines if not line.startswith("       ")])
+    return Ended(status, said.getvalue().splitlines())
 
 
 @dataclass(frozen=True)
