@@ -62,8 +62,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: ``path`` exists and is not empty, it cannot be written, or the disk is full.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"{path} exists: remove it, or name another folder")
+    new_folder(path)
     with _temporary_path_beside(path) as temporary:
         temporary.mkdir()
         yield temporary
@@ -129,4 +128,23 @@ def existing_folder(path: Path) -> Path:
     if not path.is_dir():
         what = "is a file, not a folder" if path.exists() else "does not exist"
         raise UsageError(f"{path} {what}")
+    return path
+
+
+def new_file(path: Path) -> Path:
+    """The path; a UsageError if something is there: no command overwrites what exists.
+
+    An empty file counts as nothing, and so does what is no file, such as ``/dev/null``.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, not a file")
+    if path.is_file() and path.stat().st_size:
+        raise UsageError(f"{path} exists: remove it, or name another file")
+    return path
+
+
+def new_folder(path: Path) -> Path:
+    """The path; a UsageError if something is there, but for an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} exists: remove it, or name another folder")
     return path

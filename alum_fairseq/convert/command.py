@@ -8,6 +8,7 @@ from pathlib import Path
 from alum_fairseq import cli
 from alum_fairseq.checkpoints.checkpoint import Checkpoint
 from alum_fairseq.convert import from_hf, to_hf
+from alum_fairseq.files import new_folder
 
 _DESCRIPTION = "Convert models between Hugging Face's transformers and fairseq."
 _FROM = """From a folder of transformers (RoBERTa or BERT family) to a checkpoint of fairseq.
@@ -31,10 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     command = cli.add_command(commands, "from-hf", _FROM)
     command.add_argument("source", metavar="HF_FOLDER", type=Path, help="holds config.json")
-    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is created")
+    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="a new folder")
     command = cli.add_command(commands, "to-hf", _TO)
     command.add_argument("source", metavar="CHECKPOINT", type=Path, help="such as model.pt")
-    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="is created")
+    command.add_argument("target", metavar="OUTPUT_FOLDER", type=Path, help="a new folder")
     command.add_argument(
         "--data",
         type=Path,
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
+    new_folder(options.target)
     if options.command == "from-hf":
         notes, steps = from_hf.convert(options.source, options.target)
     else:

@@ -23,7 +23,7 @@ from alum_fairseq.data.tables import (
     table_format,
 )
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import whole_file
+from alum_fairseq.files import new_file, whole_file
 from alum_fairseq.predict.options import (
     add_compute_options,
     add_model_options,
@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
     arguments.output_format = _output_format(arguments)
+    if arguments.output is not None:
+        new_file(arguments.output)
     if arguments.fp16 and not on_gpu(arguments):
         raise UsageError("--fp16 needs a GPU")
     predictor = load_predictor(arguments.path, arguments)
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add_table_options(parser)
     out = parser.add_argument_group("what is written")
     out.add_argument(
-        "--output", type=Path, metavar="FILE", help="where to (default: standard output)"
+        "--output", type=Path, metavar="FILE", help="a new file (default: standard output)"
     )
     out.add_argument(
         "--output-format",

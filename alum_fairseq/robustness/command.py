@@ -13,7 +13,7 @@ from typing import Any
 from alum_fairseq import cli
 from alum_fairseq.data.tables import add_table_options
 from alum_fairseq.errors import UsageError, require_count
-from alum_fairseq.files import existing_file, existing_folder
+from alum_fairseq.files import existing_file, existing_folder, new_file
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.options import (
     add_compute_options,
@@ -128,7 +128,7 @@ def _synonyms(argv: list[str]) -> None:
         "Makes the file that --synonyms reads: of each word the nearest others, by their vectors.",
     )
     parser.add_argument("vectors", type=Path, help="in each line a word and its numbers, in UTF-8")
-    parser.add_argument("output", type=Path, help="the file to write")
+    parser.add_argument("output", type=Path, help="a new file")
     parser.add_argument(
         "--neighbours",
         type=int,
@@ -145,7 +145,8 @@ def _synonyms(argv: list[str]) -> None:
     )
     options = parser.parse_args(argv)
     require_count("--neighbours", options.neighbours)
-    count = write_synonyms(options.vectors, options.output, options.neighbours, options.min_cosine)
+    output = new_file(options.output)
+    count = write_synonyms(options.vectors, output, options.neighbours, options.min_cosine)
     cli.say(f"{options.output}: {count:,} words, each with its neighbours")
 
 
@@ -184,7 +185,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("robustness"),
         metavar="DIR",
-        help="folder of the report (default: robustness)",
+        help="folder of the report, new or with a report of the same checkpoints, which goes on "
+        "(default: robustness)",
     )
     add_compute_options(out)
     return parser
@@ -209,15 +211,21 @@ def _models(given: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _check_output(output: Path, paths: Sequence[Path]) -> None:
-    """Raise a UsageError if the folder holds a report of other checkpoints alone."""
+    """Raise a UsageError if the folder holds a report of other checkpoints alone, or another's."""
+    path = output / "report.json"
+    if not path.exists():
+        return
     try:
-        found = json.loads((output / "report.json").read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         before = [Path(each["path"]) for model in found["models"] for each in model["checkpoints"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # there is none
-    if before and not {*map(Path.resolve, before)} & {*map(Path.resolve, paths)}:
+    except (ValueError, KeyError, TypeError):
         raise UsageError(
-            f"{output} holds the report of other checkpoints ({before[0]}): give another --output"
+            f"{path} is no report of alum-robustness: remove it, or give another --output"
+        ) from None
+    if not {*map(Path.resolve, before)} & {*map(Path.resolve, paths)}:
+        raise UsageError(
+            f"{output} holds the report of other checkpoints ({before[0]}): remove it, or give "
+            "another --output"
         )
 
 

@@ -597,6 +597,7 @@ COMMANDS = {
             **{"output": "{tmp}/out"},
         },
     ),
+    "synonyms": (robustness, {}),
 }
 # The table of what cannot be read, and the options, as for training.
 COMMAND_ROWS: list[tuple[str, list[str], dict[str, Any], str]] = [
@@ -681,12 +682,59 @@ def test_commands(
     tmp_path: Path,
 ) -> None:
     main, usual = COMMANDS[command]
-    first = [command] if main is convert else []
+    first = [] if usual else [command]
     names = {**places, "tmp": tmp_path}
     ended = run_command(main, *command_words([*first, *given], {**usual, **options}, names))
     assert words.format_map(names) in ended.error
     assert everything_in(tmp_path) == {}
     assert not (tmp_path / "out").exists()
+
+
+FOLDER, FILE = (
+    f"{{there}} exists: remove it, or name another {kind}" for kind in ("folder", "file")
+)
+REPORT = "{there}/report.json is no report of alum-robustness: remove it, or give another --output"
+OTHER = (
+    "{there} holds the report of other checkpoints (/other.pt): remove it, or give another --output"
+)
+CHECKPOINTS = '{"models": [{"checkpoints": [{"path": "/other.pt"}]}]}'
+OUTPUT_ROWS: list[tuple[str, list[str], dict[str, Any], str, str]] = [
+    ("prepare", [], {"output": "{there}"}, "dict.txt", FOLDER),
+    ("prepare", [], {"output": "{there}"}, "", FOLDER),
+    ("to-hf", ["{single}", "{there}"], {}, "config.json", FOLDER),
+    ("to-hf", ["{single}", "{there}"], {}, "", FOLDER),
+    ("from-hf", ["{tmp}/no", "{there}"], {}, "model.pt", FOLDER),
+    ("from-hf", ["{tmp}/no", "{there}"], {}, "", FOLDER),
+    ("predict", [], {"output": "{there}", "output-format": "tsv"}, "", FILE),
+    ("synonyms", ["{table}", "{there}"], {}, "", FILE),
+    ("robustness", [], {"output": "{there}"}, "report.json", REPORT),
+    ("robustness", [], {"output": "{there}"}, f"report.json {CHECKPOINTS}", OTHER),
+    ("robustness", [], {"output": "{there}"}, "", "{there} is a file, not a folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "given", "options", "made", "words"), OUTPUT_ROWS)
+def test_no_command_overwrites_what_exists(
+    command: str,
+    given: list[str],
+    options: dict[str, Any],
+    made: str,
+    words: str,
+    places: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """``made``: the name of a file in the folder that is there, and its text; empty: a file."""
+    name, _, text = made.partition(" ")
+    there = tmp_path / "there" / name if name else tmp_path / "there"
+    there.parent.mkdir(exist_ok=True)
+    there.write_text(text or "precious")
+    before = everything_in(tmp_path)
+    main, usual = COMMANDS[command]
+    first = [] if usual else [command]
+    names = {**places, "tmp": tmp_path, "there": tmp_path / "there"}
+    ended = run_command(main, *command_words([*first, *given], {**usual, **options}, names))
+    assert ended.error == words.format_map(names)
+    assert everything_in(tmp_path) == before
 
 
 CLOSED_ROWS: list[tuple[str, list[str], dict[str, Any], str]] = [
@@ -739,7 +787,7 @@ def test_what_is_closed_to_the_user(
         closed = target
         shutil.copytree(source, target) if source.is_dir() else shutil.copyfile(source, target)
     main, usual = COMMANDS[command]
-    first = [command] if main is convert else []
+    first = [] if usual else [command]
     words = command_words([*first, *given], {**usual, **options}, {**names, "closed": closed})
     before = everything_in(tmp_path)
     closed.chmod(0)
@@ -787,7 +835,7 @@ def test_a_full_disk(
     tmp_path: Path,
 ) -> None:
     main, options = COMMANDS[command]
-    first = [command] if main is convert else []
+    first = [] if options else [command]
     names = {**places, "tmp": tmp_path, "hf": hf_folder}
     words = command_words([*first, *given], options, names)
     with at_most(size):

@@ -609,8 +609,12 @@ def test_synonyms_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert command.main(given) == 0
     assert "3 words, each with its neighbours" in capsys.readouterr().err
     assert output.read_text().splitlines()[0] == "film\tmovie picture"
+    assert command.main(given) == 2
+    assert f"{output} exists: remove it, or name another file" in capsys.readouterr().err
+    output.unlink()
     assert command.main([*given, "--neighbours", "1"]) == 0
     assert output.read_text().splitlines()[0] == "film\tmovie"
+    output.unlink()
     assert command.main([*given, "--min-cosine", "0.9"]) == 0
     assert "picture" not in output.read_text()
     assert command.main([*given, "--neighbours", "0"]) == 2

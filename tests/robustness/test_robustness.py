@@ -503,7 +503,7 @@ def test_a_report_of_other_models_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps({"models": models}))
     command._check_output(tmp_path, [one])
     command._check_output(tmp_path, [other, one])  # it grows
-    with pytest.raises(UsageError, match=r"report of other checkpoints \(.*one.pt\): give another"):
+    with pytest.raises(UsageError, match=r"report of other checkpoints \(.*one.pt\): remove"):
         command._check_output(tmp_path, [other])
 
 
