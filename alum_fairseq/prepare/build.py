@@ -23,7 +23,7 @@ from alum_fairseq.data.texts import write_texts
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, whole_folder
-from alum_fairseq.prepare.labels import in_order, label_dictionary
+from alum_fairseq.prepare.labels import in_order, label_dictionary, matched
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
 from alum_fairseq.problems import UNLABELLED, SupervisedProblem, TokenProblem
 
@@ -64,6 +64,8 @@ def prepare(
         else:
             ExampleEncoder(vocabulary, max_positions, plan.problem)
         splits = {name: read_split(name, source) for name, source in plan.sources.items()}
+        if plan.also:
+            splits = _together(plan, splits)
         problem = settled(plan, splits)
         for split in splits.values():
             for place, row in split.rows if split.labelled else ():
@@ -88,7 +90,11 @@ def prepare(
         for name, split in splits.items():
             truncated, unknown = write(folder, name, split, record, vocabulary, workers)
             record.splits[name] = SplitRecord(
-                [shown(file) for file in plan.sources[name].files],
+                [
+                    shown(file)
+                    for source in (plan.sources[name], *(plan.also if name == TRAIN else ()))
+                    for file in source.files
+                ],
                 len(split.rows),
                 truncated,
                 split.dropped,
@@ -123,6 +129,34 @@ def read_split(name: str, source: Source) -> Split:
     if not agreed:
         raise UsageError(f"{files}: no row has a label other than {source.no_label}")
     return Split(agreed, len(malformed) + len(rows) - len(agreed))
+
+
+def _together(plan: Plan, splits: dict[str, Split]) -> dict[str, Split]:
+    """The splits with the further training sets, and one name for each class.
+
+    Raises:
+        UsageError: a table has a label that the first one has not.
+    """
+    of_classes = plan.problem.has_classes and not isinstance(plan.problem, TokenProblem)
+    train = splits[TRAIN]
+    classes = plan.problem.labels or in_order({str(row.label) for _, row in train.rows})
+    first = shown(plan.sources[TRAIN].files[0])
+
+    def renamed(split: Split) -> Split:
+        if not (of_classes and split.labelled):
+            return split
+        places: dict[str, str] = {}
+        for place, row in split.rows:
+            places.setdefault(str(row.label), place)
+        called = matched(places, classes, first)
+        rows = [(place, replace(row, label=called[str(row.label)])) for place, row in split.rows]
+        return replace(split, rows=rows)
+
+    also = [renamed(read_split(TRAIN, source)) for source in plan.also]
+    splits = {name: renamed(split) for name, split in splits.items()}
+    rows = [*splits[TRAIN].rows, *chain.from_iterable(split.rows for split in also)]
+    dropped = sum((split.dropped for split in also), train.dropped)
+    return splits | {TRAIN: Split(rows, dropped)}
 
 
 def _rows_of(

@@ -19,7 +19,7 @@ from alum_fairseq.data.tables import add_table_options, table_format
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.prepare.build import prepare
-from alum_fairseq.prepare.datasets import KNOWN_TASKS, in_folder, known_task
+from alum_fairseq.prepare.datasets import KNOWN_TASKS, in_folder, known_task, together
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
 from alum_fairseq.prepare.train_script import SCRIPT, train_script
 from alum_fairseq.problems import (
@@ -120,9 +120,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_own_tables(parser.add_argument_group("your own tables"))
     add_table_options(parser)
     known = parser.add_argument_group("a known data set")
-    known.add_argument("--task", metavar="NAME", help="one of those listed below")
     known.add_argument(
-        "--input", type=Path, metavar="DIR", help="folder with the files as they were published"
+        "--task",
+        nargs="+",
+        metavar="NAME",
+        help="one of those listed below; of several with the same classes the training sets are "
+        "put together, and the first one's validation set chooses the best checkpoint",
+    )
+    known.add_argument(
+        "--input",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="for each, the folder with the files as they were published",
     )
     _add_questions(parser.add_argument_group("questions on contexts"))
     out = parser.add_argument_group("what is made")
@@ -170,7 +180,13 @@ def _add_questions(group: Any) -> None:
 
 
 def _add_own_tables(own: Any) -> None:
-    own.add_argument("--train", type=Path, metavar="FILE", help="training set; -: standard input")
+    own.add_argument(
+        "--train",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="training set; -: standard input; several with the same columns are put together",
+    )
     for name, what in ((VALID, "validation sets"), (TEST, "test sets; labels may be missing")):
         own.add_argument(
             f"--{name}",
@@ -203,31 +219,41 @@ def _add_own_tables(own: Any) -> None:
 
 
 def _known_plan(arguments: argparse.Namespace) -> Plan:
-    known = known_task(arguments.task)
+    known = [known_task(name) for name in arguments.task]
+    named = f"--task {' '.join(str(plan.task) for plan in known)}"
     parser = _parser()
     for option in (
         *("train", "valid", "test", "labels", "regression", "scale", "choices"),
         *("columns", "label", "format", "header"),
     ):
         if getattr(arguments, option) != parser.get_default(option):
-            raise UsageError(f"--task {known.task} knows the layout: leave out --{option}")
+            raise UsageError(f"{named} knows the layout: leave out --{option}")
     if arguments.input is None:
-        raise UsageError(f"--task {known.task} needs --input, the folder of its files")
-    plan, missing = in_folder(known, arguments.input)
-    sources = {
-        split: replace(source, no_label=arguments.no_label or source.no_label)
-        for split, source in plan.sources.items()
-    }
-    plan = replace(plan, sources=sources, problem=_with_settings(plan.problem, arguments))
-    for split in missing:
-        files = " and ".join(map(str, known.sources[split].files))
-        cli.say(f"no {split}: {arguments.input} has no {files}")
-    return plan
+        raise UsageError(f"{named} needs --input, the folder of its files")
+    if len(arguments.input) != len(known):
+        raise UsageError(f"{named} needs as many folders: --input has {len(arguments.input)}")
+    plans = []
+    for plan, folder in zip(known, arguments.input, strict=True):
+        found, missing = in_folder(plan, folder)
+        plans.append(found)
+        for split in missing:
+            files = " and ".join(map(str, plan.sources[split].files))
+            cli.say(f"no {split}: {folder} has no {files}")
+    plan = together(plans)
+    plan = replace(plan, problem=_with_settings(plan.problem, arguments))
+    if arguments.no_label is None:
+        return plan
+
+    def without(source: Source) -> Source:
+        return replace(source, no_label=arguments.no_label)
+
+    sources = {split: without(source) for split, source in plan.sources.items()}
+    return replace(plan, sources=sources, also=tuple(map(without, plan.also)))
 
 
 def _own_plan(arguments: argparse.Namespace) -> Plan:
     table = table_format(arguments)
-    form = arguments.train and table.form_of(arguments.train)
+    form = arguments.train and table.form_of(arguments.train[0])
     of_tokens = _TOKEN_PROBLEMS.get(form)
     if of_tokens is not None:
         arguments.columns = arguments.columns or list(of_tokens.columns)
@@ -238,7 +264,10 @@ def _own_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.input is not None:
         raise UsageError("--input goes with --task: name your own tables by --train, ...")
     columns = tuple(arguments.columns)
-    files = {TRAIN: arguments.train}
+    for other in arguments.train[1:]:
+        if _TOKEN_PROBLEMS.get(table.form_of(other)) is not of_tokens:
+            raise UsageError(f"--train {arguments.train[0]} {other}: these are not of one kind")
+    files: dict[str, Path] = {TRAIN: arguments.train[0]}
     for kind in (VALID, TEST):  # fairseq's names: test, test1, test2, ...
         files |= {f"{kind}{i or ''}": path for i, path in enumerate(getattr(arguments, kind))}
     problem = of_tokens() if of_tokens else _problem(arguments, columns)
@@ -246,13 +275,12 @@ def _own_plan(arguments: argparse.Namespace) -> Plan:
     if of_tokens:
         _refuse_for_tokens(arguments, form)
     columns += tuple(arguments.choices or ())
-    return Plan(
-        problem,
-        {
-            split: Source((file,), table, columns, arguments.label, no_label=arguments.no_label)
-            for split, file in files.items()
-        },
-    )
+
+    def source(file: Path) -> Source:
+        return Source((file,), table, columns, arguments.label, no_label=arguments.no_label)
+
+    sources = {split: source(file) for split, file in files.items()}
+    return Plan(problem, sources, also=tuple(map(source, arguments.train[1:])))
 
 
 def _with_settings(problem: SupervisedProblem, arguments: argparse.Namespace) -> SupervisedProblem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from alum_fairseq.data.tables import TableFormat
 from alum_fairseq.errors import UsageError, did_you_mean
 from alum_fairseq.files import existing_folder
+from alum_fairseq.prepare.labels import matched
 from alum_fairseq.prepare.plan import TEST, TRAIN, VALID, Plan, Source
 from alum_fairseq.problems import (
     Classification,
@@ -223,6 +224,19 @@ _ALL = (
         _files("snli_1.0_{}.jsonl|snli_1.0_{}.txt|{}.tsv"),
         no_label="-",
     ),
+    # nli_fever.zip (Nie et al. 2019), of the authors of ANLI: the claim is the hypothesis.
+    _known(
+        "FEVER-NLI",
+        ("context", "query"),
+        "label",
+        _NLI,
+        _files("{}_fitems.jsonl"),
+        names={
+            "SUPPORTS": "entailment",
+            "REFUTES": "contradiction",
+            "NOT ENOUGH INFO": "neutral",
+        },
+    ),
     # SciTailV1.1.zip (Khot et al. 2018), tsv_format/README.txt.
     _known(
         "SciTail",
@@ -274,6 +288,33 @@ def known_task(name: str) -> Plan:
     raise UsageError(
         f"--task {name} is not known: it must be one of {', '.join(KNOWN_TASKS)}{hint}"
     )
+
+
+def together(plans: Sequence[Plan]) -> Plan:
+    """One plan of several data sets: trained on all, each measured by itself.
+
+    Raises:
+        UsageError: they are not of one kind, or do not have the same classes.
+    """
+    first, *others = plans
+    sources, also, name = dict(first.sources), list(first.also), first.task
+    for other in others:
+        texts = [len(plan.sources[TRAIN].columns) for plan in (first, other)]
+        if type(first.problem) is not type(other.problem) or texts[0] != texts[1]:
+            raise UsageError(f"--task {first.task} {other.task}: these are not of one kind")
+        labels = dict.fromkeys(other.problem.labels, f"--task {other.task}")
+        called = matched(labels, first.problem.labels, str(first.task))
+        for split, source in other.sources.items():
+            names = {own: called.get(std, std) for own, std in source.names.items()}
+            source = replace(source, names=called | names)
+            if split == TRAIN:
+                also.append(source)
+            else:
+                kind = VALID if split.startswith(VALID) else TEST
+                number = sum(each.startswith(kind) for each in sources)
+                sources[f"{kind}{number or ''}"] = source
+        name = f"{name}+{other.task}"
+    return replace(first, sources=sources, also=tuple(also), task=name)
 
 
 def in_folder(plan: Plan, folder: Path) -> tuple[Plan, list[str]]:

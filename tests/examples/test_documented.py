@@ -103,6 +103,7 @@ COMMANDS = {
     "alum-convert from-hf": "here",
     "alum-prepare --task RTE": "tests/prepare/test_prepare.py",
     "alum-prepare --task HellaSwag": "tests/prepare/test_published_layouts.py",
+    "alum-prepare --task ANLI MNLI": "tests/prepare/test_several_training_sets.py",
     "fairseq-hydra-train --config-dir examples/pretraining/config": PRETRAIN,
     "bash examples/pretraining/": PRETRAIN,
     "bash examples/scale/": SCALE,
