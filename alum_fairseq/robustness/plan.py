@@ -64,6 +64,6 @@ def plan(options: argparse.Namespace, data: Data) -> list[Part]:
                 left_out.append(f"left out: {error}")
             else:
                 parts.append(part)
-    for message in left_out:
+    for message in dict.fromkeys(left_out):
         cli.say(message)
     return parts

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_robustness import Measure, column, pairs, robustness, values
+from test_robustness import FEW, Measure, column, pairs, robustness, values
 from test_robustness import measure as measure  # fixtures
 from test_robustness import solved as solved
 from test_text_attacks import (
@@ -341,7 +341,20 @@ def tools(solved: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     synonyms.write_text("".join(f"{a}\t{b}\n" for a, b in zip(words, shifted, strict=True)))
     meanings = [("noun", {a.lower(): 1, b.lower(): 1}) for a, b in itertools.pairwise(words)]
     write_wordnet(tmp_path / "wn", meanings)
-    return {"synonyms": synonyms, "wordnet": tmp_path / "wn", "attack_lm": solved["single"].path}
+    state = torch.load(solved["single"].path, weights_only=False)
+    attack_lm = save_language_model(state, tmp_path / "lm.pt", head=1.0)
+    return {"synonyms": synonyms, "wordnet": tmp_path / "wn", "attack_lm": attack_lm}
+
+
+def save_language_model(state: dict[str, Any], path: Path, head: float) -> Path:
+    """A classifier's encoder as a masked language model whose biases are of this size."""
+    weights = {name: w for name, w in state["model"].items() if "classification_heads" not in name}
+    for name in ("bias", "dense.bias", "layer_norm.bias"):
+        bias = weights[f"encoder.lm_head.{name}"]
+        weights[f"encoder.lm_head.{name}"] = head * torch.linspace(-0.1, 0.1, len(bias))
+    settings = {**state["cfg"], "task": {**state["cfg"]["task"], "_name": "masked_lm"}}
+    torch.save({**state, "model": weights, "cfg": settings}, path)
+    return path
 
 
 ATTACKS = ["textbugger", "pwws", "textfooler", "bert-attack", "bae"]
@@ -445,6 +458,27 @@ def test_options_of_the_attacks_of_the_literature(
     one = attacked(parts="textbugger", max_candidates=1)
     assert max(column(one, "textbugger", "queries")) <= 1 + 2 * 40
     assert column(one, "textbugger", "queries") != column(four, "textbugger", "queries")
+
+
+def test_a_language_model_that_knows_no_words_is_refused(
+    solved: dict[str, Any], tmp_path: Path
+) -> None:
+    """A classifier, and an encoder whose masked-LM head was never trained."""
+    case = solved["single"]
+    state = torch.load(case.path, weights_only=False)
+    untrained = save_language_model(state, tmp_path / "untrained.pt", head=0.0)
+    reason = (
+        "does not know which words fit: it was fine-tuned, or its masked-LM head was never "
+        "trained; name a pretrained RoBERTa, such as roberta.base/model.pt"
+    )
+    usual = {"path": case.path, "input": case.table, "output": tmp_path / "out", "cpu": True}
+    for path in (case.path, untrained):
+        done = robustness(**usual, attack_lm=path, parts="bae")
+        assert done.status == 2
+        assert done.err.endswith(f"error: --attack-lm {path} {reason}\n")
+    done = robustness(**{**usual, **FEW}, attack_lm=untrained)
+    assert done.status == 0
+    assert done.err.count(f"left out: --attack-lm {untrained} {reason}\n") == 1
 
 
 def test_a_standard(attacked: Any) -> None:

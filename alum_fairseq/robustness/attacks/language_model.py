@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.attacks.words import Candidates, Editor, Place, written_like
 
 _BATCH = 64
+# What training moves from 0, where it starts.
+_OF_A_HEAD = re.compile(r"encoder\.lm_head\..*bias")
 
 
 class LanguageModel:
@@ -29,11 +32,22 @@ class LanguageModel:
                 f"{option} {path}: put dict.txt and the files of its BPE beside it (encoder.json "
                 "and vocab.bpe, sentencepiece.bpe.model or tokenizer.json)"
             ) from None
+        biases = [w for name, w in checkpoint.weights.items() if _OF_A_HEAD.fullmatch(name)]
+        self._name = f"{option} {path}"
+        self._knows_words = not checkpoint.heads and any(bias.any() for bias in biases)
         self._bpe = vocabulary.encoder()
         self._model = checkpoint.model.to(device).eval()
         self._dictionary = checkpoint.dictionary
         self._room = int(self._model.max_positions()) - 2
         self._device = device
+
+    def require_words(self) -> None:
+        """Raise a UsageError unless its masked-LM head was trained, and the encoder with it."""
+        if not self._knows_words:
+            raise UsageError(
+                f"{self._name} does not know which words fit: it was fine-tuned, or its masked-LM "
+                "head was never trained; name a pretrained RoBERTa, such as roberta.base/model.pt"
+            )
 
     def _symbols(self, text: str) -> list[int]:
         return [self._dictionary.index(each) for each in self._bpe.encode(text).split()]
@@ -121,5 +135,10 @@ def load_language_model(path: Path, option: str, device: str) -> LanguageModel:
 
 
 def fitting_words(model: LanguageModel, most: int, masked: bool) -> Candidates:
-    """Candidates by a masked language model; see :meth:`LanguageModel.fitting`."""
+    """Candidates by a masked language model; see :meth:`LanguageModel.fitting`.
+
+    Raises:
+        UsageError: its masked-LM head was not trained.
+    """
+    model.require_words()
     return lambda editor, places: model.fitting(editor, places, most, masked)
