@@ -12,7 +12,13 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from alum_fairseq.checkpoints.model import load_model
-from alum_fairseq.checkpoints.reading import DEFAULT_HEAD, heads_of, load_state, settings_of
+from alum_fairseq.checkpoints.reading import (
+    DEFAULT_HEAD,
+    heads_of,
+    load_state,
+    settings_of,
+    training_of,
+)
 from alum_fairseq.data.layout import Layout
 from alum_fairseq.data.record import CLASSES, RECORD, VOCABULARY, DataRecord, classes_of
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
@@ -59,6 +65,7 @@ class Checkpoint:
         options: of the model, as the checkpoint has them, defaults not filled in.
         settings: of task and criterion, likewise; the task's name under ``task``.
         heads: the classification heads by name, and how many outputs each has.
+        training: the ``seconds`` and ``updates`` that it took, as fairseq noted them; or None.
 
     Raises:
         UsageError: the file is no checkpoint; every attribute raises it where something is missing
@@ -77,6 +84,7 @@ class Checkpoint:
         self._state = load_state(self.path)
         self.options, self.settings = settings_of(self._state, self.path)
         self.heads = heads_of(self._state["model"])
+        self.training = training_of(self._state)
         self._data, self._vocabulary, self._head, self._labels = data, vocabulary, head, labels
         self._trained_on = str(self.settings.get("data") or "").split(":")[0]
         task_state = self._state.get("task_state")

@@ -16,7 +16,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf, overwrite_ar
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from alum_fairseq.errors import UsageError, one_line
+from alum_fairseq.errors import UsageError, is_number, one_line
 from alum_fairseq.files import existing_file
 from alum_fairseq.models.token_head import TOKEN_HEAD
 
@@ -132,6 +132,17 @@ def _refuse_interpolations(options: Any, path: Path) -> None:
                 f"{path}: one of its options is {value!r:.100}, which would read from this "
                 "machine: it is not loaded"
             )
+
+
+def training_of(state: Mapping[str, Any]) -> dict[str, float] | None:
+    """The ``seconds`` and ``updates`` of training, where fairseq noted them in a checkpoint."""
+    extra, history = state.get("extra_state"), state.get("optimizer_history")
+    try:
+        seconds, updates = extra["previous_training_time"], history[-1]["num_updates"]
+    except (TypeError, KeyError, IndexError):
+        return None
+    known = is_number(seconds) and seconds > 0 and is_number(updates) and updates > 0
+    return {"seconds": seconds, "updates": updates} if known else None
 
 
 def heads_of(weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -25,10 +25,10 @@ from alum_fairseq.robustness.attacks.synonyms import write_synonyms
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import resolve
 from alum_fairseq.robustness.plan import add_options, plan
-from alum_fairseq.robustness.report.compare import leaderboard
-from alum_fairseq.robustness.report.publish import write_report
+from alum_fairseq.robustness.report.compare import in_columns, joined, leaderboard
+from alum_fairseq.robustness.report.publish import write_leaderboard, write_report
 from alum_fairseq.robustness.report.summary import build_report
-from alum_fairseq.robustness.report.wording import in_lines, table
+from alum_fairseq.robustness.report.wording import in_lines, table, visible
 from alum_fairseq.robustness.runner import run_parts, versions
 from alum_fairseq.robustness.store import digest
 from alum_fairseq.robustness.types import Example
@@ -72,7 +72,11 @@ def _measure(argv: list[str]) -> None:
     models = _models(options.path)
     paths = [path for each in models.values() for path in each]
     _check_output(output, paths)
-    predictor = _comparable(paths, options)
+    predictor, training = _comparable(paths, options)
+    of_checkpoints = {
+        path: {"path": str(path), "sha256": digest(path), "training": took}
+        for path, took in zip(paths, training, strict=True)
+    }
     data = Data.read(options, predictor)
     parts = plan(options, data)
     _say_what_is_cut(predictor, data.examples)
@@ -85,10 +89,7 @@ def _measure(argv: list[str]) -> None:
     report = build_report(
         data=data.described(),
         models=[
-            {
-                "name": name,
-                "checkpoints": [{"path": str(path), "sha256": digest(path)} for path in each],
-            }
+            {"name": name, "checkpoints": [of_checkpoints[path] for path in each]}
             for name, each in models.items()
         ],
         parts=parts,
@@ -105,7 +106,8 @@ def _measure(argv: list[str]) -> None:
         resamples=options.resamples,
     )
     write_report(report, options.output)
-    print(table(report), in_lines(report), sep="\n\n")
+    shown = in_columns(leaderboard(report)) if len(models) > 2 else table(report)
+    print(shown, in_lines(report), sep="\n\n")
     took = int(time.monotonic() - begun)
     cli.say(f"\n{took // 60}:{took % 60:02d} minutes. The report: {options.output / 'report.html'}")
 
@@ -117,8 +119,18 @@ def _compare(argv: list[str]) -> None:
         "Prints the models of several reports in one table, the most robust first.",
     )
     parser.add_argument("reports", type=Path, nargs="+", help="report.json files, or their folders")
-    given = parser.parse_args(argv).reports
-    print(leaderboard([path / "report.json" if path.is_dir() else path for path in given]))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="a folder to write it to as leaderboard.md, with a picture of the accuracies",
+    )
+    options = parser.parse_args(argv)
+    report = joined([path / "report.json" if path.is_dir() else path for path in options.reports])
+    print(in_columns(leaderboard(report)), *map(visible, report["warnings"]), sep="\n")
+    if options.output is not None:
+        write_leaderboard(report, options.output)
+        cli.say(f"\nWritten: {options.output / 'leaderboard.md'}")
 
 
 def _synonyms(argv: list[str]) -> None:
@@ -229,8 +241,10 @@ def _check_output(output: Path, paths: Sequence[Path]) -> None:
         )
 
 
-def _comparable(paths: Sequence[Path], options: argparse.Namespace) -> Predictor:
-    """The first model; all are looked at before anything is measured.
+def _comparable(
+    paths: Sequence[Path], options: argparse.Namespace
+) -> tuple[Predictor, list[dict[str, float] | None]]:
+    """The first model, and what the training of each took; all are looked at before measuring.
 
     Raises:
         UsageError: one cannot be loaded, or answers other questions than the first.
@@ -241,6 +255,7 @@ def _comparable(paths: Sequence[Path], options: argparse.Namespace) -> Predictor
             f"{paths[0]} answers with {first.problem.answers}: alum-robustness measures classes, "
             "numbers and choices alone; fairseq-train --alum-validate logs the metric under attack"
         )
+    training = [first.checkpoint.training]
     for path in paths[1:]:
         other = load_predictor(path, options)
         one, another = first.problem, other.problem
@@ -249,7 +264,8 @@ def _comparable(paths: Sequence[Path], options: argparse.Namespace) -> Predictor
                 f"{path} answers with {another.answers}, {paths[0]} with {one.answers}: they "
                 "cannot be compared"
             )
-    return first
+        training.append(other.checkpoint.training)
+    return first, training
 
 
 def _say_what_is_cut(predictor: Predictor, examples: Sequence[Example]) -> None:

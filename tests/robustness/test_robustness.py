@@ -496,6 +496,55 @@ def test_seeds_and_comparisons(
     assert len(report["time"]["seconds"]) == 3
 
 
+def test_more_than_two_models_make_a_leaderboard(
+    other_models: list[Path], solved: dict[str, Any], tmp_path: Path
+) -> None:
+    """Printed and written, the best first, with what training took; compare makes the same."""
+    for number, path in enumerate(other_models[:2], 1):
+        state = torch.load(path)
+        state["extra_state"]["previous_training_time"] = 3599.6 * number
+        state["optimizer_history"][-1]["num_updates"] = 1500 * number
+        torch.save(state, path)
+    out = tmp_path / "report"
+    chosen = {**FEW, "input": solved["single"].table, "output": out, "parts": "noise"}
+    done = robustness(path=[f"{path.parent.name}={path}" for path in other_models], **chosen)
+    assert done.status == 0
+    report = strict_json((out / "report.json").read_text())
+    [worst] = [one["values"] for one in report["measures"] if one["key"] == "attacks.worst"]
+    best = sorted("abc", key=lambda name: -worst[name]["value"])
+    assert len({worst[name]["value"] for name in best}) > 1
+    took = {"a": "1:00:00, 1,500", "b": "1:59:59, 3,000", "c": ""}
+    head, rule, *rows = done.out.splitlines()
+    rows = rows[: rows.index(rule)]
+    assert head.split() == best
+    assert [row.split(" (%)")[0] for row in rows[:-1]] == [
+        *("Clean: Accuracy", "Clean: Calibration error"),
+        *("All attacks together: Accuracy, mean", "All attacks together: Accuracy, worst"),
+        "Character noise: Accuracy, 30% of words",
+    ]
+    for row, key in ((rows[0], "clean.accuracy"), (rows[3], "attacks.worst")):
+        [found] = [one["values"] for one in report["measures"] if one["key"] == key]
+        cells = [
+            "{value:.1f} [{low:.1f}, {high:.1f}]".format(**found[name]).replace("-0.0", "0.0")
+            for name in best
+        ]
+        assert re.split(r"  +", row)[1:] == cells
+    expected = [took[name] for name in best if took[name]]
+    assert re.split(r"  +", rows[-1]) == ["Training: h:mm:ss, updates", *expected]
+    text = (out / "report.md").read_text()
+    assert f"## Leaderboard\n\n|  | {' | '.join(best)} |" in text
+    assert f"| {' | '.join(took[name] for name in best)} |" in text
+    assert "1:59:59" in (out / "report.html").read_text()
+    with redirect_stdout(StringIO()) as printed:
+        assert command.main(["compare", str(out), "--output", str(tmp_path / "board")]) == 0
+    assert done.out.startswith(printed.getvalue().rsplit(rule, 1)[0])
+    assert f"|  | {' | '.join(best)} |" in (tmp_path / "board" / "leaderboard.md").read_text()
+    picture = (tmp_path / "board" / "overview.svg").read_text()
+    assert "Character noise" in picture
+    assert "more than" not in (tmp_path / "board" / "leaderboard.md").read_text()
+    assert (tmp_path / "board" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_report_of_other_models_is_not_overwritten(tmp_path: Path) -> None:
     one, other = tmp_path / "one.pt", tmp_path / "other.pt"
     command._check_output(tmp_path / "nowhere", [one])

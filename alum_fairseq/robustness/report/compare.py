@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from alum_fairseq.errors import UsageError
@@ -12,11 +15,11 @@ from alum_fairseq.files import existing_file
 from alum_fairseq.robustness.report.summary import FORMAT
 from alum_fairseq.robustness.report.wording import (
     aligned,
+    capitalized,
     heading,
     number,
     shortened,
     span,
-    visible,
 )
 
 # What models are sorted by: the first that all of them have.
@@ -29,8 +32,8 @@ _SETTINGS = (
 _ALSO = ("clean.ece", "linf.area", "l2.area", "attacks.worst")
 
 
-def leaderboard(paths: Sequence[Path]) -> str:
-    """The main measures of every model, with 95% intervals, and the warnings, for a terminal.
+def joined(paths: Sequence[Path]) -> dict[str, Any]:
+    """Several reports as one, the best model first: the measures of all, without comparisons.
 
     Args:
         paths: of ``report.json`` files, made on the same examples.
@@ -54,28 +57,58 @@ def leaderboard(paths: Sequence[Path]) -> str:
                     f"{path}: another model is called {model['name']}, too: make one of the "
                     "reports again with --path NAME=FILE"
                 )
-            models[model["name"]] = {one["key"]: one for one in report["measures"]}
-    shown = [
-        measure
-        for measure in first["measures"]
-        if (measure["main"] or measure["key"] in _ALSO)
-        and all(measure["key"] in found for found in models.values())
+            models[model["name"]] = model
+    values = [{one["key"]: one["values"] for one in report["measures"]} for report in reports]
+    measures = [
+        {**one, "comparisons": [], "values": dict(ChainMap(*(each[one["key"]] for each in values)))}
+        for one in first["measures"]
+        if all(one["key"] in each for each in values)
     ]
-    keys = [key for key in _SORTED_BY if all(key in found for found in models.values())]
-    if not (shown and keys):
+    if not {one["key"] for one in measures} & {*_SORTED_BY}:
         raise UsageError("the reports have no measure in common")
+    warnings = dict.fromkeys(warning for report in reports for warning in report["warnings"])
+    found = {**first, "measures": measures, "models": list(models.values())}
+    return {**found, "models": _ranked(found), "warnings": list(warnings)}
 
-    def value(name: str, key: str) -> Mapping[str, Any]:
-        return models[name][key]["values"][name]
 
-    names = sorted(models, key=lambda name: -(value(name, keys[0])["value"] or 0))
-    rows = [["", *(shortened(name, 22) for name in names)]]
-    for measure in shown:
-        cells = [value(name, measure["key"]) for name in names]
-        texts = [f"{number(one['value'], measure)} {span(one, measure)}".rstrip() for one in cells]
-        rows.append([shortened(f"{measure['group']}: {heading(measure)}", 60), *texts])
-    warnings = [visible(warning) for report in reports for warning in report["warnings"]]
-    return "\n".join([aligned(iter(rows)), *dict.fromkeys(warnings)])
+def leaderboard(report: Mapping[str, Any]) -> list[list[str]]:
+    """The main measures of every model, with 95% intervals, and what its training took, as rows.
+
+    The first is the head; the best model comes first.
+    """
+    models = _ranked(report)
+    rows = [["", *(model["name"] for model in models)]]
+    for measure in report["measures"]:
+        if measure["main"] or measure["key"] in _ALSO:
+            cells = [measure["values"][model["name"]] for model in models]
+            texts = (f"{number(one['value'], measure)} {span(one, measure)}" for one in cells)
+            group = capitalized(measure["group"].removeprefix("Attack on the "))
+            rows.append([f"{group}: {heading(measure)}", *map(str.rstrip, texts)])
+    training = [_training(model) for model in models]
+    return [*rows, ["Training: h:mm:ss, updates", *training]] if any(training) else rows
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """A leaderboard for a terminal."""
+    head, *others = rows
+    shown = [[shortened(name, 22) for name in head]]
+    return aligned(iter(shown + [[shortened(name, 60), *cells] for name, *cells in others]))
+
+
+def _ranked(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The models, the best first."""
+    every = {measure["key"]: measure["values"] for measure in report["measures"]}
+    values = next(every[key] for key in _SORTED_BY if key in every)
+    return sorted(report["models"], key=lambda model: -(values[model["name"]]["value"] or 0))
+
+
+def _training(model: Mapping[str, Any]) -> str:
+    """The means over the checkpoints of a model that say it."""
+    found = [one["training"] for one in model["checkpoints"] if one.get("training")]
+    if not found:
+        return ""
+    seconds, updates = (mean(one[key] for one in found) for key in ("seconds", "updates"))
+    return f"{timedelta(seconds=round(seconds))}, {updates:,.0f}"
 
 
 def _measured(report: Mapping[str, Any]) -> list[Any]:

@@ -55,6 +55,14 @@ Figure = Any
 _Draw = Callable[[Any, Mapping[str, Any]], None]
 
 
+def overview(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The right answers that each model keeps under each attack, side by side; see figures."""
+    shown = wording.glance(report)
+    height = 0.9 + len(shown) * (0.24 + 0.13 * len(report["models"]))
+    draw = partial(_overview, shown)
+    return _drawn(report, draw, _of_overview(report), (_SIZE[0], height))
+
+
 def figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Every picture that a report has the numbers for.
 
@@ -62,12 +70,7 @@ def figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         By name, in the order of reading: the bytes of ``png`` and ``svg``, and ``caption``, which
         says what it shows, for those who read it and those who cannot see it.
     """
-    for library in ("matplotlib", "PIL"):  # fairseq lets everyone report every detail
-        logging.getLogger(library).setLevel(logging.WARNING)
-    shown = wording.glance(report)
-    height = 0.9 + len(shown) * (0.24 + 0.13 * len(report["models"]))
-    overview = partial(_overview, shown)
-    found = {"overview": _drawn(report, overview, _of_overview(report), (_SIZE[0], height))}
+    found = {"overview": overview(report)}
     for name, curve in report["curves"].items():
         title, axis = curve_look(name)
         draw = partial(_curve, title, axis, curve)
@@ -90,6 +93,8 @@ def figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _drawn(
     report: Mapping[str, Any], draw: _Draw, caption: str, size: tuple[float, float] = _SIZE
 ) -> dict[str, Any]:
+    for library in ("matplotlib", "PIL"):  # fairseq lets everyone report every detail
+        logging.getLogger(library).setLevel(logging.WARNING)
     import matplotlib.style
     from matplotlib.figure import Figure  # not pyplot: nothing global, no display
 
@@ -122,7 +127,7 @@ def _looks(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, dict[str,
 
 def _of_overview(report: Mapping[str, Any]) -> str:
     caption = "Right answers, with 95% intervals; further right is better."
-    if len(report["models"]) > 1:
+    if any(measure["comparisons"] for measure in report["measures"]):
         caption += (
             f" At the right: how many points more than {report['models'][0]['name']}. Of an attack "
             "of several strengths a middle one, or one where the difference is sure."

@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from alum_fairseq.files import whole_file
 from alum_fairseq.robustness.report import wording
-from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER, figures
+from alum_fairseq.robustness.report.compare import leaderboard
+from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER, figures, overview
 
 _TEMPLATES = {
     "trim_blocks": True,
@@ -39,6 +40,7 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
         "conclusions": wording.conclusions(report),
         "columns": wording.columns(report),
         "by_seeds": wording.by_seeds(report),
+        "leaderboard": leaderboard(report) if len(report["models"]) > 2 else [],
         "pictures": {
             name: {"svg": _inlined(name, picture), "caption": picture["caption"]}
             for name, picture in drawn.items()
@@ -52,10 +54,31 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     }
     contents = {name: text.encode("utf-8", "replace") for name, text in files.items()}
     for name, picture in drawn.items():
-        contents |= {f"{name}.{kind}": picture[kind] for kind in ("png", "svg")}
-    for name, found in contents.items():
+        contents |= _files_of(name, picture)
+    _write(contents, folder)
+
+
+def write_leaderboard(report: Mapping[str, Any], folder: Path) -> None:
+    """Write ``leaderboard.md``, and the overview of all models as PNG and SVG.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    drawn = overview(report)
+    content = {"leaderboard": leaderboard(report), "caption": drawn["caption"], "report": report}
+    text = _rendered("leaderboard.md.jinja", content, finalize=_in_markdown)
+    files = {"leaderboard.md": text.encode("utf-8", "replace"), **_files_of("overview", drawn)}
+    _write(files, folder)
+
+
+def _files_of(name: str, picture: Mapping[str, Any]) -> dict[str, bytes]:
+    return {f"{name}.{kind}": picture[kind] for kind in ("png", "svg")}
+
+
+def _write(files: Mapping[str, bytes], folder: Path) -> None:
+    for name, content in files.items():
         with whole_file(folder / name) as file:
-            file.write_bytes(found)
+            file.write_bytes(content)
 
 
 def _rendered(template: str, content: Mapping[str, Any], **more: Any) -> str:
