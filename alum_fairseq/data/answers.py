@@ -27,7 +27,8 @@ def read_squad(path: Path, optional: bool = False) -> Iterator[Found]:
         optional: whether answers may be missing.
 
     Raises:
-        UsageError: it is neither, or an answer does not stand where it says.
+        UsageError: it is neither, two questions have one id, or an answer does not stand where it
+            says.
     """
     text = _text_of(path)
     try:
@@ -38,10 +39,14 @@ def read_squad(path: Path, optional: bool = False) -> Iterator[Found]:
         found = _of_articles(path, whole["data"])
     else:
         found = _of_lines(path, text)
+    names = set()
     for number, (where, context, question) in enumerate(found, 1):
         if not isinstance(question, dict):
             raise UsageError(f"{where}: an object is expected, not {json.dumps(question):.40}")
         name = str(question.get("id") or number)
+        if name in names:
+            raise UsageError(f"{where}: two questions have the id {name}")
+        names.add(name)
         asked = f"{where}, question {name}"
         texts = [_is_text(asked, question, "question")]
         texts.append(_is_text(asked, {"context": context}, "context"))

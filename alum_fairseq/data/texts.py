@@ -6,12 +6,29 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from alum_fairseq.data.tables import Row
+from alum_fairseq.data.tables import Row, TableFormat, shown
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, existing_folder
-from alum_fairseq.problems import TokenProblem
+from alum_fairseq.problems import PROBLEMS, SupervisedProblem, TokenProblem
 
 TEXTS = "text"
+
+
+def own_format(path: Path, table: TableFormat, problem: SupervisedProblem) -> TableFormat | None:
+    """The format of files of a problem's data, if this is one; None: it is another table.
+
+    Raises:
+        UsageError: the file is one of another problem's data.
+    """
+    form, own = table.form_of(path), getattr(problem, "form", None)
+    if own is not None and form in (own, "jsonl"):
+        return TableFormat(own)
+    if form in {getattr(each, "form", None) for each in PROBLEMS.values()} - {None}:
+        raise UsageError(
+            f"{shown(path)}: its format is {form}, but the model answers with {problem.answers}: "
+            "give another file, or --format"
+        )
+    return None
 
 
 def write_texts(data: Path, split: str, rows: Sequence[Row]) -> None:

@@ -22,6 +22,7 @@ from alum_fairseq.data.tables import (
     shown,
     table_format,
 )
+from alum_fairseq.data.texts import own_format
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import new_file, whole_file
 from alum_fairseq.predict.options import (
@@ -150,8 +151,9 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
     by_lines = path == STDIN or is_text
     if by_lines and table.format is None:
         table = TableFormat("tsv", table.header)
-    if isinstance(problem, TokenProblem) and table.form_of(path) in (problem.form, "jsonl"):
-        table, optional = TableFormat(problem.form), True
+    own = own_format(path, table, problem)
+    if isinstance(problem, TokenProblem) and own is not None:
+        table, optional = own, True
         columns = arguments.columns or problem.columns
         label = label or problem.label_column
     else:

@@ -15,7 +15,7 @@ from alum_fairseq.problems.problem import (
 from alum_fairseq.problems.regression import Regression
 from alum_fairseq.problems.sequence_tagging import SequenceTagging
 from alum_fairseq.problems.span_prediction import SpanPrediction
-from alum_fairseq.problems.token_problem import Outputs, Piece, PieceOf, TokenProblem
+from alum_fairseq.problems.token_problem import Outputs, Piece, PieceOf, Right, Share, TokenProblem
 
 __all__ = [
     "PROBLEMS",
@@ -29,7 +29,9 @@ __all__ = [
     "Prediction",
     "Problem",
     "Regression",
+    "Right",
     "SequenceTagging",
+    "Share",
     "SpanPrediction",
     "SupervisedProblem",
     "TokenProblem",

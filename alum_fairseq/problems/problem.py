@@ -121,12 +121,18 @@ class SupervisedProblem(Problem):
         has_classes: whether the answers are classes.
         binarized_labels: whether fairseq reads the labels as symbols of a dictionary, rather than
             as lines of text.
+        share_right: what the share of right answers is called.
+        edited: which texts of an example attacks on words change, from 0; None: all.
+        word_by_word: whether the answer speaks of every word, so that none may come or go.
     """
 
     labels: tuple[str, ...] = ()
     scale: float = 1.0
     has_classes: ClassVar[bool] = True
     binarized_labels: ClassVar[bool] = False
+    share_right: ClassVar[str] = "Accuracy"
+    edited: ClassVar[tuple[int, ...] | None] = None
+    word_by_word: ClassVar[bool] = False
 
     # ---------------------------------------------------------------- the task, and its data
 
@@ -240,6 +246,14 @@ class SupervisedProblem(Problem):
     @abstractmethod
     def verdict(self, logits: Tensor, target: Tensor) -> Verdict:
         """Whether one example is right: its logits are ``C``, its target a row of the targets."""
+
+    def fixed(self, texts: Sequence[str], label: str) -> list[tuple[int, int, int]]:
+        """What attacks on words leave as it is: the text, the first character, the one after."""
+        return []
+
+    def shown(self, label: str) -> str:
+        """A label, for people to read."""
+        return label
 
 
 PROBLEMS: dict[str, type[Problem]] = {}

@@ -29,6 +29,7 @@ class Regression(SupervisedProblem):
     divergence = "squared_error"
     categorical = False
     has_classes = False
+    share_right = "Within tolerance"
     tolerance: float = 0.0
 
     @property

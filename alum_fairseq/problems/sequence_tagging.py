@@ -23,6 +23,7 @@ from alum_fairseq.problems.token_problem import (
     Piece,
     PieceOf,
     Right,
+    Share,
     TokenProblem,
 )
 
@@ -55,6 +56,8 @@ class SequenceTagging(TokenProblem):
     form = "conll"
     columns = ("tokens",)
     label_column = "tags"
+    share_right = "Sentences right"
+    word_by_word = True
 
     @property
     @override
@@ -79,6 +82,17 @@ class SequenceTagging(TokenProblem):
     def has_entities(self) -> bool:
         """Whether the tags mark entities (BIO, IOB1 or BIOES)."""
         return has_entities(self.labels)
+
+    @property
+    @override
+    def shares(self) -> tuple[Share, ...]:
+        words = "The share of the words with the right tag."
+        found = (Share("words", "Words right", words, {"words_right": 1}, {"words": 1}),)
+        if not self.has_entities:
+            return found
+        entities = "Harmonic mean of precision and recall of entities, as seqeval counts them."
+        below = {"said": 1, "true": 1}
+        return (Share("f1", "F1 of entities", entities, {"both": 2}, below), *found)
 
     @override
     def train_options(self) -> list[str]:
@@ -262,6 +276,12 @@ class SequenceTagging(TokenProblem):
             details |= _counts([*map(_parts, found.tags)], [*map(_parts, tags)])
         confidence = min(found.scores, default=0.0)
         return Verdict(" ".join(found.tags), same == len(tags), loss, confidence, details)
+
+    @override
+    def fixed(self, texts: Sequence[str], label: str) -> list[tuple[int, int, int]]:
+        """The words of entities."""
+        words = zip(_WORD.finditer(texts[-1]), label.split(" "), strict=False)
+        return [(0, *word.span()) for word, tag in words if self.has_entities and tag != OUTSIDE]
 
     # ---------------------------------------------------------------- what a model answers
 

@@ -12,6 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,7 +22,14 @@ from typing_extensions import Self, override
 
 from alum_fairseq.errors import UsageError
 from alum_fairseq.problems.problem import Verdict, register_problem
-from alum_fairseq.problems.token_problem import Outputs, Piece, PieceOf, Right, TokenProblem
+from alum_fairseq.problems.token_problem import (
+    Outputs,
+    Piece,
+    PieceOf,
+    Right,
+    Share,
+    TokenProblem,
+)
 
 EOS = 2  # fairseq's, in every dictionary
 NEVER = -1e4  # the logit of a place out of play: finite in half precision, and with no probability
@@ -81,6 +89,8 @@ class SpanPrediction(TokenProblem):
     columns = ("question", "context")
     label_column = "answers"
     settings_of_data = ("max_question", "doc_stride", "max_answer", "unanswerable")
+    share_right = "Exact match"
+    edited = (0,)
     max_question: int = 64
     doc_stride: int = 128
     max_answer: int = 30
@@ -110,6 +120,12 @@ class SpanPrediction(TokenProblem):
     @override
     def most_before(self) -> int:
         return self.max_question
+
+    @property
+    @override
+    def shares(self) -> tuple[Share, ...]:
+        meaning = "Of the words of the answer and of the right one, as SQuAD's script counts it."
+        return (Share("f1", "F1", meaning, {"f1": 1}),)
 
     @override
     def train_options(self) -> list[str]:
@@ -306,18 +322,10 @@ class SpanPrediction(TokenProblem):
     @override
     def right_of(self, pieces: Sequence[Piece], texts: tuple[str, ...], label: str) -> Right:
         """Which candidates are an exact match."""
-        answers = gold_answers(label)
-        known: dict[str, bool] = {"": not answers}
-        right = [self.unanswerable and not answers]
-        for piece in pieces:
-            begins, ends = (column.tolist() for column in piece.ranges.unbind(1))
-            for first in range(len(begins)):
-                for last in range(first, first + min(self.max_answer, len(begins))):
-                    text = texts[-1][begins[first] : ends[last]] if last < len(ends) else ""
-                    if text not in known:
-                        known[text] = _em_f1(text, label)[0] == 1
-                    right.append(bool(text) and known[text])
-        return Right(pieces, torch.tensor(right))
+        none = torch.tensor([self.unanswerable and not gold_answers(label)])
+        ranges = [tuple(map(tuple, piece.ranges.tolist())) for piece in pieces]
+        found = [_exact(texts[-1], label, each, self.max_answer) for each in ranges]
+        return Right(pieces, torch.cat([none, *found]))
 
     def _scored(self, logits: Tensor, targets: Sequence[Right]) -> Iterator[tuple[Tensor, Tensor]]:
         """The scores of the right and of the other candidates, for each example."""
@@ -365,6 +373,15 @@ class SpanPrediction(TokenProblem):
         right = self.right_of(logits.pieces, logits.texts, target)
         loss = float(self.loss(self.of_outputs(logits, right), [right]).clamp(max=-NEVER))
         return Verdict(found.text, em == 1, loss, found.score, {"f1": f1})
+
+    @override
+    def fixed(self, texts: Sequence[str], label: str) -> list[tuple[int, int, int]]:
+        """The right answers."""
+        return [(1, start, start + len(text)) for text, start in gold_answers(label)]
+
+    @override
+    def shown(self, label: str) -> str:
+        return " / ".join(dict.fromkeys(text for text, _ in gold_answers(label))) or "no answer"
 
     @override
     def entries(self, prediction: SpanAnswer) -> dict[str, Any]:
@@ -466,6 +483,24 @@ def _overlap(words: list[str], right: list[str]) -> float:
 
 def _em_f1(text: str, label: str) -> tuple[float, float]:
     return em_and_f1(text, [answer for answer, _ in gold_answers(label)])
+
+
+@lru_cache(256)  # an attack asks about one context again and again
+def _exact(
+    context: str, label: str, ranges: tuple[tuple[int, int], ...], max_answer: int
+) -> Tensor:
+    """Whether each span of a piece is an exact match, in the order of ``_span_scores``."""
+    right = {tuple(words) for answer, _ in gold_answers(label) if (words := normalized(answer))}
+    right = right or {()}
+    known: dict[str, bool] = {"": False}
+    found = []
+    for first, (begin, _) in enumerate(ranges):
+        for last in range(first, first + min(max_answer, len(ranges))):
+            text = context[begin : ranges[last][1]] if last < len(ranges) else ""
+            if text not in known:
+                known[text] = tuple(normalized(text)) in right
+            found.append(known[text])
+    return torch.tensor(found, dtype=torch.bool)
 
 
 _PUNCTUATION = set(string.punctuation)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -79,6 +79,9 @@ class Outputs:
     pieces: Sequence[Piece]
     logits: Sequence[Tensor]
 
+    def __truediv__(self, temperature: float) -> Self:
+        return replace(self, logits=[logits / temperature for logits in self.logits])
+
 
 @dataclass(frozen=True)
 class Right:
@@ -91,6 +94,23 @@ class Right:
 
     pieces: Sequence[Piece]
     right: Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """A metric of many examples: a sum over them, divided by another.
+
+    Attributes:
+        title: for readers.
+        above: what is summed, as multiples of a verdict's details.
+        below: likewise; empty: the number of examples.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    above: Mapping[str, float]
+    below: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,11 @@ class TokenProblem(SupervisedProblem):
     def settings(self) -> dict[str, Any]:
         """What a record of data has of the problem, beside its labels."""
         return {name: getattr(self, name) for name in self.settings_of_data}
+
+    @property
+    @abstractmethod
+    def shares(self) -> tuple[Share, ...]:
+        """Metrics beside the share of right answers."""
 
     # ------------------------------------------------------------------- inputs and targets
 

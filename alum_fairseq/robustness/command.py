@@ -20,7 +20,6 @@ from alum_fairseq.predict.options import (
     add_model_options,
     load_predictor,
 )
-from alum_fairseq.problems import TokenProblem
 from alum_fairseq.robustness.attacks.synonyms import write_synonyms
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import resolve
@@ -181,7 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(model)
     text = parser.add_argument_group("the examples")
     text.add_argument(
-        "--input", type=Path, metavar="FILE", help="a labelled TSV, CSV or JSON-lines file"
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="a labelled TSV, CSV, JSON-lines, SQuAD or CoNLL file",
     )
     text.add_argument(
         "--subset",
@@ -250,11 +252,6 @@ def _comparable(
         UsageError: one cannot be loaded, or answers other questions than the first.
     """
     first = load_predictor(paths[0], options)
-    if isinstance(first.problem, TokenProblem):
-        raise UsageError(
-            f"{paths[0]} answers with {first.problem.answers}: alum-robustness measures classes, "
-            "numbers and choices alone; fairseq-train --alum-validate logs the metric under attack"
-        )
     training = [first.checkpoint.training]
     for path in paths[1:]:
         other = load_predictor(path, options)

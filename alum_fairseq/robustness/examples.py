@@ -15,10 +15,11 @@ from fairseq.data.data_utils import load_indexed_dataset
 from alum_fairseq import cli
 from alum_fairseq.data.binarized import read_label_lines, read_split
 from alum_fairseq.data.tables import TableFormat, read_rows, table_format
+from alum_fairseq.data.texts import own_format, read_texts
 from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.predict import Predictor
-from alum_fairseq.problems import SupervisedProblem
+from alum_fairseq.problems import SupervisedProblem, TokenProblem
 from alum_fairseq.robustness.types import Example
 
 
@@ -29,7 +30,7 @@ class Data:
     Attributes:
         predictor: the first model; all answer the same questions.
         source: where the examples come from, for readers.
-        columns: the columns of the texts in a table; None: the data are binarised.
+        columns: the columns of the texts in a table; None: the data were prepared.
         label: the column of the label, likewise.
         attacked: those of the examples that attacks look at.
     """
@@ -55,11 +56,12 @@ class Data:
                 raise UsageError("--columns and --label are those of --input, which is not given")
             folder = predictor.checkpoint.data
             source = f"{folder}: {options.subset}"
-            examples = from_binarized(folder, options.subset, predictor)
+            examples = from_prepared(folder, options.subset, predictor)
         else:
             columns, label = _columns(options, predictor)
             source = str(options.input)
-            table = table_format(options)
+            table = own_format(options.input, table_format(options), predictor.problem)
+            table = table or table_format(options)
             examples = from_table(options.input, table, columns, label, predictor, options.no_label)
         answers = [example.answer for example in examples]
         problem = predictor.problem.within(options.tolerance, answers)
@@ -88,6 +90,9 @@ def _columns(options: argparse.Namespace, predictor: Predictor) -> tuple[list[st
     columns, label = options.columns, options.label
     if columns and label:
         return columns, label
+    if isinstance(predictor.problem, TokenProblem):
+        problem = predictor.problem
+        return columns or list(problem.columns), label or problem.label_column
     record = predictor.checkpoint.record
     if record is None:
         raise UsageError(f"give --columns and --label, the columns of {options.input}")
@@ -114,12 +119,22 @@ def from_table(
             unlabelled += 1
             continue
         predictor.problem.check_answer(row.label, f"{path}:{row.line}")
-        examples.append(Example(len(examples), row.texts, row.label))
+        examples.append(Example(len(examples), row.texts, row.label, name=row.name))
     if unlabelled:
         cli.say(f"{unlabelled:,} rows of {path} have no label: they are left out")
     if not examples:
         raise UsageError(f"{path} has no examples")
     return examples
+
+
+def from_prepared(data: Path, subset: str, predictor: Predictor) -> list[Example]:
+    """Read a split of a folder that ``alum-prepare`` made; a UsageError if it has no labels."""
+    if not isinstance(predictor.problem, TokenProblem):
+        return from_binarized(data, subset, predictor)
+    rows = read_texts(data, subset, predictor.problem)
+    if any(row.label is None for row in rows):
+        raise UsageError(f"{data}: the examples of {subset} have no labels")
+    return [Example(i, row.texts, row.label, name=row.name) for i, row in enumerate(rows)]
 
 
 def from_binarized(data: Path, subset: str, predictor: Predictor) -> list[Example]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from alum_fairseq.data.tables import TableFormat, read_rows
+from alum_fairseq.data.texts import own_format
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import existing_file
-from alum_fairseq.problems import SupervisedProblem
+from alum_fairseq.problems import SupervisedProblem, TokenProblem
 from alum_fairseq.robustness.types import Example, Texts
 
 _Row = tuple[Texts, str]  # and the label, as the set has it
@@ -133,6 +134,8 @@ def read_set(
             data, or a label of which it is not known what it is for the model.
     """
     name, layout, place = _parse(spec)
+    if isinstance(problem, TokenProblem):
+        return name, _of_tokens(spec, layout, Path(place), columns, label, table, problem)
     if layout and not problem.categorical:
         raise UsageError(f"{spec}: {layout} has classes, but the model predicts numbers")
     if layout == "advglue":
@@ -154,6 +157,28 @@ def read_set(
         of_model = (right[0],) if len(right) == 1 else (answer, right)
         examples.append(Example(number, texts, *of_model))
     return name, examples
+
+
+def _of_tokens(
+    spec: str,
+    layout: str,
+    path: Path,
+    columns: Sequence[str] | None,
+    label: str | None,
+    table: TableFormat,
+    problem: TokenProblem,
+) -> list[Example]:
+    if layout:
+        raise UsageError(f"{spec}: {layout} has classes, but the model has {problem.answers}")
+    table = own_format(path, table, problem) or table
+    columns, label = columns or problem.columns, label or problem.label_column
+    examples = []
+    for row in read_rows(path, table, columns, label):
+        problem.check_answer(row.label, f"{path}:{row.line}")
+        examples.append(Example(len(examples), row.texts, row.label, name=row.name))
+    if not examples:
+        raise UsageError(f"{spec}: there are no examples")
+    return examples
 
 
 def _parse(spec: str) -> tuple[str, str, str]:

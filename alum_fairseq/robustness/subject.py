@@ -13,6 +13,7 @@ from torch import Tensor
 from alum_fairseq.adversarial.divergences import Divergence, get_divergence
 from alum_fairseq.encoder.tap import EncoderTap
 from alum_fairseq.predict import Predictor
+from alum_fairseq.problems import Outputs, Piece, Right, TokenProblem
 from alum_fairseq.robustness.attacks.noise import seeded
 from alum_fairseq.robustness.attacks.pgd import DIVERGENCE, LOSS, MARGIN, RATIO, Target
 from alum_fairseq.robustness.types import Example, Texts, Verdict
@@ -64,14 +65,24 @@ class Subject:
 
     def temperature(self, examples: Sequence[Example]) -> float:
         """That which calibrates the model on examples (Guo et al. 2017, arXiv 1706.04599)."""
-        outputs = self.predictor.logits([e.texts for e in examples], self._max_tokens).double()
-        right = self._right(examples)
+        outputs = self.predictor.logits([e.texts for e in examples], self._max_tokens)
+        if isinstance(self.problem, TokenProblem):
+            right = [self._right_of(e, o.pieces) for e, o in zip(examples, outputs, strict=True)]
+            parts = [
+                (self.problem.of_outputs(one, of_one), [of_one])
+                for one, of_one in zip(outputs, right, strict=True)
+            ]
+        else:
+            parts = [(outputs.double(), self._right(examples))]
         tried = _TEMPERATURES.tolist()
-        losses = [float(self.problem.loss(outputs / each, right).mean()) for each in tried]
+        losses = [
+            sum(float(self.problem.loss(logits / each, right).sum()) for logits, right in parts)
+            for each in tried
+        ]
         return tried[losses.index(min(losses))]
 
-    def verdict(self, example: Example, outputs: Tensor) -> Verdict:
-        """What outputs of the head (``C``) mean for an example."""
+    def verdict(self, example: Example, outputs: Tensor | Outputs) -> Verdict:
+        """What outputs of the head (``C``, or those of tokens) mean for an example."""
         return self.problem.verdict(outputs, self._right([example])[0])
 
     def logits(self, examples: Sequence[Texts]) -> list[list[float]]:
@@ -84,23 +95,25 @@ class Subject:
         Where they come sorted by length, as they should, little of a batch is padding.
         """
         batch: list[Example] = []
-        longest = 0
+        longest = count = 0
         for example in examples:
             inputs = self.predictor.inputs_of(example.texts)
             length = max(map(len, inputs))
             fits = (len(batch) + 1) * len(inputs) * max(length, longest) <= self._max_tokens
-            if batch and not (fits and length >= _ALIKE * longest):
+            alike = len(inputs) == count and length >= _ALIKE * longest
+            if batch and not (fits and alike):
                 yield batch
                 batch, longest = [], 0
             batch.append(example)
-            longest = max(length, longest)
+            longest, count = max(length, longest), len(inputs)
         if batch:
             yield batch
 
     def target(self, examples: Sequence[Example]) -> Target:
-        """Examples as an attack on embeddings sees them.
+        """Examples as an attack on embeddings sees them; each has as many inputs as the others.
 
-        The candidates of an example are laid side by side, and are perturbed together.
+        The inputs of an example (its candidates, or pieces) are laid side by side, and are
+        perturbed together.
         """
         predictor = self.predictor
         inputs = [predictor.inputs_of(example.texts) for example in examples]
@@ -113,21 +126,38 @@ class Subject:
                 features_only=True,
                 classification_head_name=predictor.checkpoint.head,
             )
-        width = tap.embeddings.shape[-1]
+        width, device = tap.embeddings.shape[-1], tap.embeddings.device
 
         def predict(embeddings: Tensor, rows: Tensor) -> Tensor:
             flat = (rows.unsqueeze(1) * each + torch.arange(each, device=rows.device)).flatten()
-            outputs = tap.of_rows(flat).rerun(embeddings.reshape(len(flat), -1, width))
-            return outputs.view(len(rows), -1)
+            return shaped(tap.of_rows(flat).rerun(embeddings.reshape(len(flat), -1, width)), rows)
 
-        clean = tap.logits.view(len(examples), -1)
-        right = self._right(examples).to(clean.device)
+        if isinstance(self.problem, TokenProblem):
+            problem = self.problem
+            targets = [self._right_of(e, predictor.pieces_of(e.texts)) for e in examples]
+
+            def right(rows: Tensor) -> Sequence[Right]:
+                return [targets[row] for row in rows.tolist()]
+
+            def shaped(outputs: Tensor, rows: Tensor) -> Tensor:
+                pieces = outputs.view(len(rows), each, *outputs.shape[1:])
+                return problem.predictions(pieces, right(rows))
+        else:
+            classes = self._right(examples).to(device)
+
+            def right(rows: Tensor) -> Tensor:
+                return classes[rows]
+
+            def shaped(outputs: Tensor, rows: Tensor) -> Tensor:
+                return outputs.view(len(rows), -1)
+
+        clean = shaped(tap.logits, torch.arange(len(examples)))
 
         def margins(outputs: Tensor, rows: Tensor) -> Tensor:
-            return self.problem.margins(outputs, right[rows])
+            return self.problem.margins(outputs, right(rows))
 
         def loss(outputs: Tensor, rows: Tensor) -> Tensor:
-            return self.problem.attack_loss(outputs, right[rows])
+            return self.problem.attack_loss(outputs, right(rows))
 
         def divergence(outputs: Tensor, rows: Tensor) -> Tensor:
             found = self.divergence.function(outputs, clean[rows].double())
@@ -137,10 +167,10 @@ class Subject:
             return -margins(outputs, rows).amin(1)
 
         def ratio(outputs: Tensor, rows: Tensor) -> Tensor:
-            best = outputs.topk(min(3, outputs.shape[1])).values
+            best = outputs.topk(min(3, outputs.shape[-1])).values
+            spread = (best[..., 0] - best[..., -1]).view(len(rows), -1).sum(1)
             # Of two classes the margin itself, which would be divided by its own size.
-            spread = best[:, 0] - best[:, -1] if best.shape[1] == 3 else torch.ones_like(best[:, 0])
-            return margin(outputs, rows) / spread
+            return margin(outputs, rows) / (spread if best.shape[-1] == 3 else 1)
 
         return Target(
             predict,
@@ -151,6 +181,9 @@ class Subject:
             margins,
             [seeded(self._seed, example.number).getrandbits(48) for example in examples],
         )
+
+    def _right_of(self, example: Example, pieces: Sequence[Piece]) -> Right:
+        return self.problem.right_of(pieces, example.texts, example.answer)
 
     def _right(self, examples: Sequence[Example]) -> Tensor:
         """The right answers, as the problem has them."""

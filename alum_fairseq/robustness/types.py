@@ -23,9 +23,11 @@ class Example:
         answer: the label as it stands in the data; for regression a number.
         accepted: the answers that count as right where that is more than one, as for a set that
             knows "entailment" and "non-entailment" alone; empty: ``answer``.
+        name: what its author calls it, or None.
     """
 
     number: int
     texts: Texts
     answer: str
     accepted: tuple[str, ...] = ()
+    name: str | None = None

@@ -57,8 +57,11 @@ def test_squad(tmp_path: Path) -> None:
 def test_json_lines_as_hugging_face_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "dev.jsonl"
     lines = [
-        {"id": "1", "question": "?", "context": CONTEXT, "answers": answers}
-        for answers in ({"text": ["paris"], "answer_start": [11]}, {"text": [], "answer_start": []})
+        {"id": name, "question": "?", "context": CONTEXT, "answers": answers}
+        for name, answers in (
+            ("1", {"text": ["paris"], "answer_start": [11]}),
+            ("2", {"text": [], "answer_start": []}),
+        )
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert answers_of(path) == [[("paris", 11)], []]
@@ -72,6 +75,7 @@ def test_json_lines_as_hugging_face_writes_them(tmp_path: Path) -> None:
         (squad(question("q7", ("rome", 3))), "question q7: its answer 'rome' does not stand at 3"),
         (squad(question("q7", ("rome", -3))), "does not stand at -3"),
         (squad(question("q7", ("", 3))), "its answer '' does not stand at 3"),
+        (squad(question("q7"), question("q7")), "two questions have the id q7"),
         (squad({"question": "?", "answers": "x"}), "question 1: its answers need text and"),
         (squad({"question": 3, "answers": []}), "question must be a text, not 3"),
         (squad("x"), 'an object is expected, not "x"'),

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from alum_fairseq.prepare.command import main as prepare
 from support.options import command_line
 from support.places import PLUGIN
+from support.token_data import write_conll, write_squad, write_vocabulary
 
 LABELS = ["no", "well, maybe", "yes"]
 MODEL = {
@@ -27,6 +28,7 @@ MODEL = {
     "max-positions": 40,
 }
 KINDS = ("single", "pair", "regression", "choices")
+TOKENS = {"spans": "alum_span_prediction", "tags": "alum_sequence_tagging"}
 
 
 def texts_of(mlm_data: Path) -> list[list[str]]:
@@ -50,10 +52,13 @@ def rows_of(kind: str, texts: list[list[str]]) -> list[dict[str, Any]]:
     return rows
 
 
-def save_untrained(path: Path, data: Path, choices: bool, regression: bool) -> None:
-    """A checkpoint as fairseq-train writes it, but of random weights."""
-    name = "alum_sentence_ranking" if choices else "alum_sentence_prediction"
-    extra = {"num-classes": 1 if regression else 3, "regression-target": regression or None}
+def save_untrained(path: Path, data: Path, name: str, extra: dict[str, Any]) -> None:
+    """A checkpoint as fairseq-train writes it, but of random weights.
+
+    Args:
+        name: of task and criterion.
+        extra: further options.
+    """
     command = {
         **{"task": name, "criterion": name, **MODEL, **extra},
         **{"init-token": 0, "separator-token": 2, "optimizer": "adam", "user-dir": PLUGIN},
@@ -94,8 +99,26 @@ def make_case(kind: str, mlm_data: Path, folder: Path) -> Any:
     command += ["--choices", "c0", "c1", "c2"] if kind == "choices" else []
     assert prepare([str(word) for word in command]) == 0
     path = folder / f"{kind}.pt"
-    save_untrained(path, data, kind == "choices", kind == "regression")
+    regression = kind == "regression"
+    name = "alum_sentence_ranking" if kind == "choices" else "alum_sentence_prediction"
+    extra = {"num-classes": 1 if regression else 3, "regression-target": regression or None}
+    save_untrained(path, data, name, extra)
     return SimpleNamespace(kind=kind, rows=rows, table=table, data=data, path=path)
+
+
+def make_token_case(kind: str, folder: Path) -> Any:
+    """Questions or tagged sentences, many of them in several inputs, and a checkpoint for them."""
+    write = write_conll if kind == "tags" else write_squad
+    table = write(folder / f"{kind}.{'conll' if kind == 'tags' else 'json'}", 30, 1)
+    data, path = folder / kind, folder / f"{kind}.pt"
+    command = ["--train", table, "--valid", table, "--output", data]
+    command += ["--vocabulary", write_vocabulary(folder / f"{kind}-vocabulary")]
+    command += ["--max-positions", 8 if kind == "tags" else 16]
+    command += [] if kind == "tags" else ["--doc-stride", 4, "--max-question", 4, "--max-answer", 3]
+    assert prepare([str(word) for word in command]) == 0
+    extra = {"num-classes": 5, "max-positions": 8} if kind == "tags" else {"max-positions": 16}
+    save_untrained(path, data, TOKENS[kind], extra)
+    return SimpleNamespace(kind=kind, table=table, data=data, path=path)
 
 
 def texts(case: Any) -> list[tuple[str, ...]]:

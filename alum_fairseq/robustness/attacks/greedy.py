@@ -172,6 +172,7 @@ def greedy_attack(
     editable: Collection[int] | None = None,
     importance: str = LEFT_OUT,
     admits: Admits | None = None,
+    fixed: Collection[tuple[int, int, int]] = (),
 ) -> Attack:
     """Replace words until the model errs, the most important ones first.
 
@@ -184,11 +185,12 @@ def greedy_attack(
         editable: the numbers of the texts that may be edited, from 0; None: all.
         importance: of a word: :data:`LEFT_OUT`, :data:`MASKED` or :data:`WEIGHTED`.
         admits: which texts may be tried; those that may not cost no query. None: all.
+        fixed: where no character may change, as for an :class:`Editor`.
 
     Raises:
         UsageError: there is no text of such a number.
     """
-    editor = Editor(texts, editable)
+    editor = Editor(texts, editable, fixed)
     edits_left = limits.edits(editor.words)
     model = _Model(limits.queries(editor.words))
     verdict = (yield from model.ask([texts]))[texts]

@@ -72,7 +72,12 @@ NOISES: Mapping[str, Callable[[str], list[str]]] = {
 
 
 def add_noise(
-    texts: Texts, kind: str, rate: float, seed: int, editable: Collection[int] | None = None
+    texts: Texts,
+    kind: str,
+    rate: float,
+    seed: int,
+    editable: Collection[int] | None = None,
+    fixed: Collection[tuple[int, int, int]] = (),
 ) -> tuple[Texts, int]:
     """Make one typing mistake in each of some words.
 
@@ -85,6 +90,8 @@ def add_noise(
             :meth:`alum_fairseq.robustness.attacks.words.SplitText.editable`).
         editable: the numbers of the texts that may change, from 0; None: all. Only their words
             count.
+        fixed: where no character may change, as for an
+            :class:`alum_fairseq.robustness.attacks.words.Editor`.
 
     Returns:
         The texts with the mistakes, and how many words have one.
@@ -96,7 +103,7 @@ def add_noise(
         raise UsageError(f"noise {kind!r} is not known: it must be one of {', '.join(NOISES)}")
     if not 0 <= rate <= 1:
         raise UsageError(f"the noise rate is {rate!r}: it must be a number from 0 to 1")
-    editor = Editor(texts, editable)
+    editor = Editor(texts, editable, fixed)
     mistakes = {place: NOISES[kind](editor.word(place)) for place in editor.places()}
     places = [place for place, ways in mistakes.items() if ways]
     source = seeded(seed, kind, texts)

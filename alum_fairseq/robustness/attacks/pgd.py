@@ -20,7 +20,8 @@ from alum_fairseq.errors import UsageError, require_count
 
 # Takes the embeddings of some of the examples (b x T x D), and the numbers of these examples (b).
 Predict = Callable[[Tensor, Tensor], Tensor]
-# Takes outputs (b x C) and the numbers of their examples (b); returns one number for each.
+# Takes outputs (b x C; of K predictions an example, b x K x C) and the numbers of their examples
+# (b); returns one number for each.
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 LOSS, DIVERGENCE, MARGIN, RATIO = "loss", "divergence", "margin", "ratio"
@@ -48,7 +49,7 @@ class Target:
         predict: the outputs (``b x C``) for embeddings of some of the examples.
         embeddings: of all of them, ``B x T x D``; each example has one ball, be it a sentence, a
             pair, or a context with all candidates.
-        clean: the outputs for these, ``B x C``.
+        clean: the outputs for these, ``B x C`` or ``B x K x C``.
         mask: true on tokens, false on padding, ``B x T``.
         objectives: what to raise, by name.
         margins: how far outputs are from each way of being wrong (``b x R``), such as each wrong
@@ -76,7 +77,7 @@ class Found:
     Attributes:
         broken: whether the decision was changed.
         delta: by what, ``B x T x D``; zero where it was not.
-        outputs: what the model then puts out, ``B x C``; nan where it was not.
+        outputs: what the model then puts out, like ``clean``; nan where it was not.
         restart: the start that it was found from, the first being 0; -1 where none was.
         flat: whether a gradient was zero or not finite: the attack was blind.
     """
@@ -90,7 +91,7 @@ class Found:
     @classmethod
     def nothing(cls, target: Target) -> Found:
         """What is found before anything is tried."""
-        blank = torch.zeros_like(target.clean[:, 0], dtype=torch.bool)
+        blank = torch.zeros_like(target.embeddings[:, 0, 0], dtype=torch.bool)
         delta = torch.zeros_like(target.embeddings)
         outputs = torch.full_like(target.clean, math.nan)
         restart = torch.full_like(blank, -1, dtype=torch.long)
@@ -264,7 +265,7 @@ class ProjectedGradient:
         delta = torch.zeros_like(target.embeddings[rows])
         if restart or name == DIVERGENCE:  # which has its minimum, hence no gradient, at zero
             delta = self.start(target, rows, restart) * radius[rows]
-        closest = torch.full_like(target.clean[rows, 0], math.inf)
+        closest = torch.full_like(delta[:, 0, 0], math.inf)
         since = torch.zeros_like(rows)  # it was reached, in steps
 
         def aimed(outputs: Tensor, rows: Tensor) -> Tensor:
@@ -317,7 +318,7 @@ def _nearest(attack: ProjectedGradient, target: Target, rows: Tensor) -> tuple[T
 
     One of each an example (``B``); 1 and 0 for those that are not in ``rows``.
     """
-    radius = torch.ones_like(target.clean[:, 0])
+    radius = torch.ones_like(target.embeddings[:, 0, 0])
     rivals = torch.zeros_like(radius, dtype=torch.long)
     if not len(rows):
         return radius, rivals
@@ -364,7 +365,7 @@ def _search(attack: ProjectedGradient, target: Target, radius: Tensor) -> Tensor
     rows = torch.nonzero(radius > 0).flatten()
     broken = torch.zeros_like(radius, dtype=torch.bool)
     size = (radius.to(target.embeddings).view(-1, 1, 1) * attack.unit(target))[rows]
-    best = torch.full_like(target.clean[rows, 0], math.inf)
+    best = torch.full_like(size[:, 0, 0], math.inf)
     point = torch.zeros_like(target.embeddings[rows])
     for step in range(_SEARCH_STEPS if len(rows) else 0):
         draw = _SEARCH_DRAWS + step
@@ -397,7 +398,7 @@ def _gradient(
         # example's is brought to 1. Its length is of no interest here.
         leaf = outputs.detach().double().requires_grad_()
         (upstream,) = torch.autograd.grad(objective(leaf, rows).sum(), leaf)
-    largest = upstream.abs().amax(-1, keepdim=True)
+    largest = upstream.abs().amax(tuple(range(1, upstream.dim())), keepdim=True)
     upstream = upstream / largest.where(largest > 0, torch.ones_like(largest))
     (gradient,) = torch.autograd.grad(outputs, delta, upstream.to(outputs.dtype))
     return gradient, outputs.detach()

@@ -76,15 +76,22 @@ class SplitText:
             return before + after[1:] if after else before[:-1]
         return before + after
 
-    def editable(self, min_letters: int = MIN_LETTERS) -> list[int]:
-        """The numbers of the words that are letters alone, enough of them, and no special token."""
-        special = [match.span() for match in _SPECIAL.finditer(self.join())]
+    def editable(
+        self, min_letters: int = MIN_LETTERS, fixed: Collection[tuple[int, int]] = ()
+    ) -> list[int]:
+        """The numbers of the words that are letters alone, enough of them, and no special token.
+
+        Args:
+            min_letters: how many are enough.
+            fixed: where no character may change: the first, and the one after the last.
+        """
+        left_alone = [match.span() for match in _SPECIAL.finditer(self.join())] + [*fixed]
         found, end = [], 0
         for number, word in enumerate(self.words):
             begin = end + len(self.gaps[number])
             end = begin + len(word)
-            is_special = any(first < end and begin < last for first, last in special)
-            if word.isalpha() and len(word) >= min_letters and not is_special:
+            is_fixed = any(first < end and begin < last for first, last in left_alone)
+            if word.isalpha() and len(word) >= min_letters and not is_fixed:
                 found.append(number)
         return found
 
@@ -94,18 +101,25 @@ class Editor:
 
     Args:
         editable: the numbers of those that may be edited, from 0; None: all.
+        fixed: where no character may change: the text, the first, and the one after the last.
 
     Raises:
         UsageError: there is no text of such a number.
     """
 
-    def __init__(self, texts: Texts, editable: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        texts: Texts,
+        editable: Collection[int] | None = None,
+        fixed: Collection[tuple[int, int, int]] = (),
+    ) -> None:
         wrong = [number for number in editable or () if number not in range(len(texts))]
         if wrong:
             raise UsageError(
                 f"text {wrong[0]} is to be edited: an example has {len(texts)}, counted from 0"
             )
         self._splits = [SplitText.of(text) for text in texts]
+        self._fixed = [[span for i, *span in fixed if i == text] for text in range(len(texts))]
         self._chosen = [i for i in range(len(texts)) if editable is None or i in editable]
 
     @property
@@ -118,7 +132,7 @@ class Editor:
         return [
             (text, word)
             for text in self._chosen
-            for word in self._splits[text].editable(min_letters)
+            for word in self._splits[text].editable(min_letters, self._fixed[text])
         ]
 
     def word(self, place: Place) -> str:
@@ -192,6 +206,19 @@ def content_words(candidates: Candidates) -> Candidates:
         }
 
     return of_content
+
+
+def single_words(candidates: Candidates) -> Candidates:
+    """The same without what would make two words of one."""
+
+    def of_one_word(editor: Editor, places: Sequence[Place]) -> Mapping[Place, list[str]]:
+        found = candidates(editor, places)
+        return {
+            place: [word for word in words if not any(map(str.isspace, word))]
+            for place, words in found.items()
+        }
+
+    return of_one_word
 
 
 def written_like(word: str, other: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from typing_extensions import override
 
 from alum_fairseq.data.tables import table_format
 from alum_fairseq.errors import UsageError
+from alum_fairseq.problems import TokenProblem
+from alum_fairseq.robustness import statistics
 from alum_fairseq.robustness.examples import Data, sample
 from alum_fairseq.robustness.parts.clean import Clean
 from alum_fairseq.robustness.parts.part import Measure, Part, Records, register_part
@@ -54,6 +58,8 @@ class AdversarialSetPart(Part):
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
         mapped = _mapped_labels(options)
+        if mapped and isinstance(data.problem, TokenProblem):
+            raise UsageError(f"--map-labels is for classes, not for {data.problem.answers}")
         sets: dict[str, Part] = {}
         for spec in options.adversarial_set:
             name, examples = read_set(
@@ -64,7 +70,8 @@ class AdversarialSetPart(Part):
                     f"--adversarial-set {spec}: another one is called {name}: put NAME= before it"
                 )
             data.predictor.check_inputs(len(examples[0].texts))
-            sets[name] = cls(sample(examples, options.examples, options.seed), variant=name)
+            drawn = _drawn(examples, options.examples, options.seed)
+            sets[name] = cls(drawn, variant=name)
         return list(sets.values())
 
     @override
@@ -75,6 +82,41 @@ class AdversarialSetPart(Part):
     def measures(self, records: Records) -> Iterator[Measure]:
         meaning = f"Right answers on the set {self.variant}; an example counts as in clean data."
         yield self.accuracy(records, f"{records.accuracy} on {self.variant}", meaning)
+        yield from self.shares(records, f" on {self.variant}")
+        questions = _questions(records.examples)
+        if len(questions) == len(records.examples):
+            return
+        places = {example.number: i for i, example in enumerate(records.examples)}
+        rows = [[places[each.number] for each in variants] for variants in questions]
+        for key, share in (("correct", records.accuracy), ("f1", "F1")):
+            columns = records.columns(lambda record, key=key: float(record[key]))
+            yield self.measure(
+                f"worst.{key}", f"{share} on {self.variant}, worst variants",
+                "Of each question the variant that the model answers worst, as the authors of "
+                "adversarial SQuAD count.",
+                statistics.mean,
+                [[np.array([column[row].min() for row in rows])] for (column,) in columns],
+            )  # fmt: skip
+
+
+# An id of SQuAD. Jia and Liang (2017, arXiv 1707.07328) add a suffix for each variant.
+_SQUAD_ID = re.compile("([0-9a-f]{24})-")
+
+
+def _questions(examples: Sequence[Example]) -> list[list[Example]]:
+    """The variants of each question."""
+    found: dict[str, list[Example]] = {}
+    for example in examples:
+        variant = _SQUAD_ID.match(f"{example.name}-")
+        found.setdefault(variant[1] if variant else str(example.number), []).append(example)
+    return list(found.values())
+
+
+def _drawn(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """About so many (0: all), drawn at random; all variants of a question, or none."""
+    questions = _questions(examples)
+    share = most and max(1, most * len(questions) // len(examples))
+    return [example for variants in sample(questions, share, seed) for example in variants]
 
 
 def _mapped_labels(options: Namespace) -> dict[str, str] | None:

@@ -44,6 +44,7 @@ class Clean(Part):
         right = "Predictions near enough to the answer" if regression else "Right answers"
         meaning = f"{right}, on {len(records.examples)} unchanged examples."
         yield self.accuracy(records, records.accuracy, meaning)
+        yield from self.shares(records)
         if regression:
             yield from self._correlations(_paired(records))
         if problem.name == "classification":

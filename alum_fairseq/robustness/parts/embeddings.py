@@ -42,7 +42,7 @@ class EmbeddingAttack(Part):
     group = "Attack on the embeddings, {}"
     axis = Axis(
         "radius, in root mean squares of the embeddings",
-        "The share of right answers that is left (up) when an attack may move the embeddings that "
+        "The share of {right} that is left (up) when an attack may move the embeddings that "
         "far (right, logarithmic); dots at the left edge: without attack. Bands: 95% intervals.",
         logarithmic=True,
     )

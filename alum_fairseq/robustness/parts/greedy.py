@@ -16,6 +16,7 @@ from alum_fairseq.errors import UsageError, is_number
 from alum_fairseq.predict.options import on_gpu
 from alum_fairseq.robustness.attacks.greedy import (
     LEFT_OUT,
+    MASKED,
     WEIGHTED,
     Admits,
     Attempt,
@@ -25,7 +26,12 @@ from alum_fairseq.robustness.attacks.greedy import (
     run_side_by_side,
 )
 from alum_fairseq.robustness.attacks.language_model import load_language_model
-from alum_fairseq.robustness.attacks.words import MIN_LETTERS, Candidates, of_words
+from alum_fairseq.robustness.attacks.words import (
+    MIN_LETTERS,
+    Candidates,
+    of_words,
+    single_words,
+)
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort, check_share
 from alum_fairseq.robustness.parts.part import Part, register_part
@@ -149,7 +155,10 @@ class GreedyAttack(WordAttack):
 
     @override
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
-        candidates = self.candidates()
+        candidates, importance, problem = self.candidates(), self.importance, subject.problem
+        if problem.word_by_word:
+            candidates = single_words(candidates)
+            importance = MASKED if importance == LEFT_OUT else importance
 
         def attempts(examples: Sequence[Example], temperature: float) -> list[Attempt]:
             def ask(asked: list[tuple[int, Texts]]) -> list[Verdict]:
@@ -162,8 +171,9 @@ class GreedyAttack(WordAttack):
                     candidates,
                     self.limits,
                     self.editable,
-                    self.importance,
+                    importance,
                     self._admits(each.texts),
+                    problem.fixed(each.texts, each.answer),
                 )
                 for each in examples
             )
@@ -184,7 +194,7 @@ class GreedyAttack(WordAttack):
         Raina et al. (2024), arXiv 2402.17509. None where all temperatures rank texts alike.
         """
         problem = subject.problem
-        alike = len(problem.labels) <= 2 and self.importance != WEIGHTED
+        alike = len(problem.labels) == 2 and self.importance != WEIGHTED
         if alike or not problem.categorical:
             return []
         calibrated = subject.temperature(examples)

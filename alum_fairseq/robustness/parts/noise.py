@@ -32,7 +32,7 @@ class Noise(Part):
     group = "Character noise"
     axis = Axis(
         "misspelt words (%)",
-        "The share of right answers (up) when more and more words are misspelt (right), the mean "
+        "The share of {right} (up) when more and more words are misspelt (right), the mean "
         f"over the kinds of mistakes: {', '.join(sorted(NOISES))}. Bands: 95% intervals.",
         scale=100,
     )
@@ -65,7 +65,10 @@ class Noise(Part):
         for kind in NOISES:
             for rate in self.rates:
                 noised = [
-                    add_noise(example.texts, kind, rate, self.seed, self.editable)
+                    add_noise(
+                        *(example.texts, kind, rate, self.seed, self.editable),
+                        subject.problem.fixed(example.texts, example.answer),
+                    )
                     for example in examples
                 ]
                 asked = [(one, texts) for one, (texts, _) in zip(examples, noised, strict=True)]
@@ -94,6 +97,8 @@ class Noise(Part):
         for kind in kinds:
             key, what = f"{kind}.{middle:g}", f"{kind}, {100 * middle:g}%"
             yield left([kind], middle, key, what, " by this kind alone")
+        for rate in rates:
+            yield from self.shares(records, f", {100 * rate:g}% of words", f".{rate:g}", _at(rate))
 
     @override
     def curves(self, records: Records, clean: Records) -> Iterator[Curve]:
@@ -102,6 +107,11 @@ class Noise(Part):
         misspelt = records.columns(*(_correct(NOISES, rate) for rate in rates))
         columns = [first + rest for first, rest in zip(without, misspelt, strict=True)]
         yield Curve([0.0, *rates], statistics.means, columns)
+
+
+def _at(rate: float) -> Callable[[Record], list[Record]]:
+    """Of a record, that of each kind of mistakes at this rate."""
+    return lambda record: [record[f"{kind} {rate:g}"] for kind in NOISES]
 
 
 def _correct(kinds: Iterable[str], rate: float) -> Callable[[Record], float]:

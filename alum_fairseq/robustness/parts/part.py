@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from operator import itemgetter
@@ -40,7 +40,7 @@ class Records:
     @property
     def accuracy(self) -> str:
         """What the share of right answers is called."""
-        return "Accuracy" if self.problem.categorical else "Within tolerance"
+        return self.problem.share_right
 
     def columns(self, *reads: str | Callable[[Record], Any]) -> list[Columns]:
         """For each checkpoint its columns: each a key of the records, or a function of a record."""
@@ -109,6 +109,7 @@ class Axis:
     """How the curves of a part are drawn: the horizontal axis, and what is said of it.
 
     On a logarithmic one the first place is 0, and is drawn as a dot. ``scale`` is of a linear one.
+    In the caption, ``{right}`` stands for what the curves are a share of, such as right answers.
     """
 
     label: str
@@ -218,6 +219,36 @@ class Part(ABC):
         """The share of the examples that are right; records have ``correct``."""
         columns = records.columns("correct")
         return self.measure("accuracy", title, meaning, statistics.mean, columns, main=True)
+
+    def shares(
+        self,
+        records: Records,
+        title: str = "",
+        key: str = "",
+        of: Callable[[Record], Sequence[Record]] | None = None,
+    ) -> Iterator[Measure]:
+        """The further metrics of spans and of tags.
+
+        Args:
+            records: of the part.
+            title: what is added to the titles.
+            key: likewise, to the keys.
+            of: from a record to those that have a verdict's details; None: to itself.
+        """
+        parts = of or (lambda record: [record])
+        for share in getattr(records.problem, "shares", ()):
+
+            def summed(factors: Mapping[str, float]) -> Callable[[Record], float]:
+                each = factors.items()
+                return lambda record: sum(
+                    f * one[name] for one in parts(record) for name, f in each
+                )
+
+            below = summed(share.below) if share.below else lambda record: len(parts(record))
+            yield self.measure(
+                share.key + key, share.title + title, share.meaning,
+                statistics.ratio, records.columns(summed(share.above), below),
+            )  # fmt: skip
 
 
 _PartType = TypeVar("_PartType", bound=type[Part])

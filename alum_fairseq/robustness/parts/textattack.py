@@ -10,6 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from alum_fairseq.errors import UsageError
+from alum_fairseq.problems import TokenProblem
 from alum_fairseq.robustness.attacks.greedy import Attempt
 from alum_fairseq.robustness.attacks.textattack_recipes import run_recipe
 from alum_fairseq.robustness.examples import Data
@@ -42,6 +43,8 @@ class TextAttack(WordAttack):
     @classmethod
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
+        if options.textattack and isinstance(data.problem, TokenProblem):
+            raise UsageError(f"--textattack is for classes, not for {data.problem.answers}")
         if options.textattack and not data.problem.categorical:
             raise UsageError("--textattack is for classes, but the model predicts numbers")
         editable = editable_texts(options, data)

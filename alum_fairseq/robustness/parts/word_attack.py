@@ -52,7 +52,8 @@ class WordAttack(Part):
             nargs="+",
             type=int,
             metavar="TEXT",
-            help="numbers of the texts of an example that may be edited, from 1 (default: all)",
+            help="numbers of the texts of an example that may be edited, from 1 (default: all, but "
+            "the question alone of a question and its context)",
         )
         group.add_argument(
             "--standard",
@@ -70,6 +71,7 @@ class WordAttack(Part):
     def measures(self, records: Records) -> Iterator[Measure]:
         meaning = "What is left when words are changed until the model fails."
         yield self.accuracy(records, records.accuracy, meaning)
+        yield from self.shares(records)
         yield self.measure(
             "success", "Success rate",
             "The share of the rightly answered examples that the attack breaks.",
@@ -111,7 +113,7 @@ class WordAttack(Part):
                         "number": example.number,
                         "attack": self.name,
                         "model": model,
-                        "answer": example.answer,
+                        "answer": records.problem.shown(example.answer),
                         "original": {key: before[key] for key in keys},
                         "attacked": {key: record[key] for key in keys},
                         "edits": record["edits"],
@@ -157,13 +159,13 @@ def outcome(texts: Texts, verdict: Verdict, edits: int, queries: int) -> Record:
 
 
 def editable_texts(options: Namespace, data: Data) -> list[int] | None:
-    """What ``--edit`` says, counted from 0; None: all.
+    """What ``--edit`` says, counted from 0, else what the problem has; None: all.
 
     Raises:
         UsageError: an example has no text of such a number.
     """
     if options.edit is None:
-        return None
+        return data.problem.edited and list(data.problem.edited)
     if min(options.edit) < 1:
         raise UsageError(f"--edit is {min(options.edit)}: the texts of an example count from 1")
     texts = len(data.examples[0].texts)

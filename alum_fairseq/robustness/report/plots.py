@@ -73,8 +73,9 @@ def figures(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     found = {"overview": overview(report)}
     for name, curve in report["curves"].items():
         title, axis = curve_look(name)
+        right = wording.right_answers(report)
         draw = partial(_curve, title, axis, curve)
-        caption = axis.caption
+        caption = axis.caption.replace("{right}", right)
         if curve["examples"] != report["data"]["examples"]:
             caption += (
                 f" Of the {report['data']['examples']:,} examples {curve['examples']:,} were "
@@ -126,7 +127,8 @@ def _looks(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, dict[str,
 
 
 def _of_overview(report: Mapping[str, Any]) -> str:
-    caption = "Right answers, with 95% intervals; further right is better."
+    right = wording.capitalized(wording.right_answers(report))
+    caption = f"{right}, with 95% intervals; further right is better."
     if any(measure["comparisons"] for measure in report["measures"]):
         caption += (
             f" At the right: how many points more than {report['models'][0]['name']}. Of an attack "
@@ -153,7 +155,7 @@ def _overview(shown: Sequence[Mapping[str, Any]], axes: Any, report: Mapping[str
     axes.tick_params(axis="y", length=0, labelsize=8)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 100)
-    axes.set_xlabel("right answers (%)")
+    axes.set_xlabel(f"{wording.right_answers(report)} (%)")
     axes.figure.legend(loc="outside upper left", ncols=2)
 
 
@@ -199,7 +201,7 @@ def _curve(
         axes.set_xticks(x)
     axes.set_xlabel(axis.label)
     axes.set_ylim(0, 100)
-    axes.set_ylabel(f"right answers of {wording.examples(curve)} (%)")
+    axes.set_ylabel(f"{wording.right_answers(report)} of {wording.examples(curve)} (%)")
     axes.set_title(title)
     axes.legend(loc="best")
 
@@ -216,7 +218,7 @@ def _reliability(axes: Any, report: Mapping[str, Any]) -> None:
     axes.set_xlim(0, 101)
     axes.set_ylim(0, 101)
     axes.set_xlabel("confidence (%)")
-    axes.set_ylabel(f"right answers of {wording.examples(report['data'])} (%)")
+    axes.set_ylabel(f"{wording.right_answers(report)} of {wording.examples(report['data'])} (%)")
     axes.set_title("Reliability")
     legend = axes.legend(loc="best")
     for handle in legend.legend_handles:

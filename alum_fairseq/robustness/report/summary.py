@@ -38,7 +38,7 @@ def build_report(
     """Everything that a report says, as numbers and text fit for strict JSON.
 
     Args:
-        data: ``source``, ``examples`` (how many), ``kind`` (``classification``, ``regression`` or
+        data: ``source``, ``examples`` (how many), ``kind`` (the problem's name, or
             ``choices``), ``labels`` (or None), ``tolerance`` (of a regression, or None).
         models: for each its ``name`` and its ``checkpoints``, dicts with ``path`` and ``sha256``;
             these are its seeds. The first model is what others are compared with.

@@ -28,12 +28,18 @@ def title(report: Mapping[str, Any]) -> str:
 def subject(report: Mapping[str, Any]) -> str:
     """What was measured, in a line."""
     data = report["data"]
-    kind = {"choices": "multiple choice"}.get(data["kind"], data["kind"])
+    kind = {"choices": "multiple choice"}.get(data["kind"], data["kind"].replace("_", " "))
     seeds = ", ".join(
         f"{model['name']} ({_counted(len(model['checkpoints']), 'checkpoint')})"
         for model in report["models"]
     )
     return f"{seeds}; {examples(data)} of {data['source']} ({kind})"
+
+
+def right_answers(report: Mapping[str, Any]) -> str:
+    """What the model is measured by the share of."""
+    kinds = {"span_prediction": "exact matches", "sequence_tagging": "right sentences"}
+    return kinds.get(report["data"]["kind"], "right answers")
 
 
 def method(report: Mapping[str, Any]) -> str:
@@ -174,13 +180,19 @@ def conclusions(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     every = {measure["key"]: measure for measure in report["measures"]}
     clean, attacked = every["clean.accuracy"], every.get("attacks.mean")
     if len(report["models"]) == 1:
-        return [_of_one_model(report["models"][0]["name"], clean, attacked)]
-    return [_of_two_models(number, clean, attacked) for number in range(len(clean["comparisons"]))]
+        return [_of_one_model(report, clean, attacked)]
+    right = right_answers(report)
+    return [
+        _of_two_models(number, right, clean, attacked)
+        for number in range(len(clean["comparisons"]))
+    ]
 
 
 def _of_one_model(
-    name: str, clean: Mapping[str, Any], attacked: Mapping[str, Any] | None
+    report: Mapping[str, Any], clean: Mapping[str, Any], attacked: Mapping[str, Any] | None
 ) -> tuple[str, str]:
+    name, right = report["models"][0]["name"], right_answers(report)
+
     def said(measure: Mapping[str, Any]) -> str:
         found = measure["values"][name]
         return f"{number(found['value'], measure)}% (95% interval: {_to(found, measure)})"
@@ -188,17 +200,17 @@ def _of_one_model(
     accuracy = f"{said(clean)} on {_counted(clean['examples'], 'unchanged example')}"
     if attacked is None:
         return f"{name} was not attacked, so nothing is known of its robustness.", (
-            f"Its answers are right: {accuracy}."
+            f"{capitalized(right)}: {accuracy}."
         )
     value = attacked["values"][name]["value"]
     return (
-        f"Under attack {name} keeps {number(value, attacked)}% right answers.",
+        f"Under attack {name} keeps {number(value, attacked)}% {right}.",
         f"That is {_mean(attacked)}: {said(attacked)}. Without attack: {accuracy}.",
     )
 
 
 def _of_two_models(
-    place: int, clean: Mapping[str, Any], attacked: Mapping[str, Any] | None
+    place: int, right: str, clean: Mapping[str, Any], attacked: Mapping[str, Any] | None
 ) -> tuple[str, str]:
     accuracy = clean["comparisons"][place]
     model, baseline = accuracy["model"], accuracy["baseline"]
@@ -224,7 +236,7 @@ def _of_two_models(
     if one["p_seeds"] is not None:
         seeds = f"Over the seeds of training, {_p(one['p_seeds'])} (Welch's t-test)."
     return (
-        f"{which}: under attack {model} keeps {found}% right answers, {baseline} {other}%.",
+        f"{which}: under attack {model} keeps {found}% {right}, {baseline} {other}%.",
         f"That is {_points(one, attacked)}, {_mean(attacked)}. {seeds} {price}",
     )
 
