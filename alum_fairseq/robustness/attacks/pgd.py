@@ -2,7 +2,8 @@
 
 Where :mod:`alum_fairseq.adversarial.adversary` finds a perturbation to train with, in one step,
 this looks for one that changes the decision, and gives up late. The attack is that of Madry et al.
-2018 (arXiv 1706.06083): steepest ascent, projected to a ball, from several starts. Nothing here
+2018 (arXiv 1706.06083), steepest ascent, projected to a ball, from several starts, with the steps
+of Croce and Hein 2020 (arXiv 2003.01690, Auto-PGD), which find their size themselves. Nothing here
 knows of fairseq. A model is a function from the embeddings of some examples to their outputs.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -34,6 +35,10 @@ _RIVALS = 9
 # it has a radius that suffices and one that does not.
 _STRIDE = 1.2
 _CURVED = 0.9
+# Of a step, the share that is new; the rest goes on as the step before.
+_NEW = 0.75
+# Of the steps between two checkpoints, the share that must have raised the objective.
+_RISING = 0.75
 _RANDOM_TRIES = 10
 _SEARCH_STEPS = 20
 _SEARCH_DRAWS = 10**6  # the first of its random points, which no start has
@@ -127,14 +132,18 @@ class ProjectedGradient:
     r"""Steepest ascent inside a ball, from several starts, until the decision changes.
 
     .. math::
-        \delta_k = \mathrm{Clip}_r\big(\delta_{k-1} + \tfrac{r}{\sqrt k}\, d(g_k)\big)
+        z_{k+1} &= \mathrm{Clip}_r\big(\delta_k + \eta\, d(g_k)\big) \\
+        \delta_{k+1} &= \mathrm{Clip}_r\big(\delta_k + 0.75\, (z_{k+1} - \delta_k)
+            + 0.25\, (\delta_k - \delta_{k-1})\big)
 
     where *d* is the steepest direction of unit norm: the sign of the gradient for the infinity
-    norm, the gradient divided by its length for L2. Start 0 is the unperturbed input where the
-    objective has a gradient there, every other a random point of the ball; starts take turns with
-    the objectives. The very first step up the loss is aimed: away from the right answer, towards
-    the wrong one that would be nearest if the model were linear (as in DeepFool, Moosavi-Dezfooli
-    et al. 2016, arXiv 1511.04599). Where it is, that finds the smallest perturbation there is.
+    norm, the gradient divided by its length for L2. The first step goes to *z*. The size of a step
+    begins at :math:`\eta = 2r`; see :class:`_Ascent` for when it is halved. Start 0 is the
+    unperturbed input where the objective has a gradient there, every other a random point of the
+    ball; starts take turns with the objectives. The very first step up the loss is aimed: away from
+    the right answer, towards the wrong one that would be nearest if the model were linear (as in
+    DeepFool, Moosavi-Dezfooli et al. 2016, arXiv 1511.04599). Where it is, that finds the smallest
+    perturbation there is.
 
     The steps do not depend on how many there will be, nor the starts on the others: with more of
     either, whatever was broken is still broken, from the same start or an earlier one.
@@ -265,6 +274,7 @@ class ProjectedGradient:
         delta = torch.zeros_like(target.embeddings[rows])
         if restart or name == DIVERGENCE:  # which has its minimum, hence no gradient, at zero
             delta = self.start(target, rows, restart) * radius[rows]
+        ascent = _Ascent.at(delta, radius[rows])
         closest = torch.full_like(delta[:, 0, 0], math.inf)
         since = torch.zeros_like(rows)  # it was reached, in steps
 
@@ -287,14 +297,15 @@ class ProjectedGradient:
             on = ~broken & (since < self.patience)
             if step == self.steps or not on.any():
                 return
-            rows, delta, gradient, closest, since = (
-                each[on] for each in (rows, delta, gradient, closest, since)
+            value = target.objectives[name](outputs.double(), rows)
+            ascent = ascent.of(on)
+            rows, delta, gradient, value, closest, since = (
+                each[on] for each in (rows, delta, gradient, value, closest, since)
             )
             blind = ~gradient.isfinite().all(-1).all(-1) | ~gradient.any(-1).any(-1)
             found.flat[rows[blind]] = True
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0) * target.mask[rows].unsqueeze(-1)
-            length = radius[rows] / math.sqrt(step + 1)
-            delta = self.ball.clip(delta + length * self.ball.steepest(gradient), radius[rows])
+            delta = ascent.next(self.ball, step, delta, gradient, value)
 
     def start(self, target: Target, rows: Tensor, draw: int) -> Tensor:
         """A random point of the unit ball for each example, ``b x T x D``, zero on padding.
@@ -311,6 +322,83 @@ class ProjectedGradient:
             drawn = (torch.rand if uniform else torch.randn)(size, generator=generator)
             point[tokens] = (drawn * 2 - 1 if uniform else drawn).to(points)
         return points if uniform else self.ball.normalize(points)
+
+
+@dataclass
+class _Ascent:
+    """What the steps of Auto-PGD depend on (Croce and Hein 2020, algorithm 1); one row an example.
+
+    At a checkpoint the step is halved, and the ascent goes on from rest at its highest point, where
+    fewer than 75% of the steps since the last checkpoint were upwards; or where neither the highest
+    value has changed since, nor the step at that checkpoint. Checkpoints are where the paper has
+    them for ten steps, after 3 and from 5 on after each, however many steps there will be.
+
+    Attributes:
+        radius: of the ball, ``b x 1 x 1``; ``length`` of a step likewise.
+        before: the last point but one, ``b x T x D``.
+        best: the highest point, and ``uphill`` the gradient there, ``b x T x D``.
+        highest: the value there, ``b``; ``checked`` at the last checkpoint.
+        value: at the last point, ``b``.
+        rises: the steps upwards since the last checkpoint, ``b``.
+        halved: whether the step was halved there, ``b``.
+    """
+
+    radius: Tensor
+    length: Tensor
+    before: Tensor
+    best: Tensor
+    uphill: Tensor
+    highest: Tensor
+    checked: Tensor
+    value: Tensor
+    rises: Tensor
+    halved: Tensor
+
+    @classmethod
+    def at(cls, start: Tensor, radius: Tensor) -> _Ascent:
+        """Before the first step."""
+        low = torch.full_like(radius[:, 0, 0], -math.inf, dtype=torch.float64)
+        no = torch.zeros_like(low, dtype=torch.bool)
+        points = start, start, torch.zeros_like(start)
+        return cls(radius, 2 * radius, *points, low, low, -low, no.long(), no)
+
+    def of(self, rows: Tensor) -> _Ascent:
+        """That of some of the examples."""
+        return _Ascent(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def next(self, ball: Norm, step: int, delta: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+        """The point after this one, which is that of a step counted from 0."""
+        higher = value > self.highest
+        self.highest = value.where(higher, self.highest)
+        self.best = delta.where(_over(higher), self.best)
+        self.uphill = gradient.where(_over(higher), self.uphill)
+        self.rises = self.rises + (value > self.value)
+        self.value = value
+        if step == 3 or step >= 5:
+            since = {3: 3, 5: 2}.get(step, 1)
+            poor = self.rises < _RISING * since
+            poor |= ~self.halved & (self.highest <= self.checked)
+            self.halved, self.checked, self.rises = poor, self.highest, 0 * self.rises
+            self.length = (self.length / 2).where(_over(poor), self.length)
+            delta, gradient, self.before = (
+                there.where(_over(poor), here)
+                for there, here in (
+                    (self.best, delta),
+                    (self.uphill, gradient),
+                    (self.best, self.before),
+                )
+            )
+        after = ball.clip(delta + self.length * ball.steepest(gradient), self.radius)
+        if step:
+            moved = _NEW * (after - delta) + (1 - _NEW) * (delta - self.before)
+            after = ball.clip(delta + moved, self.radius)
+        self.before = delta
+        return after
+
+
+def _over(examples: Tensor) -> Tensor:
+    """One entry an example as ``b x 1 x 1``."""
+    return examples.view(-1, 1, 1)
 
 
 def _nearest(attack: ProjectedGradient, target: Target, rows: Tensor) -> tuple[Tensor, Tensor]:
