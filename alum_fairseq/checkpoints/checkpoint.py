@@ -90,7 +90,8 @@ class Checkpoint:
         task_state = self._state.get("task_state")
         self._own_labels = task_state.get(CLASSES) if isinstance(task_state, dict) else None
         self._task = str(self.settings["task"]).removeprefix("alum_")
-        self._ranks = self._task == "sentence_ranking"
+        # alum-convert's have the option alone.
+        self._ranks = self._task == "sentence_ranking" or "ranking_head_name" in self.settings
 
     @cached_property
     def data(self) -> Path | None:
@@ -166,6 +167,13 @@ class Checkpoint:
     @cached_property
     def _classes(self) -> int:
         count = self.settings.get("num_classes") if self._ranks else self.heads[self.head]
+        if self._ranks and "num_classes" not in self.settings:  # transformers does not tell it
+            if self.labels is None:
+                raise UsageError(
+                    f"{self.path} does not tell how many choices an example has: give --labels, a "
+                    "name for each"
+                )
+            return len(self.labels)
         if type(count) is not int or count < 1:
             raise UsageError(f"{self.path}: its num_classes is {count!r:.100}: it must be a number")
         return count

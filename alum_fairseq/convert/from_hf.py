@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alum_fairseq.checkpoints.architecture import command_line
-from alum_fairseq.checkpoints.reading import heads_of
+from alum_fairseq.checkpoints.reading import DEFAULT_HEAD, heads_of
 from alum_fairseq.convert.architecture import Architecture, Config
 from alum_fairseq.convert.folder import read_config, read_tensors
 from alum_fairseq.convert.read_tokenizer import (
@@ -28,6 +28,7 @@ from alum_fairseq.convert.same_ids import (
     texts_of,
 )
 from alum_fairseq.convert.weights import (
+    TOKEN_HEADS,
     WORDS,
     Tensors,
     encoder_prefix,
@@ -42,8 +43,9 @@ from alum_fairseq.files import existing_folder, whole_folder
 
 CHECKPOINT = "model.pt"
 
-# The tasks of heads for every token, by what transformers calls the models; they are ours alone.
+# The tasks of heads, by what transformers calls the models; others are sentence_prediction's.
 _TASKS = {
+    "MultipleChoice": "alum_sentence_ranking",
     "QuestionAnswering": "alum_span_prediction",
     "TokenClassification": "alum_sequence_tagging",
 }
@@ -74,6 +76,11 @@ def convert(source: Path, target: Path) -> tuple[list[str], str]:
     named = has_head and not _is_regression(config) and kind_of(config) != "QuestionAnswering"
     labels = label_names(config) if named else None
     notes = [f"not carried over: {phrase}" for phrase in lost]
+    if kind_of(config) == "MultipleChoice":
+        notes.append(
+            "fairseq's sentence_ranking reads a choice before its context: a model that was "
+            "trained with the context first answers otherwise, until it is fine-tuned"
+        )
     with whole_folder(target) as folder:
         notes += _write_vocabulary(tokenizer, source, order, folder)
         torch.save(_checkpoint(weights, config, architecture, labels), folder / CHECKPOINT)
@@ -138,7 +145,8 @@ def _checkpoint(
     """A checkpoint as fairseq writes it before the first update."""
     args = Namespace(
         **architecture.options,
-        task=_TASKS.get(kind_of(config), "masked_lm"),
+        # That of choices needs data to be set up: what it is for is in ranking_head_name.
+        task="masked_lm" if kind_of(config) not in TOKEN_HEADS else _TASKS[kind_of(config)],
         criterion="masked_lm",
         data=".",
         tokens_per_sample=architecture.max_positions,
@@ -146,8 +154,12 @@ def _checkpoint(
         # BERT has one [SEP] between two texts: that which ends the first.
         **({"separator_token": None} if config.values["model_type"] == "bert" else {}),
     )
-    if kind_of(config) in _TASKS:
+    if kind_of(config) in TOKEN_HEADS:
         args.num_classes = number_of_labels(config)
+    if kind_of(config) == "MultipleChoice":
+        args.ranking_head_name = DEFAULT_HEAD
+        if labels:  # else config.json does not tell
+            args.num_classes = len(labels)
     return {
         "args": args,
         "model": weights,

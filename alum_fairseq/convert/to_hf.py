@@ -21,15 +21,24 @@ from alum_fairseq.data.subwords import SPECIAL_TOKENS
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import whole_folder
-from alum_fairseq.problems import SequenceTagging, SpanPrediction
+from alum_fairseq.problems import MultipleChoice, SequenceTagging, SpanPrediction, TokenProblem
 
 # What transformers calls the models of our problems.
-_KINDS = {SpanPrediction: "QuestionAnswering", SequenceTagging: "TokenClassification"}
+_KINDS = {
+    SpanPrediction: "QuestionAnswering",
+    SequenceTagging: "TokenClassification",
+    MultipleChoice: "MultipleChoice",
+}
 _NEXT_STEPS = (
     "In Python:\n"
     "    from transformers import AutoTokenizer, AutoModelFor{head}\n"
     '    tokenizer = AutoTokenizer.from_pretrained("{target}")\n'
     '    model = AutoModelFor{head}.from_pretrained("{target}")'
+)
+_CHOICES = (
+    "\n    # each choice comes before the context:\n"
+    '    batch = tokenizer(choices, [context] * len(choices), padding=True, return_tensors="pt")\n'
+    "    model(**{name: rows[None] for name, rows in batch.items()}).logits"
 )
 
 
@@ -85,7 +94,8 @@ def convert(checkpoint: Checkpoint, target: Path) -> tuple[list[str], str]:
         (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         write_json(folder / CONFIG, config)
         write_tokenizer(tokenizer, vocabulary, architecture.max_positions, folder)
-    return notes, _NEXT_STEPS.format(target=target, head=kind)
+    steps = _NEXT_STEPS.format(target=target, head=kind)
+    return notes, steps + (_CHOICES if checkpoint.problem_class is MultipleChoice else "")
 
 
 def _kind(checkpoint: Checkpoint) -> str:
@@ -116,25 +126,23 @@ def _config(
                 "has gelu, and predicts differently; the encoder is the same"
             )
         return config
-    of_tokens = checkpoint.problem_class in _KINDS
+    of_tokens = issubclass(checkpoint.problem_class, TokenProblem)
     if not of_tokens and options.pooler_activation_fn != "tanh":
         raise UsageError(
             f"{checkpoint.path} was trained with pooler_activation_fn="
             f"{options.pooler_activation_fn!s:.100}: transformers' head has tanh only"
         )
     notes.append("not carried over: the masked-LM head, which a classifier does not use")
-    if checkpoint.problem_class is SpanPrediction:
+    unnamed = checkpoint.problem_class is MultipleChoice and checkpoint.labels is None
+    if unnamed or checkpoint.problem_class is SpanPrediction:
         return config
     labels = _labels(checkpoint, notes)
-    kind = {} if of_tokens else {"problem_type": checkpoint.problem_class.problem_type}
-    return (
-        config
-        | kind
-        | {
-            "id2label": {str(i): label for i, label in enumerate(labels)},
-            "label2id": {label: i for i, label in enumerate(labels)},
-        }
-    )
+    if checkpoint.problem_class not in _KINDS:
+        config["problem_type"] = checkpoint.problem_class.problem_type
+    return config | {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
 
 
 def _labels(checkpoint: Checkpoint, notes: list[str]) -> list[str]:

@@ -119,9 +119,9 @@ def _modules(
         modules.append((TOKEN_HEADS[model], TOKEN_HEAD, (head[1], width)))
     elif head is not None:
         name, classes = head
-        bert = family == "bert"
-        dense = f"{prefix}pooler.dense" if bert else "classifier.dense"
-        output = "classifier" if bert else "classifier.out_proj"
+        pooled = family == "bert" or model == "MultipleChoice"
+        dense = f"{prefix}pooler.dense" if pooled else "classifier.dense"
+        output = "classifier" if pooled else "classifier.out_proj"
         modules.append((dense, f"{HEADS}{name}.dense", square))
         modules.append((output, f"{HEADS}{name}.out_proj", (classes, width)))
     return modules
@@ -171,6 +171,8 @@ def to_fairseq(
     kind = kind_of(config)
     if kind in TOKEN_HEADS:
         head = (TOKEN_HEAD, number_of_labels(config))
+    if kind == "MultipleChoice":  # a score for each choice
+        head = (DEFAULT_HEAD, 1)
     if kind == "SequenceClassification":
         head = (DEFAULT_HEAD, number_of_labels(config))
         if config.values.get("problem_type") == "multi_label_classification":

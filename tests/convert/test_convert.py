@@ -38,7 +38,7 @@ from alum_fairseq.errors import UsageError
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.command import main as predict
 from alum_fairseq.prepare.command import main as prepare
-from alum_fairseq.problems import Classification
+from alum_fairseq.problems import Classification, MultipleChoice
 from alum_fairseq.robustness.examples import from_binarized
 
 transformers = pytest.importorskip("transformers")
@@ -454,7 +454,7 @@ def test_answers_that_are_spans(
 ) -> None:
     """There and back: the logits of every token, and the answers, verbatim in the context."""
     texts = (lines[0], lines[3][:60] + "  a caf\u00e9 \u2603")
-    rows = _save_tokens(kind, "QuestionAnswering", byte_level, lines, tmp_path / "hf")
+    rows = _save_with_head(kind, "QuestionAnswering", byte_level, lines, tmp_path / "hf")
     assert rows == 2
     convert("from-hf", tmp_path / "hf", tmp_path / "there")
     convert("to-hf", tmp_path / "there/model.pt", tmp_path / "back")
@@ -487,7 +487,7 @@ def test_answers_that_are_spans(
 @pytest.mark.parametrize("kind", ["Bert", "Roberta"])
 def test_tags(kind: str, byte_level: Tokenizer, lines: list[str], tmp_path: Path) -> None:
     """There and back, and as ``pipeline("token-classification")`` tags."""
-    _save_tokens(kind, "TokenClassification", byte_level, lines, tmp_path / "hf")
+    _save_with_head(kind, "TokenClassification", byte_level, lines, tmp_path / "hf")
     sentences = [" ".join(line.split()) for line in lines[:5]]
     convert("from-hf", tmp_path / "hf", tmp_path / "there")
     convert("to-hf", tmp_path / "there/model.pt", tmp_path / "back")
@@ -520,13 +520,50 @@ def test_tags(kind: str, byte_level: Tokenizer, lines: list[str], tmp_path: Path
         assert_same_weights(tmp_path / "back", tmp_path / "hf")
 
 
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "RobertaPreLayerNorm"])
+@pytest.mark.parametrize("labels", [None, ["A", "B", "C"]])
+def test_choices(
+    kind: str,
+    labels: list[str] | None,
+    byte_level: Tokenizer,
+    lines: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """There and back: a score for each choice, which is read before the context."""
+    named = {} if labels is None else {"id2label": dict(enumerate(labels))}
+    _save_with_head(kind, "MultipleChoice", byte_level, lines, tmp_path / "hf", **named)
+    context, *choices = lines[3][:40], *lines[5:8]
+    convert("from-hf", tmp_path / "hf", tmp_path / "there")
+    assert "sentence_ranking reads a choice before its context" in capsys.readouterr().err
+    convert("to-hf", tmp_path / "there/model.pt", tmp_path / "back")
+    assert "each choice comes before the context" in capsys.readouterr().err
+    convert("from-hf", tmp_path / "back", tmp_path / "again")
+    for ours, theirs in (("there", "hf"), ("there" if kind == "Bert" else "again", "back")):
+        path = tmp_path / ours / "model.pt"
+        if labels is None:
+            with pytest.raises(UsageError, match="how many choices an example has: give --labels"):
+                Predictor.load(path)
+        predictor = Predictor.load(path, labels=None if labels else ["0", "1", "2"])
+        assert predictor.problem == MultipleChoice(tuple(labels or "012"))
+        model, tokenizer = load_transformers(tmp_path / theirs, "MultipleChoice")
+        batch = tokenizer(choices, [context] * 3, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(**{name: rows[None] for name, rows in batch.items()}).logits
+        assert logits.shape == (1, 3)
+        assert logits.std() > TOLERANCE
+        assert (predictor.logits([(context, *choices)]) - logits).abs().max() <= TOLERANCE / 10
+    if kind != "Bert":
+        assert_same_weights(tmp_path / "back", tmp_path / "hf")
+
+
 TAGS = ("O", "B-x", "I-x")
 
 
-def _save_tokens(
-    kind: str, head: str, byte_level: Tokenizer, lines: list[str], folder: Path
+def _save_with_head(
+    kind: str, head: str, byte_level: Tokenizer, lines: list[str], folder: Path, **more: Any
 ) -> int:
-    """A model with a head for every token; returns how many outputs this has."""
+    """A model with this head; returns how many labels it has."""
     if kind == "Bert":
         rows = len(save_wordpiece(lines, folder, True))
         options: dict[str, Any] = {"max_position_embeddings": 128}
@@ -535,7 +572,7 @@ def _save_tokens(
         save_roberta_tokenizer(byte_level, folder)
     if head == "TokenClassification":
         options = {**options, "id2label": dict(enumerate(TAGS))}
-    return save_model(f"{kind}For{head}", folder, rows, **options).config.num_labels
+    return save_model(f"{kind}For{head}", folder, rows, **options | more).config.num_labels
 
 
 def test_a_classifiers_own_classes(
