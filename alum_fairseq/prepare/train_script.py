@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fairseq
@@ -103,16 +103,19 @@ def _recipe(record: DataRecord, width: int) -> _Recipe:
     """The published one, or that of MNLI for the size of these data.
 
     Encoders narrower than RoBERTa's base model need a higher learning rate: compact BERTs are
-    fine-tuned with up to 3e-4 (Turc et al. 2019, arXiv 1908.08962).
+    fine-tuned with up to 3e-4 (Turc et al. 2019, arXiv 1908.08962). For spans and tags the base
+    model has 3e-5 (Devlin et al. 2019, arXiv 1810.04805, appendix A.3: 2e-5 to 5e-5).
     """
+    of_tokens, narrow = isinstance(record.problem, TokenProblem), width < 768
     if record.task in _PUBLISHED:
-        return _PUBLISHED[str(record.task)]
+        published = _PUBLISHED[str(record.task)]
+        return replace(published, lr="3e-4") if of_tokens and narrow else published
     sequences = 32
     updates = _EPOCHS * -(-record.splits[TRAIN].rows // sequences)
     metric = "accuracy" if record.problem.categorical else "pearson_and_spearman"
     if isinstance(record.problem, TokenProblem):
         metric = record.problem.metric
-    lr = "1e-5" if width >= 768 else "1e-4"
+    lr = f"{3 if of_tokens else 1}e-{4 if narrow else 5}"
     return _Recipe(lr, sequences, updates, round(0.06 * updates), metric)
 
 

@@ -38,7 +38,12 @@ from alum_fairseq.criterions.options import resolve
 from alum_fairseq.data.record import DataRecord, SplitRecord
 from alum_fairseq.prepare.datasets import known_task
 from alum_fairseq.prepare.train_script import _recipe, train_script
-from alum_fairseq.problems import Classification
+from alum_fairseq.problems import (
+    Classification,
+    SequenceTagging,
+    SpanPrediction,
+    SupervisedProblem,
+)
 
 CONFIGS = ROOT / "examples" / "finetuning" / "config"
 
@@ -203,12 +208,22 @@ def test_the_batch_is_the_same_on_four_gpus(data: Path, gpu_tools: Path) -> None
     assert (gpus, gpus * cfg.dataset.batch_size) == (4, 32)
 
 
-def test_a_small_encoder_has_a_higher_rate() -> None:
+@pytest.mark.parametrize(
+    ("task", "problem", "rates"),
+    [
+        (None, Classification(("a", "b")), ["1e-4", "1e-5", "1e-5"]),
+        (None, SequenceTagging(("O", "B-x")), ["3e-4", "3e-5", "3e-5"]),
+        (None, SpanPrediction(), ["3e-4", "3e-5", "3e-5"]),
+        ("SQuAD1.1", SpanPrediction(), ["3e-4", "1.5e-5", "1.5e-5"]),
+    ],
+)
+def test_a_small_encoder_has_a_higher_rate(
+    task: str | None, problem: SupervisedProblem, rates: list[str]
+) -> None:
     record = SimpleNamespace(
-        task=None, splits={"train": SimpleNamespace(rows=100)}, problem=Classification(("a", "b"))
+        task=task, splits={"train": SimpleNamespace(rows=100)}, problem=problem
     )
-    rates = [_recipe(record, width).lr for width in (384, 768, 1024)]
-    assert rates == ["1e-4", "1e-5", "1e-5"]
+    assert [_recipe(record, width).lr for width in (384, 768, 1024)] == rates
 
 
 def test_every_task_has_its_yaml_and_is_explained() -> None:

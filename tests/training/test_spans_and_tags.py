@@ -22,17 +22,17 @@ LEARNT = {"tags": 70, "spans": 20, "spans or none": 20}
 EVALUATED = re.compile(r"(\w+) (-?[\d.]+)")
 
 
-def make_data(kind: str, folder: Path) -> tuple[Path, Path, str]:
+def make_data(kind: str, folder: Path, count: int = 200) -> tuple[Path, Path, str]:
     """The folder of the data, the published development part, and the name of the task."""
     if kind == "tags":
         train, valid = (
             write_conll(folder / f"{name}.conll", count, seed)
-            for name, count, seed in (("train", 200, 1), ("valid", 40, 2))
+            for name, count, seed in (("train", count, 1), ("valid", 40, 2))
         )
     else:
         train, valid = (
             write_squad(folder / f"{name}.json", count, seed, kind == "spans or none")
-            for name, count, seed in (("train", 200, 1), ("valid", 40, 2))
+            for name, count, seed in (("train", count, 1), ("valid", 40, 2))
         )
     command = ["--train", train, "--valid", valid, "--vocabulary", write_vocabulary(folder / "v")]
     command += ["--output", folder / "data", "--max-positions", 20 if kind == "tags" else 16]
@@ -101,6 +101,18 @@ def test_all_the_way(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         for span in each["n_best"]:
             context = asked[each["id"]]
             assert span["text"] == (context[span["start"] : span["end"]] if span["text"] else "")
+
+
+@pytest.mark.parametrize("kind", ["tags", "spans"])
+def test_a_few_examples_are_learnt_by_heart(kind: str, tmp_path: Path) -> None:
+    data, _, task = make_data(kind, tmp_path, count=24)
+    options = options_of(task, tmp_path / "save", valid_subset="train", alum_alpha=0.0, lr=5e-3)
+    options |= {"encoder-layers": 2, "encoder-embed-dim": 64, "dropout": 0, "attention-dropout": 0}
+    options |= {"max-epoch": 120, "validate-interval": 120, "no-save": True, "alum-validate": None}
+    options |= {"batch-size": 24, "max-positions": 40, "encoder-ffn-embed-dim": 64}
+    lines = json_log(train(data, tmp_path / "log", options), "train")
+    [f1] = [float(line["train_f1"]) for line in lines if "train_f1" in line]
+    assert f1 > 99
 
 
 @pytest.mark.parametrize("kind", ["tags", "spans"])
