@@ -61,6 +61,20 @@ PUBLISHED = {
 # Classes and examples of the training set (without those that have no label).
 AS_MNLI = {"snli": (3, 549_367), "scitail": (2, 23_596), "anli": (3, 162_865)}
 NAMES = (*PUBLISHED, *AS_MNLI)
+# Of the tasks that fairseq has not, and of choices: the data set, classes, peak learning rate,
+# sequences an update, updates, warm-up, weight decay. Liu et al. 2019, table 10; fairseq's
+# examples/roberta/commonsense_qa/README.md.
+OTHERS = {
+    "squad1_1": ("SQuAD1.1", None, 1.5e-5, 48, 3_690, 221, 0.01),
+    "squad2_0": ("SQuAD2.0", None, 1.5e-5, 48, 5_500, 330, 0.01),
+    "race": ("RACE", 4, 1e-5, 16, 21_968, 1_318, 0.1),
+    "commonsense_qa": ("CommonsenseQA", 5, 1e-5, 16, 3_000, 150, 0.1),
+    "hellaswag": ("HellaSwag", 4, 1e-5, 32, 12_480, 749, 0.1),
+    "swag": ("SWAG", 4, 1e-5, 32, 22_990, 1_379, 0.1),
+    "wnut_17": ("WNUT-17", 13, 1e-5, 32, 1_070, 64, 0.1),
+}
+SHARED = ("finetuning", "choices", "spans", "tags")
+EXAMPLES = AS_MNLI | {"hellaswag": (4, 39_905), "swag": (4, 73_546), "wnut_17": (13, 3_394)}
 METRICS = {
     "cola": "mcc",
     "mrpc": "acc_and_f1",
@@ -106,10 +120,14 @@ def released(arch: str) -> SimpleNamespace:
 
 def train_script_of(name: str, data: Path, arch: str) -> Path:
     """The train.sh that alum-prepare writes for a data set of its published size."""
-    plan = known_task({"sts_b": "STS-B", "sst_2": "SST-2"}.get(name, name))
-    split = SplitRecord([], AS_MNLI.get(name, (0, 1000))[1], 0, 0, 0, True)
+    names = {"sts_b": "STS-B", "sst_2": "SST-2"} | {each: row[0] for each, row in OTHERS.items()}
+    plan = known_task(names.get(name, name))
+    split = SplitRecord([], EXAMPLES.get(name, (0, 1000))[1], 0, 0, 0, True)
+    problem = plan.problem
+    if name == "wnut_17":
+        problem = problem.settled([f"{begin}-{kind} O" for begin in "BI" for kind in "abcdef"])
     record = DataRecord(
-        problem=plan.problem,
+        problem=problem,
         inputs=2,  # the YAML gives a separator to single texts, too, which do not use it
         columns=[],
         label_column="",
@@ -185,6 +203,24 @@ def test_shell_and_yaml_agree_and_are_built(name: str, data: Path, gpu_tools: Pa
     assert [r for r in reports if getattr(criterion, r)] == ([f"report_{metric}"] if metric else [])
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_shell_and_yaml_agree_on_choices_spans_and_tags(
+    name: str, data: Path, gpu_tools: Path
+) -> None:
+    _, classes, peak, sequences, updates, warmup, decay = OTHERS[name]
+    cfg = yaml_config(name, data)
+    assert settings_of(parsed(shell_command(name, data, gpu_tools))) == settings_of(cfg)
+    assert cfg.task.get("num_classes") == classes
+    assert cfg.dataset.batch_size * cfg.optimization.update_freq[0] == sequences
+    assert (cfg.optimization.lr, cfg.optimization.max_update) == ([peak], updates)
+    assert (cfg.lr_scheduler.warmup_updates, cfg.lr_scheduler.total_num_update) == (warmup, updates)
+    assert cfg.optimizer.weight_decay == decay
+    if name in EXAMPLES:
+        assert updates == 10 * -(-EXAMPLES[name][1] // sequences)
+    preset = resolve(cfg.criterion, "finetuning", divergence="kl", categorical=True)
+    assert preset.finetuning_alpha == 1
+
+
 def test_base_and_the_papers_adversary_are_a_word_away(data: Path, gpu_tools: Path) -> None:
     paper = ("--alum-preset", "paper")
     shell = parsed(shell_command("rte", data, gpu_tools, *paper, arch="roberta_base"))
@@ -227,17 +263,18 @@ def test_a_small_encoder_has_a_higher_rate(
 
 
 def test_every_task_has_its_yaml_and_is_explained() -> None:
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*NAMES, "finetuning"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*NAMES, *OTHERS, *SHARED}
     for path in CONFIGS.glob("*.yaml"):
         yaml.safe_load(path.read_text(encoding="utf-8"))
         assert path.read_text(encoding="utf-8").startswith("# ")
     page = (ROOT / "docs/finetuning.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     table = {row[1].strip("`"): row for row in rows if len(row) == 9 and row[1].startswith("`")}
-    assert set(table) == set(NAMES)
-    for name, numbers in PUBLISHED.items():
+    assert set(table) == {*NAMES, *OTHERS}
+    words = {1: "number", None: "spans"}
+    for name, numbers in (PUBLISHED | {each: row[1:-1] for each, row in OTHERS.items()}).items():
         shown = [cell.split(" ")[0].replace(",", "") for cell in table[name][2:7]]
-        assert shown[0] == ("number" if numbers[0] == 1 else str(numbers[0]))
+        assert shown[0] == words.get(numbers[0], str(numbers[0]))
         assert [float(cell) for cell in shown[1:]] == [float(value) for value in numbers[1:]]
 
 
