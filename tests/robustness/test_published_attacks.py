@@ -583,6 +583,31 @@ def test_what_survives_is_attacked_again_at_other_temperatures(
     assert record["correct"]
 
 
+@pytest.mark.parametrize(("calibrated", "broken"), [(1.0, True), (0.1, False), (100.0, True)])
+def test_a_high_and_a_low_temperature_are_tried(
+    monkeypatch: pytest.MonkeyPatch, calibrated: float, broken: bool
+) -> None:
+    """At 1 and below, the way begins with the change that brings one wrong answer nearer; it is
+    the one that brings both nearer that leads on. From 10 on that is seen."""
+    subject, _ = subject_of("abc")
+
+    def logits(texts: list[Any], max_tokens: int) -> torch.Tensor:
+        rows = []
+        for (text,) in texts:
+            row = [0.0, -1 + 0.6 * ("near" in text), -1 + 0.8 * ("more" in text)]
+            row[1:] = [each + 0.5 * ("both" in text) for each in row[1:]]
+            rows.append(row)
+        return 20 * torch.tensor(rows)
+
+    subject.predictor.logits = logits
+    monkeypatch.setattr(Subject, "temperature", lambda *given: calibrated)
+    examples = [Example(0, ("first second",), "a")]
+    [record] = Tempered(1, None, Limits(1.0)).run(subject, examples)
+    assert record["correct"] != broken
+    if broken:
+        assert record["texts"] == ["both more"]
+
+
 def test_the_temperature_calibrates() -> None:
     examples = [Example(i, ("first more near",), "ba"[i % 4 == 0]) for i in range(40)]
     found = [subject_of("ab", scale)[0].temperature(examples) for scale in (1.0, 10.0)]

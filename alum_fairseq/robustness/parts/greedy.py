@@ -42,8 +42,9 @@ from alum_fairseq.robustness.types import Example, Record, Texts, Verdict
 
 # Most attacks under way at a time; their questions make up the batches.
 _AT_MOST = 64
-# Of the temperature that calibrates: so low, it is the nearest wrong answer that counts.
-_SHARP = 0.1
+# Of the temperature that calibrates. Where it is low, the nearest wrong answer counts; where it is
+# high, all of them count alike.
+_TEMPERATURES = (1, 0.1, 10)
 _USUAL_WORDS = 20  # of an example, for the time that is left
 
 
@@ -198,7 +199,7 @@ class GreedyAttack(WordAttack):
         if alike or not problem.categorical:
             return []
         calibrated = subject.temperature(examples)
-        return [calibrated, _SHARP * calibrated]
+        return [times * calibrated for times in _TEMPERATURES]
 
     def _admits(self, original: Texts) -> Admits | None:
         if self.similarity is None:
