@@ -18,6 +18,7 @@ from alum_fairseq.criterions.alum_sentence_ranking import (
     AlumSentenceRankingConfig,
 )
 from support.small_models import make_dictionary, make_model, make_sample, make_task
+from support.token_cases import TOKENS, criterion_of, make_tokens
 
 PAD = 1
 HEAD = "sentence_classification_head"
@@ -26,6 +27,7 @@ ROWS = ([0, 2, 4], [1, 3])  # of two workers: not equally many, nor equally long
 KINDS = (
     *("mlm", "mlm, a worker without masks", "mlm, a worker without a batch"),
     *("classification", "regression", "ranking"),
+    *TOKENS,
 )
 MEMORIES = ("normal", "low")
 
@@ -78,12 +80,18 @@ def make_case(kind: str, memory: str) -> Case:
             # the second one's noise would be another.
             one = make_sample(task.source_dictionary, (9, 9, 4, 7, 5), masked=0)
             whole[name] = one["net_input"]
+    elif kind in TOKENS:
+        criterion = criterion_of(kind, task)(**options)
+        whole = make_sample(task.source_dictionary, (9, 8, 4, 7, 5), masked=0)
+        make_tokens(kind, model, whole)
+        if kind == "span":
+            whole["target"] = torch.tensor([[3, 4], [2, 2], [0, 0], [2, 5], [3, 3]])
     else:
         config = AlumSentencePredictionConfig(regression_target=kind == "regression", **options)
         criterion = AlumSentencePrediction(config, task)
         whole = make_sample(task.source_dictionary, (9, 8, 4, 7, 5), masked=0)
         whole["target"] = torch.tensor([[0], [2], [1], [1], [0]])
-    if not kind.startswith("mlm"):
+    if not kind.startswith("mlm") and kind not in TOKENS:
         classes = {"ranking": 1, "regression": 1, "classification": 3}[kind]
         model.register_classification_head(HEAD, num_classes=classes)
     if kind == "mlm, a worker without masks":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from support.options import command_line
 from support.places import PLUGIN
 from support.quick_train import start
+from support.resuming import Killed, assert_equal, comparable, last_state
 from support.token_data import write_conll, write_squad, write_vocabulary
 from support.tools import json_log
 
@@ -127,6 +129,21 @@ def test_stopped_and_gone_on_it_ends_the_same(kind: str, tmp_path: Path) -> None
     for name, value in last[0].items():
         if name.endswith(("loss", "f1", "em", "accuracy")):
             assert last[1][name] == value, name
+
+
+@pytest.mark.parametrize("kind", ["tags", "spans"])
+def test_killed_it_ends_as_never_killed(kind: str, tmp_path: Path) -> None:
+    data, _, task = make_data(kind, tmp_path)
+    more = {"max_update": 8, "max_epoch": None, "save_interval_updates": 2, "log_interval": 1}
+    train(data, tmp_path / "whole.log", options_of(task, tmp_path / "whole", **more))
+    options = options_of(task, tmp_path / "killed", **more)
+    command = [str(data), *command_line(options)]
+    run = start(command, tmp_path / "one.log", Killed("train_inner", 5))
+    run.wait(check=False)
+    assert run.process.exitcode == -signal.SIGKILL, run.output()[-3000:]
+    train(data, tmp_path / "two.log", options)
+    found, expected = (last_state(tmp_path / name) for name in ("killed", "whole"))
+    assert_equal(comparable(found), comparable(expected))
 
 
 @pytest.mark.parametrize(
