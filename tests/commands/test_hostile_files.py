@@ -41,6 +41,7 @@ from support.hostile import (
 from support.in_process import everything_in, fairseq_train, run_command
 from support.options import SMALL_MODEL, command_line
 from support.places import PLUGIN, ROOT
+from support.untrained import TOKENS, make_token_case
 
 from alum_fairseq import UsageError, compat, requirements
 from alum_fairseq.checkpoints.model import load_model
@@ -619,6 +620,26 @@ def test_data(name: str, cases: dict[str, Any], task: Any, tmp_path: Path, targe
     assert str(data) in ended.error
     assert not target.exists()
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("name", ["alum-prepare.json", "text/valid.jsonl", "vocabulary/dict.txt"])
+@pytest.mark.parametrize("kind", TOKENS)
+def test_data_of_questions_and_tags(kind: str, name: str, tmp_path: Path, target: Path) -> None:
+    case = make_token_case(kind, tmp_path)
+    given = ("--path", case.path, "--data", case.data)
+    for path in (case.data / name, case.table):
+        path.write_bytes(pickle.dumps(make_folder(target)))
+        fires(path, target)
+    for ended in (
+        run_command(robustness, *given, "--quick", "--output", tmp_path / "report"),
+        run_command(robustness, *given, "--input", case.table, "--output", tmp_path / "report"),
+        run_command(predict, *given, "--input", case.table, "--output", tmp_path / "out.jsonl"),
+    ):
+        assert str(case.data) in ended.error or str(case.table) in ended.error
+        assert ended.error.isprintable()
+    assert not target.exists()
+    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_cached_measurements(cases: dict[str, Any], tmp_path: Path, target: Path) -> None:
