@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from finetuning import ATTACKED, CLEAN, values, winner
+from finetuning import ATTACKS, CLEAN, values, winner
 
 from alum_fairseq.files import whole_file
 
@@ -21,26 +21,26 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 _COLORS = {"plain": "#5b6770", "ALUM": "#c8553d"}
-_ROWS = {
-    "no attack": CLEAN,
-    "misspelt words": "greedy.accuracy",
-    "moved embeddings": "l2.accuracy.0.02",
-    "mean of the attacks": ATTACKED,
-}
+_ROWS = {"no attack": CLEAN, **ATTACKS}
 
 
 def title(report: Mapping[str, Any]) -> str:
     """The finding."""
-    found = values(report, ATTACKED)
-    numbers = f"{found['ALUM']:.0f}% right with ALUM, {found['plain']:.0f}% without"
-    finding = {"ALUM": "ALUM withstands attacks better", "plain": "ALUM is no help here"}
-    return f"{finding.get(winner(report), 'Attacked, no sure difference')}: {numbers}"
+    won = {
+        name: [attack for attack, key in ATTACKS.items() if winner(report, key) == name]
+        for name in _COLORS
+    }
+    if won["ALUM"] and not won["plain"]:
+        return f"ALUM withstands {' and '.join(won['ALUM'])} better"
+    if won["plain"]:
+        return f"ALUM is no help here against {' and '.join(won['plain'])}"
+    return "No sure difference under attack"
 
 
 def drawn(report: Mapping[str, Any]) -> Figure:
     """A bar for each model without an attack and under two, and the finding above them."""
     with plt.rc_context({"font.size": 12}):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+        figure, axes = plt.subplots(figsize=(7.2, 3.5), layout="constrained")
         for row, key in enumerate(_ROWS.values()):
             for (name, value), offset in zip(values(report, key).items(), (-0.2, 0.2), strict=True):
                 axes.barh(row + offset, value, 0.36, color=_COLORS[name])

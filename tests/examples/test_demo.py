@@ -303,10 +303,10 @@ def test_lines_fit_the_terminal(monkeypatch):
     assert stream.getvalue().count("\n    ") >= 3
 
 
-def report(plain: float, alum: float, p: float) -> dict[str, Any]:
+def report(plain: float, alum: float, p: float, words_p: float = 0.3) -> dict[str, Any]:
     """A robustness report with these numbers under attack."""
-    values = {finetuning.CLEAN: (85.0, 84.0, 0.6), finetuning.ATTACKED: (plain, alum, p)}
-    values |= {"greedy.accuracy": (alum, plain, p), "l2.accuracy.0.02": (plain, alum, p)}
+    values = {finetuning.CLEAN: (85.0, 84.0, 0.6), "l2.area": (plain, alum, p)}
+    values |= {"greedy.accuracy": (31.0, 32.0, words_p)}
     return {
         "measures": [
             {
@@ -340,9 +340,11 @@ class TestResult:
 
         lines = finetuning.closing(options.SCALES["small"], tmp_path, Spent())
         assert len(lines) == 6
-        assert lines[1].startswith(f"More robust: {winner}.")
-        assert f"{alum}.0% of ALUM's answers right and {plain}.0% of plain" in lines[1]
-        assert f"(p = {p:.3f})" in lines[1]
+        assert lines[1] == (
+            f"More robust: against moved embeddings {winner} ({alum}.0% right answers left with "
+            f"ALUM, {plain}.0% without, p = {p:.3f}); against misspelt words not sure (32.0% right "
+            "answers left with ALUM, 31.0% without, p = 0.300)."
+        )
         assert "84.0% (ALUM) and 85.0% (plain)" in lines[2]
         assert "2.4 times" in lines[3]
         assert "1.9 GB" in lines[3]
@@ -361,11 +363,18 @@ class TestResult:
             assert box.x1 <= figure.bbox.x1
             assert not any(box.overlaps(other) for other in boxes[i + 1 :])
 
-    def test_the_title_says_what_was_found(self):
-        said = picture.title(report(35, 50, 0.01))
-        assert said == "ALUM withstands attacks better: 50% right with ALUM, 35% without"
-        for plain, alum, p in ((35, 50, 0.06), (50, 35, 0.01)):
-            assert "better" not in picture.title(report(plain, alum, p))
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ((35, 50, 0.01), "ALUM withstands moved embeddings better"),
+            ((35, 50, 0.01, 0.01), "ALUM withstands moved embeddings and misspelt words better"),
+            ((50, 35, 0.01), "ALUM is no help here against moved embeddings"),
+            ((50, 35, 0.01, 0.01), "ALUM is no help here against moved embeddings"),
+            ((35, 50, 0.06), "No sure difference under attack"),
+        ],
+    )
+    def test_the_title_says_what_was_found(self, given, said):
+        assert picture.title(report(*given)) == said
 
 
 # ---------------------------------------------------------------------------------- whole runs
