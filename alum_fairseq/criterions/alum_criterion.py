@@ -143,6 +143,7 @@ class AlumCriterion:
             The loss, the sample size and the logging outputs, as fairseq's criteria do.
         """
         if not model.training:
+            self._watch.validation()
             if self.options.alum_validate:
                 return self._validate_under_attack(model, sample, reduce)
             return self._forward_plainly(model, sample, reduce)

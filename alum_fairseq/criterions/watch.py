@@ -14,9 +14,11 @@ from alum_fairseq.criterions.metrics import ratio
 
 logger = logging.getLogger(__name__)
 
-# A gain is called low when the sum of this many measurements stays below this value.
+# A gain is called low when that of the last 20 measurements together stays below this value; at
+# validation, when a run may be over, of as many as there are. That of an adversary is far above.
 LOW_GAIN = 2.0
 LOW_GAIN_MEASUREMENTS = 20
+LEAST_MEASUREMENTS = 2
 
 
 class Watch:
@@ -57,7 +59,14 @@ class Watch:
     def gain(self, found: float, by_chance: float) -> None:
         """Look at one measurement: the divergence found, and that of a random direction."""
         self._gains = [*self._gains, (found, by_chance)][-LOW_GAIN_MEASUREMENTS:]
-        if self._warned_of_gain or len(self._gains) < LOW_GAIN_MEASUREMENTS:
+        self._judge(LOW_GAIN_MEASUREMENTS)
+
+    def validation(self) -> None:
+        """Look at what was measured before a validation: a short run has no more."""
+        self._judge(LEAST_MEASUREMENTS)
+
+    def _judge(self, least: int) -> None:
+        if self._warned_of_gain or len(self._gains) < least:
             return
         gain = ratio(sum(pair[0] for pair in self._gains), sum(pair[1] for pair in self._gains))
         if not gain >= LOW_GAIN:  # nor where both divergences are below rounding

@@ -528,6 +528,31 @@ def test_a_low_gain_is_warned_of_once(
 
 
 @pytest.mark.parametrize(
+    ("preset", "updates", "warned"),
+    [("paper", 101, True), ("r3f", 250, True), ("paper", 100, False), ("calibrated", 250, False)],
+)
+def test_a_short_run_is_judged_at_validation(
+    preset: str,
+    updates: int,
+    warned: bool,
+    task: Any,
+    sample: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = make_model(task)
+    criterion = make_criterion(task, alum_preset=preset)  # measures every 100 updates
+    for update in range(0, updates, 50):
+        criterion.prepare_update(update)
+        criterion(model.train(), sample)
+    assert not [r for r in caplog.records if "adv_gain is" in r.getMessage()]
+    caplog.clear()
+    with torch.no_grad():
+        criterion(model.eval(), sample)
+        criterion(model, sample)
+    assert ["hardly better" in r.getMessage() for r in caplog.records] == [True] * warned
+
+
+@pytest.mark.parametrize(
     ("options", "remedy"),
     [
         ({"alum_steps": 0}, "--alum-steps is 0: set it to 1 or more"),
