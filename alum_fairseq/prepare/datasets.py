@@ -224,13 +224,19 @@ _ALL = (
         _files("snli_1.0_{}.jsonl|snli_1.0_{}.txt|{}.tsv"),
         no_label="-",
     ),
-    # nli_fever.zip (Nie et al. 2019), of the authors of ANLI: the claim is the hypothesis.
+    # nli_fever.zip, of the authors of ANLI, read as in their src/dataset_tools: the claim is the
+    # hypothesis; the labels of dev and test are hidden.
     _known(
         "FEVER-NLI",
         ("context", "query"),
         "label",
         _NLI,
-        _files("{}_fitems.jsonl"),
+        {
+            TRAIN: ("train_fitems.jsonl",),
+            TEST: ("dev_fitems.jsonl",),
+            TEST + "1": ("test_fitems.jsonl",),
+        },
+        no_label="hidden",
         names={
             "SUPPORTS": "entailment",
             "REFUTES": "contradiction",

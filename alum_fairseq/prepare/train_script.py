@@ -100,7 +100,7 @@ _PUBLISHED = {
     "SQuAD2.0": _Recipe("1.5e-5", 48, 5_500, 330, "f1", "0.01"),
     "RACE": _Recipe("1e-5", 16, 21_968, 1_318, "accuracy"),
     # fairseq's examples/roberta/commonsense_qa/README.md.
-    "CommonsenseQA": _Recipe("1e-5", 16, 3_000, 150, "accuracy"),
+    "CommonsenseQA": _Recipe("1e-5", 16, 3_000, 150, "accuracy", "0.01"),
 }
 
 

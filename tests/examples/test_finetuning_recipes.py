@@ -68,12 +68,12 @@ OTHERS = {
     "squad1_1": ("SQuAD1.1", None, 1.5e-5, 48, 3_690, 221, 0.01),
     "squad2_0": ("SQuAD2.0", None, 1.5e-5, 48, 5_500, 330, 0.01),
     "race": ("RACE", 4, 1e-5, 16, 21_968, 1_318, 0.1),
-    "commonsense_qa": ("CommonsenseQA", 5, 1e-5, 16, 3_000, 150, 0.1),
+    "commonsense_qa": ("CommonsenseQA", 5, 1e-5, 16, 3_000, 150, 0.01),
     "hellaswag": ("HellaSwag", 4, 1e-5, 32, 12_480, 749, 0.1),
     "swag": ("SWAG", 4, 1e-5, 32, 22_990, 1_379, 0.1),
-    "wnut_17": ("WNUT-17", 13, 1e-5, 32, 1_070, 64, 0.1),
+    "wnut_17": ("WNUT-17", 13, 3e-5, 32, 1_070, 64, 0.1),
 }
-SHARED = ("finetuning", "choices", "spans", "tags")
+SHARED = ("finetuning", "choices", "spans", "tags", "decay_0_01")
 EXAMPLES = AS_MNLI | {"hellaswag": (4, 39_905), "swag": (4, 73_546), "wnut_17": (13, 3_394)}
 METRICS = {
     "cola": "mcc",

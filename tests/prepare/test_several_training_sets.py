@@ -21,8 +21,8 @@ FEVER = {
     f"{name}_fitems.jsonl": jsonl(*pairs("context", "query", *labels))
     for name, labels in {
         "train": ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO"),
-        "dev": ("REFUTES",),
-        "test": (None,),
+        "dev": ("hidden",),
+        "test": ("hidden",),
     }.items()
 }
 LAYOUT = {"FEVER-NLI": FEVER, **{name: files for name, (files, _) in (PAIRS | CHOICES).items()}}
@@ -52,18 +52,19 @@ def test_the_papers_anli_setting(prepare: Any, tmp_path: Path) -> None:  # noqa:
     valid = {name: labels_of(tmp_path / "data", name) for name in record.splits if "valid" in name}
     assert valid == {
         **{"valid": [*"enc"], "valid1": ["e"], "valid2": ["n"], "valid3": ["c"]},
-        **{"valid4": ["n"], "valid5": ["e"], "valid6": ["n"], "valid7": ["c"]},
+        **{"valid4": ["n"], "valid5": ["e"], "valid6": ["n"]},
     }
     tests = {n: split.labelled for n, split in record.splits.items() if n.startswith("test")}
     assert tests == {
         **dict.fromkeys(("test", "test1", "test2", "test3", "test6"), True),
-        **dict.fromkeys(("test4", "test5", "test7"), False),
+        **dict.fromkeys(("test4", "test5", "test7", "test8"), False),
     }
 
     assert prepare(*given(tmp_path, "FEVER-NLI", "ANLI"), output="turned") == 0
     expected = [FULL[x] for x in "ecn" + "cne" * 3]
     assert labels_of(tmp_path / "turned", "train") == expected
-    assert labels_of(tmp_path / "turned", "valid1") == [FULL[x] for x in "enc"]
+    valid = [labels_of(tmp_path / "turned", name) for name in ("valid", "valid1", "valid2")]
+    assert valid == [[FULL[x] for x in each] for each in ("enc", "e", "n")]  # all are ANLI's
 
 
 def test_sets_of_choices(prepare: Any, tmp_path: Path) -> None:  # noqa: F811
