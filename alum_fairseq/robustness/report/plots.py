@@ -132,7 +132,7 @@ def _of_overview(report: Mapping[str, Any]) -> str:
     if any(measure["comparisons"] for measure in report["measures"]):
         caption += (
             f" At the right: how many points more than {report['models'][0]['name']}. Of an attack "
-            "of several strengths a middle one, or one where the difference is sure."
+            "of several strengths, the middle one."
         )
     return caption
 

@@ -268,22 +268,8 @@ def in_lines(report: Mapping[str, Any]) -> str:
 
 
 def glance(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What the overview shows of each part: its main measures.
-
-    Where models do not surely differ in one, and at another strength of the same attack they do,
-    that of the surest difference.
-    """
-    groups = [measures for _, measures in by_group(report)]
-    return [_telling(one, group) for group in groups for one in group if one["main"]]
-
-
-def _telling(main: Mapping[str, Any], group: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    share = main["title"].partition(",")[0] + ","
-    alike = [main, *(one for one in group if one["title"].startswith(share))]
-    sure = [one for one in alike if any(map(is_sure, one["comparisons"]))]
-    if main in sure or not sure:
-        return main
-    return min(sure, key=lambda one: min(c["p_adjusted"] for c in one["comparisons"]))
+    """What the overview shows of each part: its main measures, whatever their values are."""
+    return [one for _, measures in by_group(report) for one in measures if one["main"]]
 
 
 def short_name(group: str, title: str) -> list[str]:
