@@ -49,13 +49,14 @@ class Clean(Part):
             yield from self._correlations(_paired(records))
         if problem.name == "classification":
             yield from self._of_classes(_paired(records), problem.labels)
-        unit, meaning = ("nats", "Minus the logarithm of the right answer's probability.")
-        if regression:
-            unit, meaning = ("", "The squared error.")
-        yield self.measure(
-            "loss", "Loss", meaning,
-            statistics.mean, records.columns("loss"), unit=unit, better="lower",
-        )  # fmt: skip
+        if problem.name != "span_prediction":  # there no probability is left for a long answer
+            unit, meaning = ("nats", "Minus the logarithm of the right answer's probability.")
+            if regression:
+                unit, meaning = ("", "The squared error.")
+            yield self.measure(
+                "loss", "Loss", meaning,
+                statistics.mean, records.columns("loss"), unit=unit, better="lower",
+            )  # fmt: skip
         if not regression:
             yield self.measure(
                 "ece", "Calibration error",
