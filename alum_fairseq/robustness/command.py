@@ -13,7 +13,7 @@ from typing import Any
 from alum_fairseq import cli
 from alum_fairseq.data.tables import add_table_options
 from alum_fairseq.errors import UsageError, require_count
-from alum_fairseq.files import existing_file, existing_folder, new_file
+from alum_fairseq.files import existing_file, existing_folder, new_file, new_folder
 from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.options import (
     add_compute_options,
@@ -122,9 +122,11 @@ def _compare(argv: list[str]) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="a folder to write it to as leaderboard.md, with a picture of the accuracies",
+        help="a new folder to write it to as leaderboard.md, with a picture of the accuracies",
     )
     options = parser.parse_args(argv)
+    if options.output is not None:
+        new_folder(options.output)
     report = joined([path / "report.json" if path.is_dir() else path for path in options.reports])
     print(in_columns(leaderboard(report)), *map(visible, report["warnings"]), sep="\n")
     if options.output is not None:

@@ -61,7 +61,7 @@ def plan(options: argparse.Namespace, data: Data) -> list[Part]:
             except UsageError as error:
                 if options.parts or not kind.by_name:
                     raise
-                left_out.append(f"left out: {error}")
+                left_out.append(f"left out: {part.kind}: {error}")
             else:
                 parts.append(part)
     for message in dict.fromkeys(left_out):

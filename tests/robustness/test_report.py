@@ -561,6 +561,7 @@ def quiet(report: dict[str, Any]) -> list[str]:
         ("linf", 0.03, 0.002, {"search": True}, "broken by a random search without gradients"),
         ("clean", 0.001, 0, {"steady": False}, "asked twice, it answers"),
         ("l2", 0.001, 0, {"epsilon": None}, "not broken at any radius"),
+        ("greedy", 0.2, 0.05, {"queries": 1, "edits": 0, "correct": True}, "nothing to try"),
         ("smoothness", 1, 0.5, {"adversarial": 0.011, "random": 0.01}, "1.1 times as far"),
         ("clean", 1, 0.9, {"prediction": "positive"}, "predicts positive for every example"),
     ],

@@ -180,7 +180,7 @@ def test_a_report_of_every_part(run: Any) -> None:
     kind = run.case.kind if run.case.kind in ("regression", "choices") else "classification"
     assert (report["data"]["kind"], report["data"]["examples"]) == (kind, 24)
     assert report["models"][0]["name"] == run.case.path.parent.name
-    assert "left out: substitution by synonyms" in run.err
+    assert "left out: pwws: substitution by synonyms" in run.err
     assert str(run.folder / "report.html") in run.err
 
     pictures = [path for path in run.folder.iterdir() if path.suffix in (".png", ".svg")]
@@ -543,6 +543,8 @@ def test_more_than_two_models_make_a_leaderboard(
     assert "Character noise" in picture
     assert "more than" not in (tmp_path / "board" / "leaderboard.md").read_text()
     assert (tmp_path / "board" / "overview.png").read_bytes().startswith(b"\x89PNG")
+    # Into the report's own folder it would take the report's picture.
+    assert command.main(["compare", str(out), "--output", str(out)]) == 2
 
 
 def test_a_report_of_other_models_is_not_overwritten(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from alum_fairseq.robustness.attacks.greedy import Attempt
 from alum_fairseq.robustness.attacks.words import SplitText
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort
-from alum_fairseq.robustness.parts.part import Measure, Part, Records
+from alum_fairseq.robustness.parts.part import Measure, Part, Records, title_of
 from alum_fairseq.robustness.types import Record, Texts, Verdict
 
 _WORST = 20
@@ -99,6 +99,17 @@ class WordAttack(Part):
             "How often the attack asks the model, for an example that was right.",
             statistics.ratio, records.columns("queries", _was_right), unit="", better=None,
         )  # fmt: skip
+
+    @override
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
+        tried = [record for record in records.every() if _was_right(record)]
+        idle = sum(record["queries"] <= 1 for record in tried)
+        if idle > 0.1 * len(tried):
+            yield (
+                f"{model}, {title_of(self.name)}: it had nothing to try in {idle} of the "
+                f"{len(tried)} examples that were right (no candidates for their words). They "
+                "count as right: the model only looks robust there."
+            )
 
     def worst(self, model: str, records: Records, clean: Records) -> list[dict[str, Any]]:
         """The examples that the fewest edits broke, of these those that the model was surest of."""
