@@ -49,27 +49,30 @@ def stages(scale: Scale, output: Path, seed: int) -> Stages:
         for name, word in METHODS.items()
     ]  # fmt: skip
 
-    def attack(*names: str) -> tuple[str, ...]:
+    def attack(folder: Path, *names: str) -> tuple[str, ...]:
         return (
             *("alum-robustness", "--quick", "--cpu", "--path", *(checkpoints[n] for n in names)),
             *("--data", str(data), "--subset", "test", "--parts", "greedy", "l2"),
             *("--examples", str(scale.test), "--attack-examples", str(scale.attacked)),
             *("--radii", "0.01", "0.02", "0.04"),
-            *("--resamples", "1000", "--output", str(output / "robustness")),
+            *("--resamples", "1000", "--output", str(folder)),
         )  # fmt: skip
 
     attacks = [
         Step(
             f"attack-{word}",
             f"attacking {name}",
-            attack(name),
+            attack(output / "attacks" / word, name),
             90,
             resumes=True,
             share=share_of_bar,
         )
         for name, word in METHODS.items()
     ]
-    report, picture = output / "robustness" / "report.json", output / "demo.png"
+    both, picture = output / "robustness", output / "demo.png"
+    # What was measured of each is not measured again.
+    join = "mkdir -p {0} && cp -r {1}/*/work {0} && shift && {2}".format('"$0"', '"$1"', '"$@"')
+    joined = ("bash", "-c", join, str(both), str(output / "attacks"))
     return [
         [Step("fetch", "fetching an encoder and film reviews", tuple(fetch), 8, fetched)],
         [
@@ -81,11 +84,12 @@ def stages(scale: Scale, output: Path, seed: int) -> Stages:
         [Step("prepare", "encoding the reviews", tuple(prepare), 6, data)],
         training,
         attacks,
-        [Step("compare", "comparing the two", attack(*METHODS), 12, report)],
+        [Step("compare", "comparing the two", joined + attack(both, *METHODS), 12, both)],
         [
             Step(
                 "picture", "drawing the picture",
-                ("python", "examples/demo/picture.py", str(report), str(picture)), 3, picture,
+                ("python", "examples/demo/picture.py", str(both / "report.json"), str(picture)),
+                3, picture,
             )
         ],
     ]  # fmt: skip
