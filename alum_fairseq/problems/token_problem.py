@@ -101,7 +101,8 @@ class Share:
     """A metric of many examples: a sum over them, divided by another.
 
     Attributes:
-        title: for readers.
+        key: its name in a report.
+        title: for readers; ``meaning`` says in a sentence what it is.
         above: what is summed, as multiples of a verdict's details.
         below: likewise; empty: the number of examples.
     """

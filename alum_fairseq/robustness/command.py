@@ -201,8 +201,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("robustness"),
         metavar="DIR",
-        help="folder of the report, new or with a report of the same checkpoints, which goes on "
-        "(default: robustness)",
+        help="folder of the report; where it has one of these checkpoints, or of some of them, it "
+        "goes on (default: robustness)",
     )
     add_compute_options(out)
     return parser
@@ -227,7 +227,7 @@ def _models(given: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _check_output(output: Path, paths: Sequence[Path]) -> None:
-    """Raise a UsageError if the folder holds a report of other checkpoints alone, or another's."""
+    """Raise a UsageError if the folder holds a report that has other checkpoints, or another's."""
     path = output / "report.json"
     if not path.exists():
         return
@@ -238,9 +238,10 @@ def _check_output(output: Path, paths: Sequence[Path]) -> None:
         raise UsageError(
             f"{path} is no report of alum-robustness: remove it, or give another --output"
         ) from None
-    if not {*map(Path.resolve, before)} & {*map(Path.resolve, paths)}:
+    given = {*map(Path.resolve, paths)}
+    if others := [each for each in before if each.resolve() not in given]:
         raise UsageError(
-            f"{output} holds the report of other checkpoints ({before[0]}): remove it, or give "
+            f"{output} holds the report of other checkpoints ({others[0]}): remove it, or give "
             "another --output"
         )
 

@@ -71,7 +71,7 @@ def stages(scale: Scale, output: Path, seed: int) -> Stages:
     ]
     both, picture = output / "robustness", output / "demo.png"
     # What was measured of each is not measured again.
-    join = "mkdir -p {0} && cp -r {1}/*/work {0} && shift && {2}".format('"$0"', '"$1"', '"$@"')
+    join = 'mkdir -p "$0" && cp -r "$1"/*/work "$0" && shift && "$@"'
     joined = ("bash", "-c", join, str(both), str(output / "attacks"))
     return [
         [Step("fetch", "fetching an encoder and film reviews", tuple(fetch), 8, fetched)],

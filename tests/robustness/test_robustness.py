@@ -556,6 +556,11 @@ def test_a_report_of_other_models_is_not_overwritten(tmp_path: Path) -> None:
     command._check_output(tmp_path, [other, one])  # it grows
     with pytest.raises(UsageError, match=r"report of other checkpoints \(.*one.pt\): remove"):
         command._check_output(tmp_path, [other])
+    models[0]["checkpoints"].append({"path": str(other), "sha256": ""})
+    (tmp_path / "report.json").write_text(json.dumps({"models": models}))
+    command._check_output(tmp_path, [other, one])
+    with pytest.raises(UsageError, match=r"report of other checkpoints \(.*other.pt\): remove"):
+        command._check_output(tmp_path, [one])  # it would shrink
 
 
 def test_models_go_by_the_names_of_their_folders(

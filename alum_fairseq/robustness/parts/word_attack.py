@@ -107,8 +107,8 @@ class WordAttack(Part):
         if idle > 0.1 * len(tried):
             yield (
                 f"{model}, {title_of(self.name)}: it had nothing to try in {idle} of the "
-                f"{len(tried)} examples that were right (no candidates for their words). They "
-                "count as right: the model only looks robust there."
+                f"{len(tried)} examples that were right (no word may change, or none has a "
+                "candidate). They count as right: the model only looks robust there."
             )
 
     def worst(self, model: str, records: Records, clean: Records) -> list[dict[str, Any]]:
