@@ -51,7 +51,8 @@ def plan(options: argparse.Namespace, data: Data) -> list[Part]:
     Raises:
         UsageError: an option is out of its range, or names what is not installed.
     """
-    parts, left_out = [], []
+    parts: list[Part] = []
+    left_out: dict[str, list[str]] = {}  # why, and which
     for kind in PARTS.values():
         for part in kind.from_options(options, data):  # which checks the options of all kinds
             if kind.by_name and options.parts and kind.kind not in options.parts:
@@ -61,9 +62,9 @@ def plan(options: argparse.Namespace, data: Data) -> list[Part]:
             except UsageError as error:
                 if options.parts or not kind.by_name:
                     raise
-                left_out.append(f"left out: {part.kind}: {error}")
+                left_out.setdefault(str(error), []).append(part.kind)
             else:
                 parts.append(part)
-    for message in dict.fromkeys(left_out):
-        cli.say(message)
+    for reason, names in left_out.items():
+        cli.say(f"left out: {', '.join(names)}: {reason}")
     return parts

@@ -478,7 +478,8 @@ def test_a_language_model_that_knows_no_words_is_refused(
         assert done.err.endswith(f"error: --attack-lm {path} {reason}\n")
     done = robustness(**{**usual, **FEW}, attack_lm=untrained)
     assert done.status == 0
-    assert done.err.count(f"left out: --attack-lm {untrained} {reason}\n") == 1
+    left_out = f"left out: bert-attack, bae: --attack-lm {untrained} {reason}\n"
+    assert done.err.count(left_out) == done.err.count(reason) == 1
 
 
 def test_a_standard(attacked: Any) -> None:
