@@ -467,12 +467,16 @@ def test_a_language_model_that_knows_no_words_is_refused(
     case = solved["single"]
     state = torch.load(case.path, weights_only=False)
     untrained = save_language_model(state, tmp_path / "untrained.pt", head=0.0)
+    fine_tuned = save_language_model(state, tmp_path / "fine-tuned.pt", head=1.0)
+    known = torch.load(fine_tuned, weights_only=False)
+    heads = {name: w for name, w in state["model"].items() if "classification_heads" in name}
+    torch.save({**known, "model": known["model"] | heads}, fine_tuned)  # that kept the trained head
     reason = (
         "does not know which words fit: it was fine-tuned, or its masked-LM head was never "
         "trained; name a pretrained RoBERTa, such as roberta.base/model.pt"
     )
     usual = {"path": case.path, "input": case.table, "output": tmp_path / "out", "cpu": True}
-    for path in (case.path, untrained):
+    for path in (case.path, untrained, fine_tuned):
         done = robustness(**usual, attack_lm=path, parts="bae")
         assert done.status == 2
         assert done.err.endswith(f"error: --attack-lm {path} {reason}\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ from alum_fairseq.problems import Outputs, Right, SequenceTagging
 from alum_fairseq.problems.span_prediction import em_and_f1, gold_answers, label_of
 from alum_fairseq.problems.token_problem import IGNORED
 from alum_fairseq.robustness.attacks.pgd import LOSS, ProjectedGradient, Target
+from alum_fairseq.robustness.runner import _identity
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example
 
@@ -318,6 +321,20 @@ def test_of_adversarial_squad_the_worst_variant_of_a_question_counts(
     whole = [example.name for example in variants if example.name[:24] in {n[:24] for n in drawn}]
     assert drawn == whole
     assert 1 <= len(drawn) <= 9
+
+
+def test_what_a_problem_is_set_to_names_its_records(cases: dict[str, Any]) -> None:
+    """Those of other windows, or of a shorter longest answer, are not taken for these."""
+    case = cases["spans"]
+
+    def identity(**settings: int) -> dict[str, Any]:
+        predictor = copy.copy(case.predictor)
+        predictor.problem = replace(predictor.problem, **settings)
+        given = SimpleNamespace(tolerance=None, max_tokens=1000)
+        return _identity(case.path, predictor, given, given)
+
+    assert identity() == identity()
+    assert identity() != identity(max_answer=2) != identity(doc_stride=2) != identity()
 
 
 @pytest.mark.parametrize(
