@@ -2,9 +2,9 @@
 
     python scripts/docs.py
 
-Of the manual all of `options.md`, `tutorial.ipynb` from `tutorial.md`, the classes in `api.md`, and
-the messages in `troubleshooting.md`; and what `alum-* --help` shows. A test says when one of them
-is out of date.
+Of the manual all of `options.md`, `tutorial.ipynb` from `tutorial.md`, the classes in `api.md`,
+the messages in `troubleshooting.md`, and the files in `choices.md`; and what `alum-* --help` shows.
+A test says when one of them is out of date.
 """
 
 from __future__ import annotations
@@ -501,6 +501,25 @@ def troubleshooting_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+# The files in choices.md
+
+
+def choices_page() -> str:
+    """The page as it stands, with the files of every known data set."""
+    from alum_fairseq.prepare.datasets import KNOWN_TASKS
+    from alum_fairseq.prepare.plan import TEST, TRAIN, VALID
+
+    rows = []
+    for name, plan in KNOWN_TASKS.items():
+        cells: dict[str, dict[str, None]] = {TRAIN: {}, VALID: {}, TEST: {}}
+        for split, source in plan.sources.items():
+            files = [f"`{file}`".replace("|", "` or `") for file in source.files]
+            cells[split.rstrip("0123456789")] |= dict.fromkeys(files)
+        rows.append([f"`{name}`", *(", ".join(each) or "none" for each in cells.values())])
+    lines = table(["name", "training", "validation", "test"], rows)
+    return "\n".join([begins("choices.md") + MADE, "", *lines]) + "\n"
+
+
 # tutorial.ipynb
 
 
@@ -545,6 +564,7 @@ PAGES = {
     "docs/options.md": options_page,
     "docs/api.md": api_page,
     "docs/troubleshooting.md": troubleshooting_page,
+    "docs/choices.md": choices_page,
     "docs/tutorial.ipynb": tutorial_notebook,
     "alum_commands/help.json": help_texts,
 }

@@ -203,15 +203,23 @@ _ALL = (
         ("question.stem", *(f"question.choices.{i}.text" for i in range(5))),
         "answerKey",
         MultipleChoice(("A", "B", "C", "D", "E")),
-        _files("{}_rand_split.jsonl|{}_rand_split_no_answers.jsonl"),
+        {
+            TRAIN: ("train_rand_split.jsonl",),
+            VALID: ("dev_rand_split.jsonl",),
+            TEST: ("test_rand_split_no_answers.jsonl",),
+        },
     ),
-    # yonatanbisk.com/piqa (Bisk et al. 2020).
+    # yonatanbisk.com/piqa (Bisk et al. 2020); dev of its older archive, physicaliqa-train-dev.zip.
     _known(
         "PIQA",
         ("goal", "sol1", "sol2"),
         "label",
         MultipleChoice(("0", "1")),
-        {TRAIN: ("train.jsonl",), VALID: ("valid.jsonl",), TEST: ("tests.jsonl|test.jsonl",)},
+        {
+            TRAIN: ("train.jsonl",),
+            VALID: ("valid.jsonl|dev.jsonl",),
+            TEST: ("tests.jsonl|test.jsonl",),
+        },
         label_file="{}-labels.lst",
     ),
     # snli_1.0.zip (Bowman et al. 2015), README: "-" where the annotators did not agree; train.tsv

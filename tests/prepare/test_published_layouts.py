@@ -346,6 +346,14 @@ def test_by_name(name: str, prepare: Any, tmp_path: Path) -> None:
     assert record.task == name
 
 
+def test_under_their_other_names(prepare: Any, tmp_path: Path) -> None:
+    """PIQA's development set is called dev in the older of its archives."""
+    files, expected = LAYOUTS["PIQA"]
+    renamed = {name.replace("valid", "dev").replace("tests", "test"): files[name] for name in files}
+    assert prepare("--task", "PIQA", "--input", write(tmp_path / "raw", renamed)) == 0
+    assert {split: examples_of(tmp_path / "data", split) for split in expected} == expected
+
+
 MALFORMED = [
     (
         "HellaSwag",
