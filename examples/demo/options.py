@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,9 +63,16 @@ def _positive(text: str) -> int:
     return value
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"demo.sh: error: {message} (see {self.prog} --help)\n")
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bash scripts/demo.sh",
         description="Fine-tunes a real encoder (22M parameters) on film reviews, plainly and with "
         "ALUM, attacks both, and says which is more robust and what it cost. The first step "

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from alum_fairseq import cli
+
 SEQUENCES, LENGTH = 256, 512  # of an update
 GPUS = (8, 64, 512)
 GPUS_A_NODE = 8
@@ -228,7 +230,7 @@ def _by_name(text: str) -> tuple[str, float]:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="What the paper's runs cost.", allow_abbrev=False)
+    parser = cli.make_parser("cost.py", "What the paper's runs cost.")
     parser.add_argument("--markdown", action="store_true", help="print the page docs/scale_cost.md")
     parser.add_argument("--utilisation", type=float, default=Assumptions.utilisation)
     parser.add_argument("--network", type=float, default=Assumptions.network, metavar="GBIT")

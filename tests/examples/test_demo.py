@@ -285,6 +285,14 @@ def test_the_commands_are_a_script_that_runs_by_itself(tmp_path):
     assert "# 2 of 2: b\n" in (tmp_path / "commands.sh").read_text()
 
 
+def test_a_wrong_option_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        options.parse(["--seed", "0"])
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("demo.sh: error: argument --seed: 0 is less than 1")
+
+
 def test_shown_commands_can_be_copied():
     import shlex
 

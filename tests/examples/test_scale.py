@@ -347,4 +347,6 @@ def test_the_formulas_by_hand() -> None:
 def test_wrong_assumptions_are_named(arguments: tuple[str, ...], message: str) -> None:
     done = cost(*arguments)
     assert done.returncode == 2
-    assert message in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("cost.py: error: ")
+    assert message in line
