@@ -35,6 +35,8 @@ NAMES = {
     "sick-e": "SICK entailment (accuracy)",
     "sick-r": "SICK relatedness (Pearson x 100)",
     "cola": "CoLA, out of domain (Matthews x 100)",
+    "policyqa": "PolicyQA (F1 of answers)",
+    "wnut17": "WNUT-17 (F1 of entities)",
 }
 
 
@@ -69,10 +71,11 @@ PRETRAINING = (
 )
 MEANING = """Columns:
 
-- **test metric**: on the whole test split; accuracy, Matthews or Pearson correlation, times 100.
+- **test metric**: on the whole test split; accuracy, F1, or Matthews or Pearson correlation times
+  100.
 - **misspelt**: right answers (%) when every fifth word has a typing mistake; **greedy**: when an
   attacker misspells the words that hurt most. Of a regression, right is what is less than half a
-  standard deviation off.
+  standard deviation off; of a question, an exact match; of a tagged sentence, every tag right.
 - **Linf**, **L2**: right answers left (%) when an attacker moves the embeddings, on average over
   radii from 0 to 0.1 root mean squares of the embeddings.
 - **divergence** (nats): by how much a perturbation as in training, but an adversarial one, changes
@@ -110,19 +113,17 @@ def report(lines: Sequence[Line], folder: Path) -> Section:
     yield "# Results\n"
     yield from _what_ran(lines)
     yield f"\n{MEANING}"
-    sections: dict[str, Callable[[Results, Path], Section]] = {
-        "finetuning": compare,
-        "full": compare,
+    others: dict[str, Callable[[Results, Path], Section]] = {
         "tune": tuned,
         "calibrate": calibrated,
         "pretraining": pretrained,
     }
-    for study, section in sections.items():
+    for study in STUDIES:
         results = Results(current(lines, study))
         if results.lines:
             yield f"\n## {study}\n"
             yield from _missing(study, lines, results)
-            yield from section(results, folder)
+            yield from others.get(study, compare)(results, folder)
 
 
 def _what_ran(lines: Sequence[Line]) -> Section:

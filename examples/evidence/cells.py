@@ -39,8 +39,10 @@ class Task:
         metric: what fairseq calls the metric that chooses the best checkpoint.
         measure: what the robustness report calls it, on the test split.
         options: of ``fairseq-train``, so that it logs the metric.
-        scale: that the numbers of a regression are divided by; None: classes.
-        test: the file of the test split.
+        scale: that the numbers of a regression are divided by; None: no regression.
+        files: of the splits. Where all are one file, it is shared out: see :data:`SHARES`.
+        form: of the files, as ``alum-prepare --format`` has it.
+        problem: what fairseq's task and criterion are called, without ``alum_``.
         rows: about how many rows the training split has, for the time that is left.
         cost: of a row, compared with one of SST-2, likewise.
     """
@@ -52,16 +54,22 @@ class Task:
     measure: str
     options: tuple[str, ...] = ()
     scale: float | None = None
-    test: str = "test.tsv"
+    files: Mapping[str, str] = field(default_factory=lambda: _TSV)
+    form: str = "tsv"
+    problem: str = "sentence_prediction"
     rows: int = 0
     cost: float = 1.0
 
     @property
-    def files(self) -> dict[str, str]:
-        """The file of each split."""
-        return {"train": "train.tsv", "valid": "dev.tsv", "test": self.test}
+    def shared(self) -> bool:
+        """Whether one file is shared out among the splits."""
+        return len(set(self.files.values())) == 1
 
 
+_TSV = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
+# Of every six rows in the order of the file (of questions: of every six texts' sources), those that
+# a split gets, from 0.
+SHARES = {"train": (0, 1, 2, 3), "valid": (4,), "test": (5,)}
 _SICK = ("sentence_A", "sentence_B")
 TASKS: dict[str, Task] = {
     "sst2": Task("sst2", ("1",), "2", "accuracy", "clean.accuracy", rows=6920),
@@ -74,8 +82,20 @@ TASKS: dict[str, Task] = {
     ),
     # The test split is the authors' out-of-domain one: that of GLUE has no labels.
     "cola": Task(
-        "cola", ("4",), "2", "mcc", "clean.mcc", ("--report-mcc",), test="dev_ood.tsv",
-        rows=8551, cost=0.5,
+        "cola", ("4",), "2", "mcc", "clean.mcc", ("--report-mcc",),
+        files=_TSV | {"test": "dev_ood.tsv"}, rows=8551, cost=0.5,
+    ),
+    # Its training split cannot be had.
+    "policyqa": Task(
+        "policyqa", ("question", "context"), "answers", "f1", "clean.f1",
+        files=dict.fromkeys(_TSV, "dev.json"), form="squad", problem="span_prediction",
+        rows=2628, cost=6.0,
+    ),
+    "wnut17": Task(
+        "wnut17", ("1",), "2", "f1", "clean.f1",
+        files={"train": "wnut17train.conll", "valid": "emerging.dev.conll",
+               "test": "emerging.test.annotated"},
+        form="conll", problem="sequence_tagging", rows=1228, cost=1.5,
     ),
 }  # fmt: skip
 TEXT = "text"  # the task of pre-training
@@ -303,6 +323,7 @@ CALIBRATED = {"alum-preset": "calibrated"}
 # are those that `tune` found good for plain training: docs/results.md, limits.
 RECIPE = Recipe(rate=1e-4, epochs=6)
 RECIPES_TRIED = ((1e-4, 6), (2e-4, 6), (5e-5, 6), (1e-4, 10))
+CLASSIC = ("sst2", "sick-e", "sick-r", "cola")
 LOW = 1000
 SEEDS = (1, 2, 3, 4, 5)
 EQUAL_COMPUTE = 8 / 3  # what an update with one ascent step costs
@@ -369,10 +390,15 @@ FACTORS: dict[str, list[Options]] = {
 PRETRAINING = Recipe(rate=1e-3, updates=4000, batch=16)
 CONTINUAL = replace(PRETRAINING, rate=2e-4, updates=1500)
 SMALL_FINETUNING = Recipe(rate=3e-4, epochs=3)
+# That of docs/spans_and_tags.md: small batches, so that few examples make many updates.
+TOKENS = {
+    "wnut17": Recipe(rate=3e-4, epochs=2, batch=8),
+    "policyqa": Recipe(rate=3e-4, epochs=1, batch=8),
+}
 
 
 def finetuning(
-    tasks: Sequence[str] = tuple(TASKS),
+    tasks: Sequence[str] = CLASSIC,
     seeds: Sequence[int] = SEEDS,
     size: int | None = LOW,
     recipe: Recipe = RECIPE,
@@ -441,7 +467,7 @@ def _calibrate_pretraining(seed: int) -> Iterator[Cell]:
         )  # fmt: skip
 
 
-def full(tasks: Sequence[str] = tuple(TASKS), seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Cell]:
+def full(tasks: Sequence[str] = CLASSIC, seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Cell]:
     """All training examples: plain, the preset, its ball with less alpha, and `reference`."""
     methods = {name: FINETUNING[name] for name in ("calibrated", "plain")}
     methods["alpha-0.3"] = {"alum-alpha": 0.3}
@@ -490,12 +516,22 @@ def pretraining(seeds: Sequence[int] = (1, 2, 3), text_seed: int = 1) -> Iterato
                 )  # fmt: skip
 
 
+def tasks(seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Cell]:
+    """Answers that are spans, and tags."""
+    for seed in seeds:
+        for place, (task, recipe) in enumerate(TOKENS.items()):
+            for method, options in (("plain", PLAIN), ("calibrated", CALIBRATED)):
+                cell = Cell("tasks", task, method, seed, options, recipe)
+                yield replace(cell, study_order=(seed, place))
+
+
 STUDIES: dict[str, Callable[[], Iterable[Cell]]] = {
     "finetuning": finetuning,
     "calibrate": calibrate,
     "tune": tune,
     "full": full,
     "pretraining": pretraining,
+    "tasks": tasks,
 }
 
 

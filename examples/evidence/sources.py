@@ -11,15 +11,16 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any, TypeVar
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "common"))
 
-from cells import TASKS, Task
+from cells import SHARES, TASKS, Task
 from downloads import ENCODER, download_encoder
 
 from alum_fairseq.convert.from_hf import convert
@@ -30,6 +31,7 @@ from alum_fairseq.files import existing_file, existing_folder, whole_folder
 from alum_fairseq.prepare.command import main as alum_prepare
 
 _WORDS_OF_JITTER = 4
+T = TypeVar("T")
 
 
 class Digests(dict[str, str]):
@@ -132,16 +134,19 @@ class Sources:
             tables = {}
             for split, file in task.files.items():
                 path = existing_file(self._data / task.folder / file)
-                rows = list(read_rows(path, TableFormat("tsv"), task.columns, task.label))
+                rows = read_split(path, task, split, Path(aside))
                 if split == "train" and size is not None:
                     if size > len(rows):
                         raise UsageError(f"{path} has {len(rows)} rows, fewer than {size}")
                     rows = rng.sample(rows, size)
                 tables[split] = Path(aside) / f"{split}.jsonl"
-                _write_table(tables[split], by_length(rows, rng))
-            columns = [f"text{number}" for number in range(len(task.columns))]
+                _write_table(tables[split], by_length(rows, rng), task.form)
             command = [f"--{split}={path}" for split, path in tables.items()]
-            command += ["--columns", *columns, "--label", "label"]
+            if task.form in _TOKENS:
+                command += ["--format", task.form]
+            else:
+                columns = [f"text{number}" for number in range(len(task.columns))]
+                command += ["--columns", *columns, "--label", "label"]
             command += ["--vocabulary", str(self.encoder), "--output", str(folder)]
             command += ["--max-positions", str(max_positions), "--workers", "1"]
             if task.scale is not None:
@@ -209,11 +214,55 @@ def by_length(rows: Sequence[Row], rng: random.Random) -> list[Row]:
     return [rows[number] for _, number in sorted(order)]
 
 
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
+def read_split(path: Path, task: Task, split: str, aside: Path) -> list[Row]:
+    """The rows of a split.
+
+    Of tagged sentences only those with an entity are for training: most of the others' words teach
+    that nothing is one.
+
+    Args:
+        path: its file.
+        task: that it is of.
+        split: its name.
+        aside: a folder for what is made on the way.
+    """
+    if task.shared and task.form == "squad":  # texts from one source stay together
+        sources = json.loads(path.read_text(encoding="utf-8"))["data"]
+        path = aside / f"{split}.json"
+        path.write_text(json.dumps({"data": share_of(sources, split)}), encoding="utf-8")
+    rows = list(read_rows(path, TableFormat(task.form), task.columns, task.label))
+    if task.shared and task.form != "squad":
+        rows = share_of(rows, split)
+    if split == "train" and task.form == "conll":
+        rows = [row for row in rows if set(str(row.label).split()) != {"O"}]
+    return rows
+
+
+def share_of(found: Sequence[T], split: str) -> list[T]:
+    """What a split gets of a file that is shared out; see :data:`cells.SHARES`."""
+    every = sum(map(len, SHARES.values()))
+    return [one for place, one in enumerate(found) if place % every in SHARES[split]]
+
+
+# As alum-prepare reads them from JSON lines.
+_TOKENS: dict[str, Callable[[Row], dict[str, Any]]] = {
+    "squad": lambda row: {
+        "id": row.name,
+        **dict(zip(("question", "context"), row.texts, strict=True)),
+        "answers": json.loads(str(row.label)),
+    },
+    "conll": lambda row: {"tokens": row.texts[0].split(" "), "tags": str(row.label).split(" ")},
+}
+
+
+def _classified(row: Row) -> dict[str, Any]:
+    return {**{f"text{i}": text for i, text in enumerate(row.texts)}, "label": row.label}
+
+
+def _write_table(path: Path, rows: Sequence[Row], form: str) -> None:
+    written = _TOKENS.get(form, _classified)
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            texts = {f"text{number}": text for number, text in enumerate(row.texts)}
-            file.write(json.dumps({**texts, "label": row.label}) + "\n")
+        file.writelines(json.dumps(written(row)) + "\n" for row in rows)
 
 
 def _files(folder: str) -> set[str]:

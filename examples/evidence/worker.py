@@ -36,7 +36,7 @@ from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.predictor import MAX_TOKENS
 from alum_fairseq.robustness.attacks.greedy import Limits
 from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
-from alum_fairseq.robustness.examples import from_binarized, sample
+from alum_fairseq.robustness.examples import from_prepared, sample
 from alum_fairseq.robustness.parts import PARTS, Part
 from alum_fairseq.robustness.parts.clean import Clean
 from alum_fairseq.robustness.parts.greedy import Misspellings
@@ -157,7 +157,7 @@ def finetuning_command(
     updates = updates_of(cell, record.splits["train"].rows)
     return [
         "fairseq-train", str(data), "--user-dir", "alum_fairseq",
-        "--task", "alum_sentence_prediction", "--criterion", "alum_sentence_prediction",
+        "--task", f"alum_{task.problem}", "--criterion", f"alum_{task.problem}",
         *alum_options(cell), *record.train_options(), *task.options, "--no-shuffle",
         "--finetune-from-model", str(start), *architecture,
         *_optimizer(cell, updates), "--batch-size", str(cell.recipe.batch),
@@ -398,7 +398,7 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
         ``measure_seconds``: by part.
     """
     predictor = Predictor.load(path, data=data)
-    examples = from_binarized(data, "test", predictor)
+    examples = from_prepared(data, "test", predictor)
     problem = predictor.problem.within(None, [example.answer for example in examples])
     tolerance = None if problem.categorical else problem.tolerance
     subject = Subject(predictor, tolerance, MAX_TOKENS, _MEASURING_SEED)

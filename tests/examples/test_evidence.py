@@ -37,8 +37,14 @@ from alum_fairseq.adversarial import presets
 from alum_fairseq.adversarial.precision import NOISE_STD
 from alum_fairseq.criterions.options import AlumConfig, resolve
 from alum_fairseq.data.record import DataRecord, SplitRecord
+from alum_fairseq.data.texts import read_texts
 from alum_fairseq.errors import UsageError
-from alum_fairseq.problems import Classification, Regression
+from alum_fairseq.problems import (
+    Classification,
+    Regression,
+    SequenceTagging,
+    SpanPrediction,
+)
 
 sys.path.append(str(ROOT / "examples" / "evidence"))
 
@@ -57,7 +63,8 @@ from support.passes import PASSES
 
 ALL = [cell for study in cells.STUDIES.values() for cell in study()]
 DIGESTS = {
-    name: name for name in ("sst2", "sick", "cola", "wikitext2", "python", "encoder", "other")
+    name: name
+    for name in ("sst2", "sick", "cola", "wikitext2", "policyqa", "wnut17", "python", "encoder")
 }
 RECIPE = Recipe(rate=1e-3, epochs=2, updates=8, batch=8, tokens=16, layers=1, width=32)
 LITTLE = Effort(
@@ -78,8 +85,11 @@ ROWS = 1000
 
 def record_of(task: str) -> DataRecord:
     """What is known of the data set of a task, with a thousand examples to train on."""
-    regression = cells.TASKS[task].scale is not None
-    problem = Regression() if regression else Classification(("a", "b"))
+    problem = {
+        "sick-r": Regression(),
+        "policyqa": SpanPrediction(),
+        "wnut17": SequenceTagging(("O", "B-x", "I-x")),
+    }.get(task, Classification(("a", "b")))
     columns = [f"text{number}" for number in range(len(cells.TASKS[task].columns))]
     train = SplitRecord([], ROWS, 0, 0, 0, True)
     return DataRecord(
@@ -129,13 +139,13 @@ class TestStudies:
     def test_the_first_cells_are_those_that_the_claim_rests_on(self) -> None:
         first = in_order("finetuning")[:8]
         assert {(cell.method, cell.task) for cell in first} == {
-            (method, task) for method in ("calibrated", "plain") for task in cells.TASKS
+            (method, task) for method in ("calibrated", "plain") for task in cells.CLASSIC
         }
 
     def test_five_seeds_of_every_method_on_every_task(self) -> None:
         found = {(cell.task, cell.method, cell.seed) for cell in in_order("finetuning")}
         methods = {*cells.FINETUNING, cells.PLAIN_LONGER}
-        assert found == {(t, m, s) for t in cells.TASKS for m in methods for s in range(1, 6)}
+        assert found == {(t, m, s) for t in cells.CLASSIC for m in methods for s in range(1, 6)}
 
     def test_what_a_cell_starts_from_is_pre_training(self) -> None:
         starts = [cell.start for cell in ALL if cell.start]
@@ -180,7 +190,8 @@ class TestStudies:
                     cell, tmp_path, tmp_path, architecture, tmp_path
                 )
             given = fairseq_parses(command)
-            updates = cell.recipe.updates or math.ceil(ROWS / 32) * cell.recipe.epochs
+            batches = math.ceil(ROWS / cell.recipe.batch)
+            updates = cell.recipe.updates or batches * cell.recipe.epochs
             assert given.max_update == int(given.total_num_update) == round(updates * cell.factor)
             assert (given.lr, given.seed) == ([cell.recipe.rate], cell.seed)
             assert given.dropout == cell.recipe.dropout
@@ -192,9 +203,11 @@ class TestStudies:
                 task = cells.TASKS[cell.task]
                 assert given.best_checkpoint_metric == task.metric
                 assert given.maximize_best_checkpoint_metric
-                assert given.regression_target == (task.scale is not None)
-                assert given.report_mcc == (task.metric == "mcc")
-                assert given.report_pearson_and_spearman == (task.metric == "pearson")
+                assert given.task == given.criterion == f"alum_{task.problem}"
+                if task.problem == "sentence_prediction":
+                    assert given.regression_target == (task.scale is not None)
+                    assert given.report_mcc == (task.metric == "mcc")
+                    assert given.report_pearson_and_spearman == (task.metric == "pearson")
 
     # The benchmark counts floating-point operations of the same modes.
     MODES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -224,7 +237,7 @@ class TestChoosing:
         names = [cell.name for cell in found]
         first = [cell.name for cell in in_order("tune") if cell.task == "sst2"]
         rest = [cell.name for cell in in_order("tune") if cell.task != "sst2"]
-        plain = [f"finetuning/{task}/plain/2" for task in cells.TASKS]
+        plain = [f"finetuning/{task}/plain/2" for task in cells.CLASSIC]
         assert names == first + plain + rest
 
     @pytest.mark.parametrize("pattern", ["tuning", "tune/mnli", "full/sst2/plain/9", "a/b/c/d/e"])
@@ -386,10 +399,41 @@ def make_data(folder: Path, rows: int = 90) -> Path:
             lines.append(" ".join(chosen) + f"\t{label}\n")
         (folder / "sst2").mkdir(parents=True, exist_ok=True)
         (folder / "sst2" / f"{split}.tsv").write_text("".join(lines))
+    make_questions(folder / "policyqa" / "dev.json", words, rng)
+    for file in cells.TASKS["wnut17"].files.values():
+        make_tags(folder / "wnut17" / file, words, rng)
     (folder / "wikitext2").mkdir(exist_ok=True)
     for split in ("valid", "test"):
         (folder / "wikitext2" / f"{split}.txt").write_text("\n".join(texts()[:80]) + "\n")
     return folder
+
+
+def make_questions(path: Path, words: list[str], rng: random.Random) -> None:
+    """Twelve sources of three texts each; a text begins with the number of its source."""
+    data = []
+    for source in range(12):
+        paragraphs = []
+        for number in range(3):
+            context = " ".join([str(source), *rng.sample(words, 12)])
+            answer = {"text": context.split()[1], "answer_start": context.index(" ") + 1}
+            question = {"id": f"{source}-{number}", "question": "which ?", "answers": [answer]}
+            paragraphs.append({"context": context, "qas": [question]})
+        data.append({"title": str(source), "paragraphs": paragraphs})
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"data": data}))
+
+
+def make_tags(path: Path, words: list[str], rng: random.Random) -> None:
+    """Forty sentences; every other one has an entity, its first word."""
+    path.parent.mkdir(exist_ok=True)
+    sentences = [
+        "".join(
+            f"{word}\t{'B-x' if number % 2 and place == 0 else 'O'}\n"
+            for place, word in enumerate(rng.sample(words, 8))
+        )
+        for number in range(40)
+    ]
+    path.write_text("\n".join(sentences))
 
 
 @functools.cache
@@ -449,6 +493,31 @@ class TestSources:
             (folder / "input0" / "train.bin").read_bytes() for folder in (again, *folders[:2])
         )
         assert first == second != third
+
+    def test_texts_of_one_source_are_in_one_split(
+        self, data: Path, vocabulary: Path, tmp_path: Path
+    ) -> None:
+        made = sources.Sources(tmp_path, data, vocabulary).task("policyqa", None, 1, 40)
+        found = {
+            split: [row.texts[1].split()[0] for row in read_texts(made, split, SpanPrediction())]
+            for split in cells.SHARES
+        }
+        assert {split: set(numbers) for split, numbers in found.items()} == {
+            "train": set("012367") | {"8", "9"}, "valid": {"4", "10"}, "test": {"5", "11"},
+        }  # fmt: skip
+        assert all(len(numbers) == 3 * len(set(numbers)) for numbers in found.values())
+
+    def test_tagged_sentences_to_train_on_have_an_entity(
+        self, data: Path, vocabulary: Path, tmp_path: Path
+    ) -> None:
+        made = sources.Sources(tmp_path, data, vocabulary).task("wnut17", None, 1, 40)
+        record = DataRecord.load(made)
+        assert set(record.problem.labels) == {"O", "B-x"}
+        assert {name: split.rows for name, split in record.splits.items()} == {
+            "train": 20, "valid": 40, "test": 40,
+        }  # fmt: skip
+        rows = read_texts(made, "train", record.problem)
+        assert all(row.label.split() == ["B-x", *["O"] * 7] for row in rows)
 
     def test_other_data_or_another_encoder_are_not_taken_for_the_same(
         self, data: Path, vocabulary: Path, tmp_path: Path
@@ -1324,3 +1393,26 @@ def test_everything(train: Train, mlm_data: Path, data: Path, tmp_path: Path) ->
     assert row(found, "SST-2", "calibrated")["FLOPs"] == "2.67"
     assert "### Perplexity" in found
     assert "### Fine-tuned (plainly) on SST-2" in found
+
+
+# A cell of each kind that the others do not have: what trains it, and what is measured.
+KINDS = {
+    "questions": replace(CELL, study="tasks", task="policyqa", size=None),
+    "tags": replace(CELL, study="tasks", task="wnut17", size=None),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell(kind: str, data: Path, vocabulary: Path, tmp_path: Path) -> None:
+    cell = KINDS[kind]
+    runner = grid.Grid(tmp_path, data, vocabulary, screen=Screen(io.StringIO()), pause=0.2)
+    failed = runner.run([cell])
+    assert failed == 0, "\n".join(
+        log.read_text()[-2000:] for log in (tmp_path / "logs").glob("*.log")
+    )
+    [line] = ledger.read(runner.results)
+    assert ledger.name(line) == cell.name
+    assert 0 <= line["test"][line["metric"]] <= 100
+    assert {column.key for column in analyse.ROBUSTNESS} <= line["test"].keys()
+    assert {len(radii) for radii in line["radii"].values()} == {LITTLE.embeddings}
