@@ -34,7 +34,7 @@ case " $* " in
     *" --wheels "*) make_wheels; exit ;;
 esac
 
-if [ -d "$WHEELS" ]; then
+if [ -d "$WHEELS" ] && [ ! -d .venv ]; then
     [ -d "$INSTALLED" ] || python3 -m pip install --quiet --no-index --no-deps --no-build-isolation \
         --target "$INSTALLED" "$WHEELS"/*.whl .
     rm -rf alum_fairseq.egg-info
