@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from alum_fairseq.errors import UsageError
 
+STDIN = Path("-")
 _PROBE = 1 << 20  # bytes; a full disk may still have room for an empty file
 # Reasons for which the system refuses to open an existing file, and which the user can fix.
 _ACCESS_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
@@ -113,6 +116,25 @@ def check_writable(folder: Path) -> None:
     """Write an unnamed temporary file of 1 MiB into a folder; an OSError if that fails."""
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(_PROBE))
+
+
+def shown(path: Path) -> str:
+    """The path, as messages name it."""
+    return "standard input" if path == STDIN else str(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file or of :data:`STDIN`; a UsageError if it cannot be opened."""
+    if path == STDIN:
+        yield sys.stdin.buffer
+        return
+    if not path.is_fifo():  # such as the shell's <(command)
+        existing_file(path)
+    with reporting_access_errors():
+        stream = path.open("rb")
+    with stream:
+        yield stream
 
 
 def existing_file(path: Path) -> Path:

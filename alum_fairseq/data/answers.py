@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from alum_fairseq.errors import UsageError, one_line
-from alum_fairseq.files import existing_file
+from alum_fairseq.files import opened, shown
+from alum_fairseq.problems import SequenceTagging, SpanPrediction
 from alum_fairseq.problems.span_prediction import label_of
 
 DOCUMENT = "-DOCSTART-"
@@ -17,28 +18,41 @@ DOCUMENT = "-DOCSTART-"
 Found = tuple[int, tuple[str, ...], str | None, str | None]
 
 
-def read_squad(path: Path, optional: bool = False) -> Iterator[Found]:
+def read_squad(
+    path: Path,
+    columns: Sequence[str] = SpanPrediction.columns,
+    label: str | None = SpanPrediction.label_column,
+    optional: bool = False,
+) -> Iterator[Found]:
     """Read questions: SQuAD's JSON (1.1 or 2.0), or JSON lines as Hugging Face writes them.
 
     An object a line has ``question``, ``context`` and ``answers`` (``text``, ``answer_start``).
 
     Args:
         path: the file.
+        columns: those names, and no others.
+        label: likewise, or None.
         optional: whether answers may be missing.
 
     Raises:
         UsageError: it is neither, two questions have one id, or an answer does not stand where it
             says.
     """
+    file, own = shown(path), SpanPrediction
+    if tuple(columns) != own.columns or label not in (None, own.label_column):
+        raise UsageError(
+            f"{file}: questions are read from {' and '.join(own.columns)}, and their answers from "
+            f"{own.label_column}: leave out --columns and --label"
+        )
     text = _text_of(path)
     try:
         whole = json.loads(text)
     except ValueError:
         whole = None
     if isinstance(whole, dict) and "data" in whole:
-        found = _of_articles(path, whole["data"])
+        found = _of_articles(file, whole["data"])
     else:
-        found = _of_lines(path, text)
+        found = _of_lines(file, text)
     names = set()
     for number, (where, context, question) in enumerate(found, 1):
         if not isinstance(question, dict):
@@ -56,24 +70,24 @@ def read_squad(path: Path, optional: bool = False) -> Iterator[Found]:
         yield number, tuple(texts), label, name
 
 
-def _of_articles(path: Path, articles: Any) -> Iterator[tuple[str, Any, Any]]:
+def _of_articles(file: str, articles: Any) -> Iterator[tuple[str, Any, Any]]:
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    yield str(path), paragraph["context"], question
+                    yield file, paragraph["context"], question
     except (TypeError, KeyError, AttributeError) as error:
         raise UsageError(
-            f"{path} is not SQuAD's JSON: {one_line(error)} (data, paragraphs, context and qas are "
+            f"{file} is not SQuAD's JSON: {one_line(error)} (data, paragraphs, context and qas are "
             "expected)"
         ) from None
 
 
-def _of_lines(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+def _of_lines(file: str, text: str) -> Iterator[tuple[str, Any, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            found = _object(f"{path}:{number}", line)
-            yield f"{path}:{number}", found.get("context"), found
+            found = _object(f"{file}:{number}", line)
+            yield f"{file}:{number}", found.get("context"), found
 
 
 def _answers(where: str, context: str, question: dict[str, Any]) -> Iterator[tuple[str, int]]:
@@ -103,28 +117,31 @@ def _answers(where: str, context: str, question: dict[str, Any]) -> Iterator[tup
 
 
 def read_tagged(
-    path: Path, column: str, label: str | None, optional: bool = False
+    path: Path,
+    columns: Sequence[str] = SequenceTagging.columns,
+    label: str | None = SequenceTagging.label_column,
+    optional: bool = False,
 ) -> Iterator[Found]:
     """Read tagged sentences: CoNLL's columns, a word a line; or JSON lines of two lists.
 
     Args:
         path: the file.
-        column: where the words are: the number of a column, or the key of a list; a name stands
-            for the first column.
-        label: where the tags are, likewise; a name stands for the last column.
+        columns: one, where the words are: the number of a column, or the key of a list; ``tokens``
+            stands for the first column.
+        label: where the tags are, likewise; ``tags`` stands for the last column.
         optional: whether tags may be missing.
 
     Raises:
-        UsageError: a line is malformed.
+        UsageError: a line is malformed, or has not such a column.
     """
+    file = shown(path)
+    if len(columns) != 1:
+        raise UsageError(f"--columns {' '.join(columns)}: the words of {file} are in one column")
     text = _text_of(path)
     if text.lstrip().startswith("{"):
-        yield from _of_lists(path, text, column, label, optional)
+        yield from _of_lists(file, text, columns[0], label, optional)
         return
-    word_at, tag_at = (
-        int(column) - 1 if column is not None and column.isdecimal() else usual
-        for column, usual in ((column, 0), (label, -1))
-    )
+    word_at, tag_at = _place(file, columns[0]), _place(file, label)
     tabs = any("\t" in line.strip() for line in text[:100_000].split("\n"))
     words: list[str] = []
     tags: list[str] = []
@@ -139,32 +156,48 @@ def read_tagged(
             continue  # CoNLL-U's comments
         fields = line.strip("\r").split("\t") if tabs else line.split()
         begun = begun if words else number
-        try:
-            words.append(fields[word_at].strip())
-            if label is not None and not (optional and len(fields) < 2):
-                if len(fields) < 2:
-                    raise IndexError
-                tags.append(fields[tag_at].strip())
-        except IndexError:
+        tagged = label is not None and not (optional and len(fields) < 2)
+        needed = max(word_at + 1, (tag_at + 1 or 2) if tagged else 1)
+        if len(fields) < needed:
             raise UsageError(
-                f"{path}:{number}: there is no tag, or no word, in {line.strip()!r:.60}: a line "
-                "has a word and its tag, in two or more columns"
-            ) from None
+                f"{file}:{number}: there is no column {needed}, only {len(fields)}, in "
+                f"{line.strip()!r:.60}: a line has a word and its tag, in two or more columns"
+            )
+        if tagged and word_at == tag_at % len(fields):
+            raise UsageError(
+                f"{file}: words and tags are both column {word_at + 1}: say by --columns and "
+                "--label which is which"
+            )
+        words.append(fields[word_at].strip())
+        tags += [fields[tag_at].strip()] * tagged
         if " " in words[-1] or not words[-1] or (tags and (" " in tags[-1] or not tags[-1])):
-            raise UsageError(f"{path}:{number}: a word, or a tag, is empty or holds a blank")
+            raise UsageError(f"{file}:{number}: a word, or a tag, is empty or holds a blank")
         if len(tags) not in (0, len(words)):
             raise UsageError(
-                f"{path}:{number}: some words of this sentence have a tag, others none"
+                f"{file}:{number}: some words of this sentence have a tag, others none"
             )
 
 
+def _place(file: str, column: str | None) -> int:
+    """The place of a column of CoNLL's, from 0, or -1: the last."""
+    usual = {SequenceTagging.columns[0]: 0, SequenceTagging.label_column: -1, None: -1}
+    if column in usual:
+        return usual[column]
+    if not column.isdecimal() or int(column) == 0:
+        raise UsageError(
+            f"there is no column {column} in {file}, whose columns have no names: give a number, "
+            "from 1"
+        )
+    return int(column) - 1
+
+
 def _of_lists(
-    path: Path, text: str, column: str, label: str | None, optional: bool
+    file: str, text: str, column: str, label: str | None, optional: bool
 ) -> Iterator[Found]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
+        where = f"{file}:{number}"
         found = _object(where, line)
         words = _list_of_words(where, found, column)
         tags: list[str] = []
@@ -183,7 +216,9 @@ def _sentence(words: list[str], tags: list[str]) -> tuple[tuple[str], str | None
 
 
 def _list_of_words(where: str, found: dict[str, Any], key: str) -> list[str]:
-    words = found.get(key)
+    if key not in found:
+        raise UsageError(f"{where}: there is no {key}: there are {', '.join(found)}")
+    words = found[key]
     if not isinstance(words, list) or not all(
         isinstance(word, str) and word and " " not in word for word in words
     ):
@@ -210,7 +245,7 @@ def _is_text(where: str, found: dict[str, Any], key: str) -> str:
 
 def _text_of(path: Path) -> str:
     try:
-        with existing_file(path).open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        with opened(path) as stream:
+            return stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the text is not in UTF-8: {error}") from None
+        raise UsageError(f"{shown(path)}: the text is not in UTF-8: {error}") from None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,10 +14,9 @@ from typing import Any, BinaryIO
 from alum_fairseq.data.answers import read_squad, read_tagged
 from alum_fairseq.data.columns import check_lists, examples_in, joined, parts, value_at
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file, reporting_access_errors
+from alum_fairseq.files import existing_file, opened, shown
 
 FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl", "squad", "conll")
-STDIN = Path("-")
 
 _SUFFIXES = {
     **{".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"},
@@ -89,7 +86,7 @@ def read_rows(
     """Read a file row by row.
 
     Args:
-        path: a file in UTF-8 (with or without a byte order mark), or :data:`STDIN`.
+        path: a file in UTF-8 (with or without a byte order mark), or ``files.STDIN``.
         table: its format.
         columns: columns of the texts: names, or numbers from 1; ``a+b`` joins two. In JSON-lines
             always keys, or paths of keys and numbers from 0, where ``*`` makes every entry of a
@@ -105,11 +102,8 @@ def read_rows(
     """
     kind = table.format_of(path)
     if kind in ("squad", "conll"):
-        if kind == "squad":
-            found = read_squad(path, label_optional)
-        else:
-            found = read_tagged(path, columns[0], label, label_optional)
-        yield from (Row(*each) for each in found)
+        read = read_squad if kind == "squad" else read_tagged
+        yield from (Row(*each) for each in read(path, columns, label, label_optional))
         return
     wanted = [*columns, *([] if label is None else [label])]
     if kind == "jsonl":
@@ -147,11 +141,6 @@ def has_header(table: TableFormat, columns: Sequence[str]) -> bool:
             "give the number of the column, from 1"
         )
     return bool(names) if table.header is None else table.header
-
-
-def shown(path: Path) -> str:
-    """The path, as messages name it."""
-    return "standard input" if path == STDIN else str(path)
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +199,7 @@ def _fields(
     """The wanted fields of each row of a TSV or CSV; None for an optional column that is absent."""
     named = has_header(table, wanted)
     kind = table.format_of(path)
-    with _opened(path) as stream:
+    with opened(path) as stream:
         lines = _decoded(path, stream)
         if kind == "tsv":
             split = _split_tsv(path, lines, check=table.format is None)
@@ -222,6 +211,11 @@ def _fields(
             return
         names = [name.strip() for name in first[1]] if named else None
         width = len(first[1])
+        if whole and _is_json("\t".join(first[1])):
+            raise UsageError(
+                f"{shown(path)}:{first[0]}: this is JSON: give --format jsonl, or --columns 1 to "
+                "read it as text"
+            )
         if whole and width > len(wanted):
             raise UsageError(
                 f"{shown(path)}:{first[0]}: there are {width} columns, where {len(wanted)} should "
@@ -277,7 +271,7 @@ def _objects(
 ) -> Iterator[tuple[int, list[str | None]]]:
     """The wanted values of each example of a JSON-lines file."""
     wanted = [*columns, *([] if label is None else [label])]
-    with _opened(path) as stream:
+    with opened(path) as stream:
         lines = ((i, [line]) for i, line in enumerate(_decoded(path, stream), 1))
         for number, [line] in _without_blank_lines(path, lines):
             where = f"{shown(path)}:{number}"
@@ -300,6 +294,14 @@ def _objects(
                 yield number, values
 
 
+def _is_json(line: str) -> bool:
+    """Whether a line of text is an object of JSON."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _value(where: str, found: dict[str, Any], column: str, number: bool = False) -> str:
     """A text; or if that is allowed, a number."""
     value = value_at(found, column)
@@ -318,19 +320,6 @@ def _value(where: str, found: dict[str, Any], column: str, number: bool = False)
             f"{where}: {column} holds half a character ({json.dumps(value):.40})"
         ) from None
     return value
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if path == STDIN:
-        yield sys.stdin.buffer
-        return
-    if not path.is_fifo():  # such as the shell's <(command)
-        existing_file(path)
-    with reporting_access_errors():
-        stream = path.open("rb")
-    with stream:
-        yield stream
 
 
 def _decoded(path: Path, stream: BinaryIO) -> Iterator[str]:

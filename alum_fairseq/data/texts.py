@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from alum_fairseq.data.tables import Row, TableFormat, shown
+from alum_fairseq.data.tables import Row, TableFormat
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file, existing_folder
+from alum_fairseq.files import existing_file, existing_folder, shown
 from alum_fairseq.problems import PROBLEMS, SupervisedProblem, TokenProblem
 
 TEXTS = "text"

@@ -14,17 +14,15 @@ from typing import IO, Any
 
 from alum_fairseq import cli
 from alum_fairseq.data.tables import (
-    STDIN,
     Row,
     TableFormat,
     add_table_options,
     read_rows,
-    shown,
     table_format,
 )
 from alum_fairseq.data.texts import own_format
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import new_file, whole_file
+from alum_fairseq.files import STDIN, new_file, shown, whole_file
 from alum_fairseq.predict.options import (
     add_compute_options,
     add_model_options,
@@ -148,7 +146,7 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
     label, optional = arguments.label, False
     of_tokens = isinstance(problem, TokenProblem)  # whose .txt may hold a word a line
     is_text = path.suffix.lower() == ".txt" and table.format is None and not of_tokens
-    by_lines = path == STDIN or is_text
+    by_lines = is_text or (path == STDIN and table.format != "jsonl")
     if by_lines and table.format is None:
         table = TableFormat("tsv", table.header)
     own = own_format(path, table, problem)
@@ -176,7 +174,9 @@ def _usual_columns(
     if not by_lines:
         # Numbers say neither where the texts of another table are, nor whether it has a header.
         if record is None or any(map(str.isdecimal, record.columns)):
-            raise UsageError(f"give --columns, the columns of {arguments.input} with the texts")
+            raise UsageError(
+                f"give --columns, the columns of {shown(arguments.input)} with the texts"
+            )
         return record.columns
     if arguments.label is not None:
         raise UsageError("--label needs --columns, the columns with the texts")

@@ -18,11 +18,11 @@ from alum_fairseq.data.encoding import ExampleEncoder, encode_all
 from alum_fairseq.data.layout import Layout
 from alum_fairseq.data.pieces import PieceEncoder
 from alum_fairseq.data.record import VOCABULARY, DataRecord, SplitRecord
-from alum_fairseq.data.tables import Row, read_rows, shown
+from alum_fairseq.data.tables import Row, read_rows
 from alum_fairseq.data.texts import write_texts
 from alum_fairseq.data.vocabulary import DICTIONARY, Vocabulary
 from alum_fairseq.errors import UsageError
-from alum_fairseq.files import existing_file, whole_folder
+from alum_fairseq.files import existing_file, shown, whole_folder
 from alum_fairseq.prepare.labels import in_order, label_dictionary, matched
 from alum_fairseq.prepare.plan import TEST, TRAIN, Plan, Source
 from alum_fairseq.problems import UNLABELLED, SupervisedProblem, TokenProblem
@@ -202,7 +202,7 @@ def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
             )
     labels = plan.problem.labels or tuple(in_order(counts))
     problem = replace(plan.problem, labels=labels)
-    problem.check_columns(len(source.columns))
+    problem.check_columns(len(source.columns), f"{shown(file)}, column {source.label}")
     if len(labels) < 2:
         raise UsageError(
             f"every row of {shown(file)} has the label {labels[0]} (column {source.label}): there "

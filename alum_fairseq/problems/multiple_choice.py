@@ -40,11 +40,13 @@ class MultipleChoice(Classification):
             )
 
     @override
-    def check_columns(self, count: int) -> None:
+    def check_columns(self, count: int, place: str) -> None:
         if len(self.labels) != count - 1:
+            numbers = " ".join(map(str, range(count - 1)))
             raise UsageError(
-                f"there are {count - 1} choices, but {len(self.labels)} labels ({self._listed}): "
-                "give --labels, in the order of the choices"
+                f"{place}: the labels are {self._listed}, but they must say which of {count - 1} "
+                f"choices is right: give another --label, or by --labels a name for each choice, "
+                f"such as --labels {numbers}"
             )
 
     @override

@@ -150,8 +150,8 @@ class SupervisedProblem(Problem):
         if not 1 <= count <= 2:
             raise UsageError(f"an example has 1 or 2 texts, not {count}")
 
-    def check_columns(self, count: int) -> None:
-        """Raise a UsageError unless there are as many labels as examples of so many texts need."""
+    def check_columns(self, count: int, place: str) -> None:
+        """Raise a UsageError, which begins with the place, unless so many texts fit the labels."""
 
     def inputs(self, texts: Sequence[Text]) -> list[tuple[Text, ...]]:
         """How the texts of an example make up the inputs of the model: one, or several."""

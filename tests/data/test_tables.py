@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from alum_fairseq import UsageError
 from alum_fairseq.data.tables import (
-    STDIN,
     Row,
     TableFormat,
     add_table_options,
@@ -25,6 +24,7 @@ from alum_fairseq.data.tables import (
     read_rows,
     table_format,
 )
+from alum_fairseq.files import STDIN
 
 
 @pytest.fixture

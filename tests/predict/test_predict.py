@@ -186,6 +186,26 @@ def test_standard_input_to_standard_output(
     assert sorted(found["probabilities"]) == sorted(LABELS)
 
 
+def test_standard_input_of_json_is_no_text(
+    cases: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = cases["pair"]
+    line = json.dumps({name: case.rows[0][name] for name in ("a", "b")}) + "\n"
+    for kind in ("single", "pair"):
+        as_input(monkeypatch, line)
+        assert predict(["--path", str(cases[kind].path)]) == 2
+        said = "standard input:1: this is JSON: give --format jsonl, or --columns 1 to read it as t"
+        assert said in capsys.readouterr().err
+    as_input(monkeypatch, line)
+    assert predict(["--path", str(cases["single"].path), "--columns", "1"]) == 0
+    capsys.readouterr()
+    as_input(monkeypatch, line)
+    assert predict(["--path", str(case.path), "--format", "jsonl"]) == 0  # columns as in training
+    label = capsys.readouterr().out.splitlines()[1].split("\t")[0]
+    (expected,) = Predictor.load(case.path).predict([(case.rows[0]["a"], case.rows[0]["b"])])
+    assert label == expected.label
+
+
 def test_rows_without_a_label_are_predicted_and_not_scored(
     cases: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -581,7 +581,9 @@ def test_multiple_choice(run: Any, refused: Any, tmp_path: Path) -> None:
     assert [dataset[i]["target"] for i in range(3)] == [2, 0, 1]
     write(tmp_path, {"train.tsv": header + rows.replace("\tB\n", "\tA\n")})
     (tmp_path / "data").rename(tmp_path / "first")
-    message = "there are 3 choices, but 2 labels (A, C): give --labels"
+    message = (
+        "column right: the labels are A, C, but they must say which of 3 choices is right: give"
+    )
     assert message in refused(*arguments)
     assert run(*arguments, "--labels", "A", "B", "C").problem == MultipleChoice(("A", "B", "C"))
 

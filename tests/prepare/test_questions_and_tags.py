@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,7 +127,7 @@ WANTED = [(("anna lives", "B-per O")), ("#", "O"), ("in rome", "O B-loc")]
 def test_tagged_words(text: str, columns: tuple[str, str], tmp_path: Path) -> None:
     path = tmp_path / "train.conll"
     path.write_bytes(text.encode())
-    found = [(texts[0], tags) for _, texts, tags, _ in read_tagged(path, *columns)]
+    found = [(texts[0], tags) for _, texts, tags, _ in read_tagged(path, columns[:1], columns[1])]
     assert found == WANTED
 
 
@@ -140,21 +142,75 @@ def test_words_without_tags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("anna O\nlives\n", "train.conll:2: there is no tag, or no word, in 'lives'"),
+        ("anna O\nlives\n", "train.conll:2: there is no column 2, only 1, in 'lives': a line"),
         ("anna\tO\nnew york\tO\n", "train.conll:2: a word, or a tag, is empty or holds a blank"),
         ("anna\t\nrome\tO\n", "train.conll:1: a word, or a tag, is empty"),
         ('{"tokens": ["a"], "tags": []}', "train.conll:1: there are 1 tokens, but 0 tags"),
         ('{"tokens": ["a b"], "tags": ["O"]}', "tokens must be a list of words without blanks"),
         ('{"tokens": "a", "tags": ["O"]}', "tokens must be a list of words without blanks"),
-        ('{"words": ["a"]}', "tokens must be a list"),
+        (
+            '{"words": ["a"], "tags": ["O"]}',
+            "train.conll:1: there is no tokens: there are words, t",
+        ),
     ],
 )
 def test_broken_tags(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "train.conll"
     path.write_text(text)
     with pytest.raises(UsageError) as error:
-        list(read_tagged(path, "tokens", "tags"))
+        list(read_tagged(path))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "message"),
+    [
+        ("conll", "--label 3", "x.conll:1: there is no column 3, only 2, in 'anna B-per'"),
+        ("conll", "--columns 3", "x.conll:1: there is no column 3, only 2, in 'anna B-per'"),
+        ("conll", "--columns 2", "x.conll: words and tags are both column 2: say by --columns"),
+        ("conll", "--label 1", "x.conll: words and tags are both column 1: say by --columns"),
+        *(
+            ("conll", option, f"there is no column {option.split()[1]} in ")
+            for option in ("--label ner", "--label 0", "--columns word", "--columns 0")
+        ),
+        ("conll", "--columns 1 2", "--columns 1 2: the words of "),
+        ("jsonl", "--format conll --label 2", "x.jsonl:1: there is no 2: there are tokens, tags"),
+        ("json", "--columns a b", "x.json: questions are read from question and context, and t"),
+        ("json", "--label a", "x.json: questions are read from question and context, and their an"),
+    ],
+)
+def test_columns_that_are_not_there(
+    suffix: str,
+    options: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    lists = '{"tokens": ["anna", "lives"], "tags": ["B-per", "O"]}\n'
+    path.write_text({"conll": TAGGED, "jsonl": lists}.get(suffix) or squad(question()))
+    command = ["--train", path, "--vocabulary", write_vocabulary(tmp_path / "v")]
+    command += ["--output", tmp_path / "data", *options.split()]
+    assert main([*map(str, command)]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("form", "text"), [("conll", "anna O\n"), ("squad", squad(question()))])
+def test_from_standard_input(
+    form: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_text(text)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    columns, label = {
+        "conll": (SequenceTagging.columns, "tags"),
+        "squad": (SpanPrediction.columns, "answers"),
+    }[form]
+    piped, read = (
+        list(read_rows(path, TableFormat(form), columns, label))
+        for path in (Path("-"), tmp_path / "x")
+    )
+    assert piped == read
 
 
 KNOWN = {name for name, plan in KNOWN_TASKS.items() if isinstance(plan.problem, TokenProblem)}
@@ -235,5 +291,5 @@ def test_published_tags() -> None:
     if not (SHARED / "wnut17").is_dir():
         pytest.skip(f"{SHARED} (real data) is absent")
     files = ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated")
-    counts = [len(list(read_tagged(SHARED / "wnut17" / file, "tokens", "tags"))) for file in files]
+    counts = [len(list(read_tagged(SHARED / "wnut17" / file))) for file in files]
     assert counts == [3394, 1009, 1287]

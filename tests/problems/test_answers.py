@@ -86,15 +86,17 @@ def test_texts_that_the_model_reads_together() -> None:
     for problem in (CLASSES, NUMBERS):
         problem.check_texts(1)
         problem.check_texts(2)
-        problem.check_columns(2)
+        problem.check_columns(2, "x")
         with pytest.raises(UsageError, match="an example has 1 or 2 texts, not 3"):
             problem.check_texts(3)
     CHOICES.check_texts(4)
-    CHOICES.check_columns(4)
+    CHOICES.check_columns(4, "x")
     with pytest.raises(UsageError, match="chooses among 3 candidates: an example has 4 texts"):
         CHOICES.check_texts(3)
-    with pytest.raises(UsageError, match=r"there are 2 choices, but 3 labels \(A, B, C\)"):
-        CHOICES.check_columns(3)
+    with pytest.raises(
+        UsageError, match=r"x: the labels are A, B, C, but they must .* 2 choices .* 0 1$"
+    ):
+        CHOICES.check_columns(3, "x")
 
 
 # -------------------------------------------------------------------------- predictions and scores
