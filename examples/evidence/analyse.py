@@ -35,6 +35,7 @@ NAMES = {
     "sick-e": "SICK entailment (accuracy)",
     "sick-r": "SICK relatedness (Pearson x 100)",
     "cola": "CoLA, out of domain (Matthews x 100)",
+    "ag_news": "AG News (accuracy)",
     "policyqa": "PolicyQA (F1 of answers)",
     "wnut17": "WNUT-17 (F1 of entities)",
 }

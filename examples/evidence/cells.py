@@ -85,7 +85,11 @@ TASKS: dict[str, Task] = {
         "cola", ("4",), "2", "mcc", "clean.mcc", ("--report-mcc",),
         files=_TSV | {"test": "dev_ood.tsv"}, rows=8551, cost=0.5,
     ),
-    # Its training split cannot be had.
+    # Of these two only one split can be had.
+    "ag_news": Task(
+        "ag_news", ("2+3",), "1", "accuracy", "clean.accuracy",
+        files=dict.fromkeys(_TSV, "test.csv"), form="csv", rows=5068, cost=2.5,
+    ),
     "policyqa": Task(
         "policyqa", ("question", "context"), "answers", "f1", "clean.f1",
         files=dict.fromkeys(_TSV, "dev.json"), form="squad", problem="span_prediction",
@@ -213,13 +217,19 @@ class Cell:
 
         Counted in passes through the encoder: forward 1, gradient to the inputs 1, to the weights
         1. Plain training takes 3. The adversarial pass and its part of the backward pass add 3, and
-        each ascent step a forward pass and a gradient to the inputs.
+        each ascent step a forward pass and a gradient to the inputs; but a step from zero has its
+        gradient from the clean pass. SMART's momentum model goes forward. FreeLB goes forward once
+        more than it trains, on its start and on what each step finds.
         """
         options = self.resolved
         if options["alum-alpha"] == 0:
             return 1.0
         steps = 0 if options["alum-ascent"] == "random" else options["alum-steps"]
-        return 1 + (3 + 2 * steps) / 3 * options.get("alum-fraction", 1.0)
+        if options.get("alum-method") == "freelb":
+            return (1 + 3 * (steps + 1)) / 3
+        passes = 3 + 2 * (steps - (options.get("alum-start") == "zero"))
+        passes += options.get("alum-proximal", 0) > 0
+        return 1 + passes / 3 * options.get("alum-fraction", 1.0)
 
     @property
     def weight(self) -> float:
@@ -343,6 +353,50 @@ FINETUNING: dict[str, Options] = {
 }
 PLAIN_LONGER = "plain-longer"
 
+# Those that are said to be best first.
+METHODS: dict[str, Options] = {
+    "plain": PLAIN,
+    **{
+        name: {"alum-preset": name}
+        for name in (
+            "calibrated", "freelb", "freelb++", "pgd", "vat", "fgm", "smart", "r3f",
+        )
+    },
+}  # fmt: skip
+# The preset's are 0.03 long. They grow until accuracy falls.
+LONGER_STEPS: dict[str, Options] = {
+    f"freelb++, step {size:g}": {"alum-preset": "freelb++", "alum-step-size": size}
+    for size in (0.1, 0.3, 1.0)
+}
+FRACTIONS: dict[str, Options] = {
+    "plain": PLAIN,
+    **{f"fraction {2.0**-k:g}": {"alum-fraction": 2.0**-k} for k in (4, 0, 3, 2, 1)},
+}
+SMALL: dict[str, Options] = {
+    "plain": PLAIN,
+    **{
+        f"epsilon {epsilon:g}, alpha {alpha:g}": {"alum-epsilon": epsilon, "alum-alpha": alpha}
+        for alpha in (0.3, 1.0, 0.1)
+        for epsilon in (0.01, 0.003)
+    },
+}
+_SHORT = {"alum-steps": 10, "alum-step-size": 0.01}
+CHOICES: dict[str, Options] = {
+    "plain": PLAIN,
+    "calibrated": CALIBRATED,
+    "words": {"alum-site": "words"},
+    "label": {"alum-objective": "task-loss"},
+    "10 short steps": {**_SHORT, "alum-projection": "clip"},
+    "10 short steps, no cap": {**_SHORT, "alum-projection": "none"},
+}
+FULL: dict[str, Options] = {
+    "calibrated": CALIBRATED,
+    "plain": PLAIN,
+    "alpha-0.3": {"alum-alpha": 0.3},
+    "reference": FINETUNING["reference"],
+}
+_ALL: dict[str, Any] = {"size": None, "recipe": replace(RECIPE, epochs=3)}
+
 # Methods whose options are gone, and what takes their place. What was run of them, at this commit,
 # stays in the results.
 GONE_AT = "97b99b5"
@@ -397,22 +451,52 @@ TOKENS = {
 }
 
 
-def finetuning(
-    tasks: Sequence[str] = CLASSIC,
-    seeds: Sequence[int] = SEEDS,
+def compared(
+    study: str,
+    methods: Mapping[str, Options],
+    tasks: Sequence[str],
+    seeds: Sequence[int] = (1, 2, 3),
     size: int | None = LOW,
     recipe: Recipe = RECIPE,
-    methods: Mapping[str, Options] = FINETUNING,
 ) -> Iterator[Cell]:
-    """Every method on every task, on a thousand examples."""
+    """Every method on every task, the first methods first."""
     for seed in seeds:
         for place, (method, options) in enumerate(methods.items()):
             for number, task in enumerate(tasks):
-                cell = Cell("finetuning", task, method, seed, options, recipe, size)
-                yield replace(cell, study_order=(seed, place, 0, number))
-                if method == "plain":
-                    longer = replace(cell, method=PLAIN_LONGER, factor=EQUAL_COMPUTE)
-                    yield replace(longer, study_order=(seed, place, 1, number))
+                cell = Cell(study, task, method, seed, options, recipe, size)
+                yield replace(cell, study_order=(seed, place, number))
+
+
+def finetuning(tasks: Sequence[str] = CLASSIC) -> Iterator[Cell]:
+    """Every method on every task, on a thousand examples."""
+    for cell in compared("finetuning", FINETUNING, tasks, SEEDS):
+        yield cell
+        if cell.method == "plain":
+            seed, place, number = cell.study_order
+            longer = replace(cell, method=PLAIN_LONGER, factor=EQUAL_COMPUTE)
+            yield replace(longer, study_order=(seed, place, len(tasks) + number))
+
+
+def methods() -> Iterator[Cell]:
+    """The methods of the field side by side; of FreeLB++ also longer steps."""
+    for cell in compared("methods", METHODS | LONGER_STEPS, ("sst2", "sick-e", "ag_news")):
+        if cell.method in METHODS or (cell.task, cell.seed) == ("sst2", 1):
+            yield cell
+
+
+def price() -> Iterator[Cell]:
+    """How little of a batch suffices."""
+    yield from compared("price", FRACTIONS, ("sst2", "sick-e", "ag_news"))
+
+
+def accuracy() -> Iterator[Cell]:
+    """Small balls and weights, on all training examples: is there one above plain training?"""
+    yield from compared("accuracy", SMALL, ("sst2", "sick-e", "sick-r", "cola"), **_ALL)
+
+
+def site() -> Iterator[Cell]:
+    """What separates ALUM from FreeLB++, one choice at a time."""
+    yield from compared("site", CHOICES, ("sst2", "ag_news"))
 
 
 def tune(
@@ -467,14 +551,9 @@ def _calibrate_pretraining(seed: int) -> Iterator[Cell]:
         )  # fmt: skip
 
 
-def full(tasks: Sequence[str] = CLASSIC, seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Cell]:
+def full() -> Iterator[Cell]:
     """All training examples: plain, the preset, its ball with less alpha, and `reference`."""
-    methods = {name: FINETUNING[name] for name in ("calibrated", "plain")}
-    methods["alpha-0.3"] = {"alum-alpha": 0.3}
-    methods["reference"] = FINETUNING["reference"]
-    for cell in finetuning(tasks, seeds, None, replace(RECIPE, epochs=3), methods):
-        if cell.method != PLAIN_LONGER:
-            yield replace(cell, study="full")
+    yield from compared("full", FULL, CLASSIC, **_ALL)
 
 
 def _from_scratch(
@@ -516,13 +595,11 @@ def pretraining(seeds: Sequence[int] = (1, 2, 3), text_seed: int = 1) -> Iterato
                 )  # fmt: skip
 
 
-def tasks(seeds: Sequence[int] = (1, 2, 3)) -> Iterator[Cell]:
+def tasks() -> Iterator[Cell]:
     """Answers that are spans, and tags."""
-    for seed in seeds:
-        for place, (task, recipe) in enumerate(TOKENS.items()):
-            for method, options in (("plain", PLAIN), ("calibrated", CALIBRATED)):
-                cell = Cell("tasks", task, method, seed, options, recipe)
-                yield replace(cell, study_order=(seed, place))
+    for task, recipe in TOKENS.items():
+        both = {"plain": PLAIN, "calibrated": CALIBRATED}
+        yield from compared("tasks", both, (task,), size=None, recipe=recipe)
 
 
 STUDIES: dict[str, Callable[[], Iterable[Cell]]] = {
@@ -532,6 +609,10 @@ STUDIES: dict[str, Callable[[], Iterable[Cell]]] = {
     "full": full,
     "pretraining": pretraining,
     "tasks": tasks,
+    "methods": methods,
+    "price": price,
+    "accuracy": accuracy,
+    "site": site,
 }
 
 

@@ -195,8 +195,9 @@ def attack_command(data: Path, path: Path) -> list[str]:
 
 
 def alum_options(cell: Cell) -> list[str]:
-    """The ``--alum-*`` options of a cell."""
-    return _words(cell.options)
+    """The ``--alum-*`` options of a cell, and fairseq's of the momentum model that they need."""
+    momentum = cell.resolved.get("alum-proximal", 0) > 0
+    return _words(cell.options) + ["--store-ema"] * momentum
 
 
 def scratch_architecture(recipe: Recipe) -> list[str]:

@@ -64,8 +64,10 @@ from support.passes import PASSES
 ALL = [cell for study in cells.STUDIES.values() for cell in study()]
 DIGESTS = {
     name: name
-    for name in ("sst2", "sick", "cola", "wikitext2", "policyqa", "wnut17", "python", "encoder")
-}
+    for name in (
+        "sst2", "sick", "cola", "ag_news", "wikitext2", "policyqa", "wnut17", "python", "encoder",
+    )
+}  # fmt: skip
 RECIPE = Recipe(rate=1e-3, epochs=2, updates=8, batch=8, tokens=16, layers=1, width=32)
 LITTLE = Effort(
     noise=6, greedy=3, queries=5, embeddings=4, steps=2, smoothness=4, noise_rates=(0.2, 0.4)
@@ -111,7 +113,10 @@ def settings_of(cfg: Namespace, pretraining: bool) -> dict[str, Any]:
     found = {**vars(cfg), **vars(preset), **vars(preset.adversary)}
     found = {name.removeprefix("alum_"): value for name, value in found.items()}
     found |= {"alpha": found[f"{stage}_alpha"], "noise_std": found["noise_std"] or NOISE_STD}
-    found |= {"ascent": "power", "layer": int(found.pop("site").replace("embeddings", "0"))}
+    found["ascent"] = "power"
+    found["layer"] = 0
+    if found["site"] != "words":
+        found["layer"] = int(found.pop("site").replace("embeddings", "0"))
     if found["steps"] == 0:
         found |= {"ascent": "random", "steps": 1}
     left_out = ("preset", "adversary", "pretraining_alpha", "finetuning_alpha")
@@ -160,7 +165,10 @@ class TestStudies:
         gen_parser_from_dataclass(parser, AlumConfig())
         built, silent = (
             settings_of(parser.parse_args(words), cell.pretrains)
-            for words in (worker.alum_options(cell), [])
+            for words in (
+                [word for word in worker.alum_options(cell) if word != "--store-ema"],
+                [],
+            )
         )
         if built["alpha"] == 0:
             assert cell.resolved == {"alum-alpha": 0}
@@ -197,6 +205,7 @@ class TestStudies:
             assert given.dropout == cell.recipe.dropout
             assert given.encoder_embed_dim == RECIPE.width
             assert (given.finetune_from_model is None) == (cell.pretrains and not cell.start)
+            assert given.store_ema == (cell.options.get("alum-preset") == "smart")
             for name, value in cell.options.items():
                 assert getattr(given, name.replace("-", "_")) == value
             if not cell.pretrains:
@@ -217,6 +226,7 @@ class TestStudies:
         "a quarter of the batch": {"alum-fraction": 0.25},
         "K=2": {"alum-steps": 2},
         "K=3": {"alum-steps": 3},
+        **{name: options for name, options in cells.METHODS.items() if name in PASSES},
     }
 
     @pytest.mark.parametrize("mode", MODES)
@@ -399,6 +409,9 @@ def make_data(folder: Path, rows: int = 90) -> Path:
             lines.append(" ".join(chosen) + f"\t{label}\n")
         (folder / "sst2").mkdir(parents=True, exist_ok=True)
         (folder / "sst2" / f"{split}.tsv").write_text("".join(lines))
+    (folder / "ag_news").mkdir(exist_ok=True)
+    topics = [f'"{n % 2 + 1}","{words[n]}","{words[n + 1]}, {words[n + 2]}"\n' for n in range(60)]
+    (folder / "ag_news" / "test.csv").write_text("".join(topics))
     make_questions(folder / "policyqa" / "dev.json", words, rng)
     for file in cells.TASKS["wnut17"].files.values():
         make_tags(folder / "wnut17" / file, words, rng)
@@ -1082,7 +1095,10 @@ class TestReport:
         for study in cells.STUDIES:
             assert f"\n## {study}\n" in text
         assert "Incomplete" not in text
-        assert "Left out" not in text
+        longer = "freelb++, step 0.1, freelb++, step 0.3, freelb++, step 1"
+        assert re.findall(r"\*Left out.*", text) == [
+            f"*Left out, since not run on sst2, sick-e, ag_news: {longer}.*"
+        ]
         assert "nan" not in text
         assert set(drawn) == set(re.findall(r"\]\((.*?)\)\n", text))
         assert len(drawn) == len(set(drawn))
@@ -1399,6 +1415,16 @@ def test_everything(train: Train, mlm_data: Path, data: Path, tmp_path: Path) ->
 KINDS = {
     "questions": replace(CELL, study="tasks", task="policyqa", size=None),
     "tags": replace(CELL, study="tasks", task="wnut17", size=None),
+    **{
+        study: replace(CELL, study=study, task="ag_news", size=40, options=options)
+        for study, options in {
+            "methods": cells.METHODS["smart"],
+            "longer steps": cells.LONGER_STEPS["freelb++, step 1"],
+            "price": cells.FRACTIONS["fraction 0.0625"],
+            "accuracy": cells.SMALL["epsilon 0.003, alpha 0.1"],
+            "site": cells.CHOICES["10 short steps, no cap"],
+        }.items()
+    },
 }
 
 
