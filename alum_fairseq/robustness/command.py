@@ -28,7 +28,7 @@ from alum_fairseq.robustness.report.compare import in_columns, joined, leaderboa
 from alum_fairseq.robustness.report.publish import write_leaderboard, write_report
 from alum_fairseq.robustness.report.summary import build_report
 from alum_fairseq.robustness.report.wording import in_lines, table, visible
-from alum_fairseq.robustness.runner import run_parts, versions
+from alum_fairseq.robustness.runner import WORK, run_parts, versions
 from alum_fairseq.robustness.store import digest
 from alum_fairseq.robustness.types import Example
 
@@ -41,7 +41,8 @@ Measures how robust fine-tuned checkpoints are, and writes a report.
       --input test.tsv --columns sentence --label label --output report
 """
 _EPILOG = """\
-Checkpoints of one NAME are seeds of one model; the first model is what others are compared with.
+Checkpoints that are given one NAME are seeds of one model; the first model is what others are
+compared with.
 `alum-robustness compare A B ...` prints one table of reports that exist; `alum-robustness synonyms`
 makes a file of synonyms of word vectors, for textfooler and textbugger.
 Without --input, the subset of the binarised data is read. A run that was stopped goes on when the
@@ -77,7 +78,9 @@ def _measure(argv: list[str]) -> None:
         for path, took in zip(paths, training, strict=True)
     }
     data = Data.read(options, predictor)
-    parts = plan(options, data)
+    parts, notes = plan(options, data)
+    for note in notes:
+        cli.say(note)
     _say_what_is_cut(predictor, data.examples)
     begun = time.monotonic()
 
@@ -101,6 +104,7 @@ def _measure(argv: list[str]) -> None:
         versions=versions(),
         seconds={str(path): took for path, took in zip(paths, seconds, strict=True)},
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        notes=notes,
         seed=options.seed,
         resamples=options.resamples,
     )
@@ -128,7 +132,8 @@ def _compare(argv: list[str]) -> None:
     if options.output is not None:
         new_folder(options.output)
     report = joined([path / "report.json" if path.is_dir() else path for path in options.reports])
-    print(in_columns(leaderboard(report)), *map(visible, report["warnings"]), sep="\n")
+    said = map(visible, [*report["notes"], *report["warnings"]])
+    print(in_columns(leaderboard(report)), *said, sep="\n")
     if options.output is not None:
         write_leaderboard(report, options.output)
         cli.say(f"\nWritten: {options.output / 'leaderboard.md'}")
@@ -213,8 +218,9 @@ def _models(given: Sequence[str]) -> dict[str, list[Path]]:
     models: dict[str, list[Path]] = {}
     for each in given:
         name, equals, file = each.partition("=")
-        path = Path(file if equals and not Path(each).exists() else each)
-        if not equals or Path(each).exists():
+        named = equals and not Path(each).exists()
+        path = Path(file if named else each)
+        if not named:
             name = path.absolute().parent.name
         if not name:
             raise UsageError(f"--path {each}: there is no name before the equals sign")
@@ -222,14 +228,21 @@ def _models(given: Sequence[str]) -> dict[str, list[Path]]:
         others = models.setdefault(name, [])
         if path.resolve() in map(Path.resolve, others):
             raise UsageError(f"--path {each}: the checkpoint is given twice")
+        if others and not named:
+            raise UsageError(
+                f"--path {each}: another checkpoint is of a folder {name}, too: put NAME= before "
+                "both, the same one only if they are seeds of one model"
+            )
         others.append(path)
     return models
 
 
 def _check_output(output: Path, paths: Sequence[Path]) -> None:
-    """Raise a UsageError if the folder holds a report that has other checkpoints, or another's."""
+    """Raise a UsageError unless the folder is new, or has a report of some of these checkpoints."""
     path = output / "report.json"
     if not path.exists():
+        if not (output.is_dir() and {*output.iterdir()} == {output / WORK}):  # that was stopped
+            new_folder(output)
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.predict import Predictor
 from alum_fairseq.problems import SupervisedProblem, TokenProblem
+from alum_fairseq.robustness.store import text_digest
 from alum_fairseq.robustness.types import Example
 
 
@@ -75,10 +76,13 @@ class Data:
         return None if self.problem.categorical else self.problem.tolerance
 
     def described(self) -> dict[str, Any]:
-        """What a report says of them."""
+        """What a report says of them; the digest is of all, and of which are attacked."""
+        attacked = [example.number for example in self.attacked]
         return {
             "source": self.source,
             "examples": len(self.examples),
+            "attacked": len(attacked),
+            "sha256": text_digest([*map(asdict, self.examples), attacked]),
             "kind": "choices" if self.problem.name == "multiple_choice" else self.problem.name,
             "labels": list(self.problem.labels) or None,
             "tolerance": self.tolerance,

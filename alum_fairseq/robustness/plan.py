@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
-from alum_fairseq import cli
 from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts import PARTS, Part
 from alum_fairseq.robustness.parts.options import add_effort
+from alum_fairseq.robustness.parts.word_attack import STANDARDS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +46,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=1, help="of everything drawn (default: 1)")
 
 
-def plan(options: argparse.Namespace, data: Data) -> list[Part]:
-    """The parts that are measured, in the order in which they were registered.
+def plan(options: argparse.Namespace, data: Data) -> tuple[list[Part], list[str]]:
+    """What is measured, and what a reader must know of it.
+
+    Returns:
+        The parts, in the order in which they were registered; and lines that say which others are
+        left out and why, and how words are attacked.
 
     Raises:
         UsageError: an option is out of its range, or names what is not installed.
     """
     parts: list[Part] = []
-    left_out: dict[str, list[str]] = {}  # why, and which
+    notes: dict[tuple[str, str], list[str]] = {}  # what is said, and of which parts
     for kind in PARTS.values():
         for part in kind.from_options(options, data):  # which checks the options of all kinds
             if kind.by_name and options.parts and kind.kind not in options.parts:
@@ -60,11 +65,29 @@ def plan(options: argparse.Namespace, data: Data) -> list[Part]:
             try:
                 part.check()
             except UsageError as error:
-                if options.parts or not kind.by_name:
+                if not kind.by_name:
                     raise
-                left_out.setdefault(str(error), []).append(part.kind)
+                if options.parts:
+                    raise UsageError(f"--parts {part.kind}: {error}") from None
+                notes.setdefault(("left out: ", str(error)), []).append(part.kind)
             else:
                 parts.append(part)
-    for reason, names in left_out.items():
-        cli.say(f"left out: {', '.join(names)}: {reason}")
-    return parts
+                if part.note:
+                    notes.setdefault(("", part.note), []).append(part.kind)
+    said = [f"{begin}{', '.join(names)}: {text}" for (begin, text), names in notes.items()]
+    return parts, [*_standard(options), *said]
+
+
+def _standard(options: argparse.Namespace) -> Iterator[str]:
+    """The constraints of a paper that attacks on words keep to, and those that they do not."""
+    if options.standard is None:
+        return
+    own = [
+        f"--{name.replace('_', '-')} {value}"
+        for name, usual in STANDARDS[options.standard].items()
+        if (value := getattr(options, name)) != usual
+    ]
+    if options.similarity_encoder is None:
+        own.append("the limit of similarity, as there is no --similarity-encoder")
+    but = f", but for {', '.join(own)}" if own else ""
+    yield f"attacks on words: --standard {options.standard}{but}"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -22,12 +20,12 @@ from alum_fairseq.predict import Predictor
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts import Part
 from alum_fairseq.robustness.parts.part import Records
-from alum_fairseq.robustness.store import Store, digest
+from alum_fairseq.robustness.store import Store, digest, text_digest
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
 
 CHUNK = 64  # examples; what is lost when a run is stopped
-_WORK = "work"
+WORK = "work"
 
 
 def run_parts(
@@ -55,8 +53,8 @@ def run_parts(
             for part in parts:
                 chosen = examples[part.name]
                 key = {**model, "part": part.name, "settings": part.settings}
-                key["examples"] = _text_digest([asdict(example) for example in chosen])
-                store = Store(options.output / _WORK, key)
+                key["examples"] = text_digest([asdict(example) for example in chosen])
+                store = Store(options.output / WORK, key)
                 counter.set_description(f"{path.parent.name}: {part.name}")
                 records[part.name].append(_run(part, subject, chosen, store, counter))
                 seconds[-1][part.name] = round(sum(took for _, took in store.chunks.values()), 3)
@@ -102,15 +100,11 @@ def _identity(
     }
 
 
-def _text_digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 @cache
 def _code() -> str:
     """Another version of what measures is another measurement."""
     files = sorted(Path(alum_fairseq.__file__).parent.rglob("*.py"))
-    return _text_digest([digest(file) for file in files])
+    return text_digest([digest(file) for file in files])
 
 
 def versions() -> dict[str, str]:

@@ -26,6 +26,11 @@ def _digest_of(path: Path, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def text_digest(content: Any) -> str:
+    """The SHA-256 of what is fit for JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 class Store:
     """A file of JSON lines for each part of each checkpoint: what it depends on, then its chunks.
 

@@ -47,7 +47,7 @@ from alum_fairseq.robustness.attacks.words import (
     of_words,
     written_like,
 )
-from alum_fairseq.robustness.parts import bert_attack, greedy, pwws
+from alum_fairseq.robustness.parts import bert_attack, greedy, pwws, substitution
 from alum_fairseq.robustness.parts.clean import Clean
 from alum_fairseq.robustness.parts.greedy import GreedyAttack
 from alum_fairseq.robustness.subject import Subject
@@ -479,16 +479,54 @@ def test_a_language_model_that_knows_no_words_is_refused(
     for path in (case.path, untrained, fine_tuned):
         done = robustness(**usual, attack_lm=path, parts="bae")
         assert done.status == 2
-        assert done.err.endswith(f"error: --attack-lm {path} {reason}\n")
+        assert done.err.endswith(f"error: --parts bae: --attack-lm {path} {reason}\n")
     done = robustness(**{**usual, **FEW}, attack_lm=untrained)
     assert done.status == 0
     left_out = f"left out: bert-attack, bae: --attack-lm {untrained} {reason}\n"
     assert done.err.count(left_out) == done.err.count(reason) == 1
 
 
-def test_a_standard(attacked: Any) -> None:
+@pytest.mark.parametrize("tagged", [False, True])
+def test_a_report_says_what_was_left_out_and_how_words_were_chosen(
+    solved: dict[str, Any],
+    tools: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tagged: bool,
+) -> None:
+    """On the screen, in report.json, and on both pages, in the same words."""
+
+    def tag(words: tuple[str, ...]) -> list[str]:
+        return ["noun or verb"] * len(words)
+
+    monkeypatch.setattr(substitution, "tagger", lambda: tag if tagged else None)
+    case, out = solved["single"], tmp_path / "out"
+    given = {"synonyms": tools["synonyms"], "wordnet": tools["wordnet"], "output": out}
+    done = robustness(**{"path": case.path, "input": case.table, **FEW, **given})
+    assert done.status == 0
+    how = "not kept: NLTK's tagger is not installed"
+    if tagged:
+        how = "kept, by NLTK's tagger"
+    notes = [
+        f"pwws, textfooler: part of speech is {how}",
+        "left out: bert-attack, bae: --attack-lm FILE is not given",
+    ]
+    report = json.loads((out / "report.json").read_text())
+    assert report["notes"] == notes
+    assert report["parts"]["textfooler"]["tagged"] == tagged
+    page, text = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
+    for note in notes:
+        assert f"{note}\n" in done.err
+        assert f"\n- {note}\n" in text.replace("\\", "")
+        assert f"\n{note[0].upper()}{note[1:]}.<br>" in page.replace("&#39;", "'")
+
+
+def test_a_standard(attacked: Any, solved: Any) -> None:
     options = dict.fromkeys(("max_edits", "max_queries"))
     found = attacked(parts=["textbugger"], standard="textdefender", **options)
+    unlimited = "the limit of similarity, as there is no --similarity-encoder"
+    [note] = found.report["notes"]
+    assert note == f"attacks on words: --standard textdefender, but for {unlimited}"
     names = ("max_edits", "max_candidates", "max_queries", "min_similarity")
     assert [found.settings[name] for name in names] == [0.3, 50, None, 0.84]
     assert max(column(found, "textbugger", "queries")) > 200
@@ -496,7 +534,13 @@ def test_a_standard(attacked: Any) -> None:
         words = len(example.texts[0].split())
         assert record["edits"] <= max(1, 0.3 * words)
         assert record["queries"] <= 50 * words
-    given = attacked(parts=["textbugger"], standard="textdefender", max_edits=0.1, max_queries=9)
+    given = attacked(
+        parts=["textbugger"], standard="textdefender", max_edits=0.1, max_queries=9,
+        similarity_encoder=solved["single"].path,
+    )  # fmt: skip
+    [note] = given.report["notes"]
+    but = "--max-edits 0.1, --max-queries 9"
+    assert note == f"attacks on words: --standard textdefender, but for {but}"
     assert [given.settings[name] for name in names[:3]] == [0.1, 50, 9]
     assert max(column(given, "textbugger", "queries")) <= 9
 
@@ -524,8 +568,8 @@ def test_what_an_attack_lacks_is_named(solved: dict[str, Any], tmp_path: Path) -
     usual = {"path": case.path, "input": case.table, "output": tmp_path / "out", "cpu": True}
     (tmp_path / "alone.pt").write_bytes(case.path.read_bytes())
     for wrong, message in (
-        ({"parts": "textfooler"}, "--parts textfooler needs --synonyms FILE"),
-        ({"parts": "bae"}, "--parts bae needs --attack-lm FILE"),
+        ({"parts": "textfooler"}, "--parts textfooler: --synonyms FILE is not given"),
+        ({"parts": "bae"}, "--parts bae: --attack-lm FILE is not given"),
         ({"synonyms": "none"}, "--synonyms none: there is no such file"),
         ({"attack_lm": "none"}, "--attack-lm none: there is no such file"),
         ({"similarity_encoder": "none"}, "--similarity-encoder none: there is no such file"),
@@ -632,7 +676,7 @@ def test_reports_are_compared(
     for better, worst in (("weak", 10.0), ("strong", 60.5), ("middle", 30.0)):
         text = json.dumps(report).replace(json.dumps(name), json.dumps(better))
         changed = json.loads(text)
-        changed["warnings"] = ["of all", f"{better}: of one"]
+        changed |= {"warnings": ["of all", f"{better}: of one"], "notes": ["noted"]}
         for one in changed["measures"]:
             if one["key"] == "attacks.worst":
                 one["values"][better] |= {"value": worst, "low": worst - 1, "high": worst + 1}
@@ -641,26 +685,47 @@ def test_reports_are_compared(
         (folders[-1] / "report.json").write_text(json.dumps(changed))
     assert command.main(["compare", *map(str, folders)]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["strong", "middle", "weak"]
-    assert rows[-4:] == ["of all", "weak: of one", "strong: of one", "middle: of one"]
+    assert head.split() == ["examples", "strong", "middle", "weak"]
+    assert rows[-5:] == ["noted", "of all", "weak: of one", "strong: of one", "middle: of one"]
     [worst] = [row for row in rows if "worst" in row]
-    assert "60.5 [59.5, 61.5]  30.0 [29.0, 31.0]   10.0 [9.0, 11.0]" in worst
-    for key in ("Clean: Accuracy", "Calibration error", "TextBugger"):
+    assert "8  60.5 [59.5, 61.5]  30.0 [29.0, 31.0]   10.0 [9.0, 11.0]" in worst
+    for key in ("Clean: Accuracy", "Calibration error", "TextBugger", "Success", "Queries"):
         assert any(key in row for row in rows), key
     assert command.main(["compare", str(folders[0] / "report.json"), str(folders[0])]) == 2
     said = capsys.readouterr().err
     assert "another model is called weak" in said
     assert "with --path NAME=FILE" in said
     other = json.loads((folders[1] / "report.json").read_text())
-    for name, changed in (("seed", 9), ("max_candidates", 50)):
-        settings = {**other["settings"], name: changed}
-        (folders[1] / "report.json").write_text(json.dumps({**other, "settings": settings}))
+    parts, data, source = other["parts"], other["data"], report["data"]["source"]
+    limits = {**parts["textbugger"]["limits"], "max_candidates": 50}
+    bugs = {**parts["textbugger"], "limits": limits, "seed": 9}
+    for unlike, message in (
+        (
+            {"parts": {**parts, "textbugger": bugs}},
+            "have different settings: seed (9 and 1) of textbugger; "
+            "limits.max_candidates (50 and 8) of textbugger",
+        ),
+        ({"parts": {"clean": {}, "noise": {}}}, "do not both have the parts noise, textbugger"),
+        (
+            {
+                "data": {**data, "sha256": "0", "source": "other.tsv", "attacked": 2},
+                "settings": {**other["settings"], "seed": 7},
+            },
+            "are of different examples: 24 of other.tsv, 2 of them attacked, --seed 7; and "
+            f"24 of {source}, 8 of them attacked, --seed 1",
+        ),
+        (
+            {"data": {**data, "tolerance": 0.5}},
+            f"24 of {source}, 8 of them attacked, --seed 1, tolerance 0.5; and",
+        ),
+    ):
+        (folders[1] / "report.json").write_text(json.dumps({**other, **unlike}))
         assert command.main(["compare", *map(str, folders)]) == 2
-        assert "are of different examples or settings" in capsys.readouterr().err
-    settings = {**other["settings"], "parts": ["clean", "noise"]}
-    (folders[1] / "report.json").write_text(json.dumps({**other, "settings": settings}))
-    assert command.main(["compare", *map(str, folders)]) == 2
-    assert "do not both have the parts noise, textbugger" in capsys.readouterr().err
+        assert message in capsys.readouterr().err
+    moved = {**other, "data": {**data, "source": "the same, elsewhere"}}
+    (folders[1] / "report.json").write_text(json.dumps(moved))
+    assert command.main(["compare", *map(str, folders)]) == 0
+    capsys.readouterr()
     (folders[1] / "report.json").write_text("{}")
     assert command.main(["compare", *map(str, folders)]) == 2
     assert "is no report.json of alum-robustness" in capsys.readouterr().err

@@ -694,6 +694,7 @@ def worded(report: dict[str, Any]) -> set[str]:
             if number is not None
         ]
         numbers += [n for value in measure["values"].values() for n in value["seeds"]]
+        found.add(f"{measure['examples']:,}")  # in the leaderboard
         for number in numbers:
             percent = measure["unit"] == "%"
             digits = [1] if percent else range(8)

@@ -516,7 +516,7 @@ def test_more_than_two_models_make_a_leaderboard(
     took = {"a": "1:00:00, 1,500", "b": "1:59:59, 3,000", "c": ""}
     head, rule, *rows = done.out.splitlines()
     rows = rows[: rows.index(rule)]
-    assert head.split() == best
+    assert head.split() == ["examples", *best]
     assert [row.split(" (%)")[0] for row in rows[:-1]] == [
         *("Clean: Accuracy", "Clean: Calibration error"),
         *("All attacks together: Accuracy, mean", "All attacks together: Accuracy, worst"),
@@ -528,20 +528,21 @@ def test_more_than_two_models_make_a_leaderboard(
             "{value:.1f} [{low:.1f}, {high:.1f}]".format(**found[name]).replace("-0.0", "0.0")
             for name in best
         ]
-        assert re.split(r"  +", row)[1:] == cells
+        assert re.split(r"  +", row)[1:] == ["24", *cells]
     expected = [took[name] for name in best if took[name]]
     assert re.split(r"  +", rows[-1]) == ["Training: h:mm:ss, updates", *expected]
     text = (out / "report.md").read_text()
-    assert f"## Leaderboard\n\n|  | {' | '.join(best)} |" in text
+    assert f"## Leaderboard\n\n|  | examples | {' | '.join(best)} |" in text
     assert f"| {' | '.join(took[name] for name in best)} |" in text
     assert "1:59:59" in (out / "report.html").read_text()
     with redirect_stdout(StringIO()) as printed:
         assert command.main(["compare", str(out), "--output", str(tmp_path / "board")]) == 0
     assert done.out.startswith(printed.getvalue().rsplit(rule, 1)[0])
-    assert f"|  | {' | '.join(best)} |" in (tmp_path / "board" / "leaderboard.md").read_text()
+    board = (tmp_path / "board" / "leaderboard.md").read_text()
+    assert f"|  | examples | {' | '.join(best)} |" in board
     picture = (tmp_path / "board" / "overview.svg").read_text()
     assert "Character noise" in picture
-    assert "more than" not in (tmp_path / "board" / "leaderboard.md").read_text()
+    assert "more than" not in board
     assert (tmp_path / "board" / "overview.png").read_bytes().startswith(b"\x89PNG")
     # Into the report's own folder it would take the report's picture.
     assert command.main(["compare", str(out), "--output", str(out)]) == 2
@@ -550,6 +551,11 @@ def test_more_than_two_models_make_a_leaderboard(
 def test_a_report_of_other_models_is_not_overwritten(tmp_path: Path) -> None:
     one, other = tmp_path / "one.pt", tmp_path / "other.pt"
     command._check_output(tmp_path / "nowhere", [one])
+    (tmp_path / "work").mkdir()
+    command._check_output(tmp_path, [one])  # of a run that was stopped
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="exists: remove it, or name another folder"):
+        command._check_output(tmp_path, [one])
     models = [{"name": "a", "checkpoints": [{"path": str(one), "sha256": ""}]}]
     (tmp_path / "report.json").write_text(json.dumps({"models": models}))
     command._check_output(tmp_path, [one])
@@ -864,6 +870,11 @@ def places(solved: dict[str, Any], cases: dict[str, Any], folder: Path) -> dict[
         ({"output": "IN/file/in"}, "file is a file, not a folder"),
         ({"path": ["SINGLE", "SINGLE"]}, "the checkpoint is given twice"),
         ({"path": ["a=SINGLE", "a=IN/link.pt"]}, "the checkpoint is given twice"),
+        (
+            {"path": ["SINGLE", "PAIR"]},
+            r"another checkpoint is of a folder shared\S*, too: put NAME= before both",
+        ),
+        ({"output": "IN"}, "exists: remove it, or name another folder"),
         ({"path": "=SINGLE"}, "there is no name before the equals sign"),
         ({"path": ["SINGLE", "IN/none.pt"]}, "none.pt does not exist"),
         ({"path": ["SINGLE", "b=CHOICES"]}, "choices.pt answers with 0, 1, 2, .*single.pt with no"),

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.attacks.greedy import LEFT_OUT, MASKED
 from alum_fairseq.robustness.attacks.language_model import fitting_words, load_language_model
 from alum_fairseq.robustness.attacks.words import Candidates
@@ -27,7 +28,6 @@ class BertAttack(Substitution):
     label = "BERT-Attack"
     importance = MASKED
     keeps_part_of_speech = False
-    needs = "--attack-lm"
 
     @classmethod
     @override
@@ -43,12 +43,14 @@ class BertAttack(Substitution):
     @classmethod
     @override
     def own_fields(cls, options: Namespace) -> dict[str, Any]:
-        model = Source.of(cls.needs, options.attack_lm)
+        model = Source.of("--attack-lm", options.attack_lm)
         return {**super().own_fields(options), "language_model": model}
 
     @override
     def words(self) -> Candidates:
         source = self.language_model
+        if source is None:
+            raise UsageError("--attack-lm FILE is not given")
         model = load_language_model(Path(source.path), source.option, self.device)
         # One more, since the word itself is among them.
         return fitting_words(model, 1 + self.limits.max_candidates, self.masked)

@@ -57,8 +57,10 @@ class Source:
     sha256: str
 
     @classmethod
-    def of(cls, option: str, path: Path) -> Self:
-        """Raises a UsageError if there is no such file."""
+    def of(cls, option: str, path: Path | None) -> Self | None:
+        """None if the option is not given; a UsageError if there is no such file."""
+        if path is None:
+            return None
         if not path.is_file():
             raise UsageError(f"{option} {path}: there is no such file")
         return cls(option, str(path), digest(path))
@@ -96,7 +98,6 @@ class GreedyAttack(WordAttack):
 
     Attributes:
         min_letters: words with fewer letters stay.
-        needs: the option that names its file; without the option it is left out.
     """
 
     limits: Limits
@@ -104,7 +105,6 @@ class GreedyAttack(WordAttack):
     device: str = field(default="cpu", compare=False)
     importance: ClassVar[str] = LEFT_OUT
     min_letters: ClassVar[int] = MIN_LETTERS
-    needs: ClassVar[str] = ""
 
     @classmethod
     @override
@@ -124,10 +124,6 @@ class GreedyAttack(WordAttack):
     @classmethod
     @override
     def from_options(cls, options: Namespace, data: Data) -> list[Part]:
-        if cls.needs and vars(options)[cls.needs.removeprefix("--").replace("-", "_")] is None:
-            if options.parts and cls.kind in options.parts:
-                raise UsageError(f"--parts {cls.kind} needs {cls.needs} FILE")
-            return []
         check_share("--max-edits is", options.max_edits)
         limits = Limits(
             options.max_edits, options.max_queries, cls.min_letters, options.max_candidates
@@ -143,7 +139,7 @@ class GreedyAttack(WordAttack):
 
     @abstractmethod
     def candidates(self) -> Candidates:
-        """What may stand in the place of a word; a UsageError if what it needs is not installed."""
+        """What may stand in the place of a word; a UsageError if what it needs is not there."""
 
     @property
     @override

@@ -133,6 +133,7 @@ class Part(ABC):
         label: its name for readers, where that is neither variant nor kind.
         group: the heading of its measures and curves; ``{}`` stands for its name for readers.
         axis: of its curves, if it has any.
+        note: what a reader must know of how it was set up; empty: nothing.
         cost: what an example costs, roughly, in forward passes: for the time that is left. Where
             it follows from the settings, a property.
     """
@@ -145,6 +146,7 @@ class Part(ABC):
     label: ClassVar[str] = ""
     group: ClassVar[str] = ""
     axis: ClassVar[Axis] = Axis("", "")
+    note = ""
     cost = 1.0
     variant = ""
 

@@ -36,6 +36,15 @@ class Substitution(GreedyAttack):
         tagged = cls.keeps_part_of_speech and tagger() is not None
         return {**super().own_fields(options), "tagged": tagged}
 
+    @property
+    @override
+    def note(self) -> str:
+        if not self.keeps_part_of_speech:
+            return ""
+        if self.tagged:
+            return "part of speech is kept, by NLTK's tagger"
+        return "part of speech is not kept: NLTK's tagger is not installed"
+
     @override
     def candidates(self) -> Candidates:
         tag = tagger() if self.tagged else None

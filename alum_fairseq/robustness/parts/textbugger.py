@@ -36,8 +36,7 @@ class SynonymAttack(GreedyAttack):
     @classmethod
     @override
     def own_fields(cls, options: Namespace) -> dict[str, Any]:
-        path = options.synonyms
-        synonyms = None if path is None else Source.of("--synonyms", path)
+        synonyms = Source.of("--synonyms", options.synonyms)
         return {**super().own_fields(options), "synonyms": synonyms}
 
 

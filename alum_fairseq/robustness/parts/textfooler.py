@@ -7,6 +7,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from alum_fairseq.errors import UsageError
 from alum_fairseq.robustness.attacks.synonyms import read_synonyms
 from alum_fairseq.robustness.attacks.words import Candidates, of_words
 from alum_fairseq.robustness.parts.part import register_part
@@ -17,11 +18,12 @@ from alum_fairseq.robustness.parts.textbugger import SynonymAttack
 @register_part("textfooler")
 @dataclass
 class TextFooler(Substitution, SynonymAttack):
-    """Neighbours from a file of synonyms, where one is named."""
+    """Neighbours from a file of synonyms."""
 
     label = "TextFooler"
-    needs = "--synonyms"
 
     @override
     def words(self) -> Candidates:
+        if self.synonyms is None:
+            raise UsageError("--synonyms FILE is not given")
         return of_words(read_synonyms(Path(self.synonyms.path)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,12 +25,8 @@ from alum_fairseq.robustness.report.wording import (
 
 # What models are sorted by: the first that all of them have.
 _SORTED_BY = ("attacks.worst", "attacks.mean", "clean.accuracy")
-_SETTINGS = (
-    *("examples", "attack_examples", "seed", "steps", "restarts", "objectives", "noise_rates"),
-    *("edit", "max_edits", "max_queries", "max_candidates", "min_similarity"),
-    *("similarity_encoder", "synonyms", "attack_lm", "wordnet"),
-)
 _ALSO = ("clean.ece", "linf.area", "l2.area", "attacks.worst")
+_OF_ATTACKS = (".success", ".queries")
 
 
 def joined(paths: Sequence[Path]) -> dict[str, Any]:
@@ -46,11 +43,16 @@ def joined(paths: Sequence[Path]) -> dict[str, Any]:
     first = reports[0]
     models: dict[str, Mapping[str, Any]] = {}
     for path, report in zip(paths, reports, strict=True):
-        if _measured(report) != _measured(first):
-            raise UsageError(f"{path} and {paths[0]} are of different examples or settings")
-        if others := {*report["settings"]["parts"]} ^ {*first["settings"]["parts"]}:
+        if any(report["data"][key] != first["data"][key] for key in ("sha256", "tolerance")):
+            raise UsageError(
+                f"{path} and {paths[0]} are of different examples: {_examples(report)}; and "
+                f"{_examples(first)}"
+            )
+        if others := report["parts"].keys() ^ first["parts"].keys():
             parts = ", ".join(sorted(others))
             raise UsageError(f"{path} and {paths[0]} do not both have the parts {parts}")
+        if differing := _differing(report["parts"], first["parts"]):
+            raise UsageError(f"{path} and {paths[0]} have different settings: {differing}")
         for model in report["models"]:
             if model["name"] in models:
                 raise UsageError(
@@ -66,26 +68,31 @@ def joined(paths: Sequence[Path]) -> dict[str, Any]:
     ]
     if not {one["key"] for one in measures} & {*_SORTED_BY}:
         raise UsageError("the reports have no measure in common")
-    warnings = dict.fromkeys(warning for report in reports for warning in report["warnings"])
-    found = {**first, "measures": measures, "models": list(models.values())}
-    return {**found, "models": _ranked(found), "warnings": list(warnings)}
+    said = {
+        key: list(dict.fromkeys(chain.from_iterable(report[key] for report in reports)))
+        for key in ("notes", "warnings")
+    }
+    found = {**first, **said, "measures": measures, "models": list(models.values())}
+    return {**found, "models": _ranked(found)}
 
 
 def leaderboard(report: Mapping[str, Any]) -> list[list[str]]:
     """The main measures of every model, with 95% intervals, and what its training took, as rows.
 
-    The first is the head; the best model comes first.
+    The first is the head; the second column has the number of examples. The best model comes first.
     """
     models = _ranked(report)
-    rows = [["", *(model["name"] for model in models)]]
+    rows = [["", "examples", *(model["name"] for model in models)]]
     for measure in report["measures"]:
-        if measure["main"] or measure["key"] in _ALSO:
+        key = measure["key"]
+        if measure["main"] or key in _ALSO or key.endswith(_OF_ATTACKS):
             cells = [measure["values"][model["name"]] for model in models]
             texts = (f"{number(one['value'], measure)} {span(one, measure)}" for one in cells)
             group = capitalized(measure["group"].removeprefix("Attack on the "))
-            rows.append([f"{group}: {heading(measure)}", *map(str.rstrip, texts)])
+            count = f"{measure['examples']:,}"
+            rows.append([f"{group}: {heading(measure)}", count, *map(str.rstrip, texts)])
     training = [_training(model) for model in models]
-    return [*rows, ["Training: h:mm:ss, updates", *training]] if any(training) else rows
+    return [*rows, ["Training: h:mm:ss, updates", "", *training]] if any(training) else rows
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> str:
@@ -111,9 +118,34 @@ def _training(model: Mapping[str, Any]) -> str:
     return f"{timedelta(seconds=round(seconds))}, {updates:,.0f}"
 
 
-def _measured(report: Mapping[str, Any]) -> list[Any]:
-    """What decides which examples were measured, and how hard they were attacked."""
-    return [report["data"], *(report["settings"].get(name) for name in _SETTINGS)]
+def _examples(report: Mapping[str, Any]) -> str:
+    """Which examples were measured, in words."""
+    data, seed = report["data"], report["settings"]["seed"]
+    within = "" if data["tolerance"] is None else f", tolerance {data['tolerance']:g}"
+    return (
+        f"{data['examples']:,} of {data['source']}, {data['attacked']:,} of them attacked, "
+        f"--seed {seed}{within}"
+    )
+
+
+def _differing(parts: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """The settings that two reports have different values of, each with both."""
+    found = {}
+    for part, settings in parts.items():
+        one, other = dict(_flat(settings)), dict(_flat(others[part]))
+        for name in {**one, **other}:
+            values = [each.get(name) for each in (one, other)]
+            if values[0] != values[1]:
+                found.setdefault(f"{name} ({values[0]} and {values[1]})", []).append(part)
+    return "; ".join(f"{text} of {', '.join(names)}" for text, names in found.items())
+
+
+def _flat(settings: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{group}{name}.")
+        else:
+            yield f"{group}{name}", value
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from alum_fairseq.robustness.parts.part import Curve, Measure, Part, Records, cu
 from alum_fairseq.robustness.report.wording import short_name
 from alum_fairseq.robustness.statistics import Array, Columns, Statistic
 
-FORMAT = 1
+FORMAT = 2
 
 # Fewer examples than this make every interval wide.
 _FEW = 100
@@ -32,6 +32,7 @@ def build_report(
     versions: Mapping[str, str],
     seconds: Mapping[str, Mapping[str, float]],
     created: str,
+    notes: Sequence[str] = (),
     seed: int = 1,
     resamples: int = 1000,
 ) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def build_report(
         records: of each part by its name, with the checkpoints counted through all models.
         seconds: how long each checkpoint took for each part.
         created: when, as an ISO date.
+        notes: what a reader must know of how it was measured, a line each.
         resamples: of the bootstrap.
 
     Returns:
@@ -62,6 +64,8 @@ def build_report(
         "versions": versions,
         "data": data,
         "models": models,
+        "parts": {part.name: part.settings for part in parts},
+        "notes": notes,
         "resamples": resamples,
         **_of_parts(parts, records, _Numbers(spans, resamples, seed)),
         "time": {"created": created, "seconds": seconds},
