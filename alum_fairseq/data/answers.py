@@ -132,7 +132,7 @@ def read_tagged(
         optional: whether tags may be missing.
 
     Raises:
-        UsageError: a line is malformed, or has not such a column.
+        UsageError: a line is malformed, or has no such column.
     """
     file = shown(path)
     if len(columns) != 1:
