@@ -30,7 +30,7 @@ from alum_fairseq.predict.options import (
     on_gpu,
 )
 from alum_fairseq.predict.predictor import Predictor
-from alum_fairseq.problems import SpanPrediction, SupervisedProblem, TokenProblem
+from alum_fairseq.problems import TokenProblem
 
 _DESCRIPTION = """\
 Predicts labels and probabilities with a fine-tuned checkpoint.
@@ -62,7 +62,6 @@ def _main(argv: list[str]) -> None:
     if arguments.fp16 and not on_gpu(arguments):
         raise UsageError("--fp16 needs a GPU")
     predictor = load_predictor(arguments.path, arguments)
-    predictor.problem = _with_settings(predictor.problem, arguments)
     if arguments.fp16:
         predictor.model.half()
     rows = _rows(arguments, predictor)
@@ -105,27 +104,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a question: the N best spans (JSON; default: 5)",
     )
-    out.add_argument(
-        "--null-threshold",
-        type=float,
-        metavar="NUMBER",
-        help="of a question that may have no answer: how much more than the best span that must "
-        "score (default: 0); scored predictions say which number is best",
-    )
     out.add_argument("--keep-input", action="store_true", help="write the texts as well")
     how = parser.add_argument_group("how it is computed")
     add_compute_options(how)
     how.add_argument("--fp16", action="store_true", help="in half precision, on a GPU")
     return parser
-
-
-def _with_settings(problem: SupervisedProblem, arguments: argparse.Namespace) -> SupervisedProblem:
-    names = ("n_best", "null_threshold")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    if given and not isinstance(problem, SpanPrediction):
-        option = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{option} is for questions, but the model has {problem.answers}")
-    return replace(problem, **given)
 
 
 def _output_format(arguments: argparse.Namespace) -> str:

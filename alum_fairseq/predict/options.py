@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from alum_fairseq import cli
 from alum_fairseq.errors import UsageError
 from alum_fairseq.predict.predictor import MAX_TOKENS, Predictor
-from alum_fairseq.problems import Classification
+from alum_fairseq.problems import Classification, SpanPrediction, SupervisedProblem
 
 _say_once = functools.cache(cli.say)
 
@@ -39,6 +40,13 @@ def add_model_options(group: Any) -> None:
         nargs="+",
         metavar="LABEL",
         help="the classes in their order (default: the data's)",
+    )
+    group.add_argument(
+        "--null-threshold",
+        type=float,
+        metavar="NUMBER",
+        help="of a question that may have no answer: how much more than the best span that must "
+        "score (default: 0); validation logs which number is best",
     )
 
 
@@ -75,8 +83,18 @@ def load_predictor(path: Path, arguments: argparse.Namespace) -> Predictor:
         arguments.labels,
         "cuda" if on_gpu(arguments) else "cpu",
     )
+    predictor.problem = _with_settings(predictor.problem, arguments)
     if not on_gpu(arguments):
         cli.choose_threads()
     if isinstance(predictor.problem, Classification) and predictor.checkpoint.labels is None:
         _say_once(f"{path}: nothing names its classes: 0, 1, ... is the order of its head")
     return predictor
+
+
+def _with_settings(problem: SupervisedProblem, arguments: argparse.Namespace) -> SupervisedProblem:
+    names = ("n_best", "null_threshold")
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    if given and not isinstance(problem, SpanPrediction):
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option} is for questions, but the model has {problem.answers}")
+    return replace(problem, **given)

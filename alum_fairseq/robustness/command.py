@@ -100,6 +100,7 @@ def _measure(argv: list[str]) -> None:
             **_settings(options),
             "parts": [part.name for part in parts],
             "tolerance": data.tolerance,
+            "null_threshold": data.null_threshold,
         },
         versions=versions(),
         seconds={str(path): took for path, took in zip(paths, seconds, strict=True)},

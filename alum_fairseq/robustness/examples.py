@@ -19,7 +19,7 @@ from alum_fairseq.data.texts import own_format, read_texts
 from alum_fairseq.data.vocabulary import Vocabulary, load_dictionary
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.predict import Predictor
-from alum_fairseq.problems import SupervisedProblem, TokenProblem
+from alum_fairseq.problems import SpanPrediction, SupervisedProblem, TokenProblem
 from alum_fairseq.robustness.store import text_digest
 from alum_fairseq.robustness.types import Example
 
@@ -74,6 +74,13 @@ class Data:
     def tolerance(self) -> float | None:
         """How far from the answer a right number may be; None for classes."""
         return None if self.problem.categorical else self.problem.tolerance
+
+    @property
+    def null_threshold(self) -> float | None:
+        """That for no answer; None where every example has one."""
+        problem = self.problem
+        of_questions = isinstance(problem, SpanPrediction) and problem.unanswerable
+        return problem.null_threshold if of_questions else None
 
     def described(self) -> dict[str, Any]:
         """What a report says of them; the digest is of all, and of which are attacked."""

@@ -202,6 +202,19 @@ def test_checkpoints(
     assert_runs_nothing(path, cases["single"].data, task, target, said)
 
 
+@pytest.mark.parametrize("kind", TOKENS)
+def test_checkpoints_of_questions_and_tags(
+    kind: str, task: Any, tmp_path: Path, target: Path
+) -> None:
+    case = make_token_case(kind, tmp_path)
+    state = PLACES["an entry"](torch.load(case.path), make_folder(target))
+    path = tmp_path / "model/checkpoint_last.pt"
+    path.parent.mkdir()
+    path.write_bytes(saved(state))
+    said = "objects other than weights, whose loading could run code"
+    assert_runs_nothing(path, case.data, task, target, said)
+
+
 def test_the_sound_one_is_read(cases: dict[str, Any], task: Any, tmp_path: Path) -> None:
     """Else the tests above might pass for another reason."""
     case = cases["single"]

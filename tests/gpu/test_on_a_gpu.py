@@ -25,7 +25,8 @@ from support.on_gpu import (
 )
 from support.options import SMALL_RUN, command_line
 from support.places import ROOT
-from support.untrained import texts
+from support.solved import solve
+from support.untrained import TOKENS, make_token_case, texts
 from torch import nn
 
 from alum_fairseq.predict import Predictor
@@ -141,8 +142,13 @@ def test_predictions_are_those_of_the_cpu(case: Any) -> None:
     torch.testing.assert_close(found.cpu(), on_cpu.logits(texts(case)), atol=1e-3, rtol=1e-3)
 
 
-def test_robustness_is_measured(cases: dict[str, Any], tmp_path: Path) -> None:
-    found, expected = reports_of_robustness(cases["single"].path, tmp_path)
+@pytest.mark.parametrize("kind", ["single", *TOKENS])
+def test_robustness_is_measured(kind: str, cases: dict[str, Any], tmp_path: Path) -> None:
+    if kind in TOKENS:
+        case = solve(make_token_case(kind, tmp_path), tmp_path)
+        found, expected = reports_of_robustness(case.path, tmp_path, case.table)
+    else:
+        found, expected = reports_of_robustness(cases[kind].path, tmp_path)
     assert found.keys() == expected.keys()
     assert len(found) > 2
     for name, value in found.items():

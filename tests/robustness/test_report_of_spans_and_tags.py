@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from support.solved import solve, write_examples
 from support.untrained import TOKENS, make_token_case
 from test_robustness import FEW, note_reports, robustness, without_wordnet
 from torch import Tensor
 
 from alum_fairseq.data.tables import TableFormat, read_rows
-from alum_fairseq.predict import Predictor
 from alum_fairseq.predict.command import main as predict
 from alum_fairseq.problems import Outputs, Right, SequenceTagging
-from alum_fairseq.problems.span_prediction import em_and_f1, gold_answers, label_of
+from alum_fairseq.problems.span_prediction import em_and_f1, gold_answers
 from alum_fairseq.problems.token_problem import IGNORED
 from alum_fairseq.robustness.attacks.pgd import LOSS, ProjectedGradient, Target
 from alum_fairseq.robustness.runner import _identity
@@ -29,47 +28,6 @@ from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example
 
 PARTS = {"clean", "linf", "l2", "noise", "greedy", "textbugger", "smoothness"}
-
-
-def write_examples(path: Path, kind: str, examples: list[Example]) -> Path:
-    """In the published form."""
-    if kind == "tags":
-        sentences = [zip(e.texts[0].split(), e.answer.split(), strict=True) for e in examples]
-        text = "\n\n".join("\n".join(f"{w} {t}" for w, t in each) for each in sentences)
-    else:
-        questions = [
-            {
-                **{"id": example.name, "question": example.texts[0], "context": example.texts[1]},
-                "answers": json.loads(example.answer),
-            }
-            for example in examples
-        ]
-        text = "\n".join(map(json.dumps, questions))
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
-
-
-def solve(case: Any, folder: Path) -> SimpleNamespace:
-    """The case with the answers that the model gives, but for every fifth."""
-    predictor = Predictor.load(case.path)
-    problem = predictor.problem
-    rows = list(read_rows(case.table, TableFormat(), problem.columns, problem.label_column))
-    found = predictor.predict([row.texts for row in rows])
-    examples = []
-    for i, (row, said) in enumerate(zip(rows, found, strict=True)):
-        wrong = i % 5 == 4
-        if case.kind == "tags":
-            tags = list(said.tags)
-            tags[0] = problem.labels[(problem.labels.index(tags[0]) + wrong) % 5]
-            answer = " ".join(tags)
-        else:
-            best = said.best[wrong]
-            answer = label_of([(best.text, best.start)] if best.text else [])
-        examples.append(Example(i, row.texts, answer, name=row.name or f"q{i}"))
-    suffix = "conll" if case.kind == "tags" else "jsonl"
-    table = write_examples(folder / f"solved-{case.kind}.{suffix}", case.kind, examples)
-    given = {"kind": case.kind, "path": case.path, "data": case.data, "table": table}
-    return SimpleNamespace(**given, examples=examples, predictor=predictor)
 
 
 @pytest.fixture(scope="module")
@@ -323,18 +281,42 @@ def test_of_adversarial_squad_the_worst_variant_of_a_question_counts(
     assert 1 <= len(drawn) <= 9
 
 
+def test_the_null_threshold_decides_which_questions_have_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the 30 questions, 10 have none. Far below all scores, no attack finds an answer."""
+    noted = note_reports(monkeypatch)
+    case, report = make_token_case("spans", tmp_path, unanswerable=True), tmp_path / "report"
+    usual = {"path": case.path, "output": report, "parts": ["linf", "greedy"]}
+    for threshold in (-1e5, 1e5):
+        done = robustness(
+            **{**FEW, **usual, "examples": 0, "attack_examples": 0}, null_threshold=threshold
+        )
+        assert done.status == 0, done.err
+        said = f"scores more than {threshold:g} above the best span (--null-threshold)"
+        assert said in (report / "report.md").read_text()
+    never, always = noted
+    assert values(never)["clean.accuracy"] == pytest.approx(100 / 3, rel=1e-5)
+    assert values(never)["greedy.accuracy"] == values(never)["clean.accuracy"]
+    assert values(never)["linf.accuracy.0.1"] == values(never)["clean.accuracy"]
+    for found, has_answer in ((never, False), (always, True)):
+        predictions = [each["prediction"] for each in found.records["clean"][0]]
+        assert all(bool(prediction) == has_answer for prediction in predictions)
+
+
 def test_what_a_problem_is_set_to_names_its_records(cases: dict[str, Any]) -> None:
     """Those of other windows, or of a shorter longest answer, are not taken for these."""
     case = cases["spans"]
 
-    def identity(**settings: int) -> dict[str, Any]:
+    def identity(**settings: float) -> dict[str, Any]:
         predictor = copy.copy(case.predictor)
         predictor.problem = replace(predictor.problem, **settings)
         given = SimpleNamespace(tolerance=None, max_tokens=1000)
         return _identity(case.path, predictor, given, given)
 
     assert identity() == identity()
-    assert identity() != identity(max_answer=2) != identity(doc_stride=2) != identity()
+    others = ({"max_answer": 2}, {"doc_stride": 2}, {"null_threshold": 0.5})
+    assert all(identity(**other) != identity() for other in others)
 
 
 @pytest.mark.parametrize(
@@ -343,6 +325,11 @@ def test_what_a_problem_is_set_to_names_its_records(cases: dict[str, Any]) -> No
         ("tags", {"textattack": "X"}, "--textattack is for classes, not for tags (O, "),
         ("spans", {"textattack": "X"}, "--textattack is for classes, not for spans of a text"),
         ("spans", {"tolerance": 1}, "--tolerance is for regression"),
+        (
+            "tags",
+            {"null_threshold": 1},
+            "--null-threshold is for questions, but the model has tags",
+        ),
         ("spans", {"adversarial_set": "anli:{table}"}, "anli has classes, but the model has spans"),
         ("spans", {"input": "{other}"}, "its format is conll, but the model answers with spans"),
         ("tags", {"adversarial_set": "{other}"}, "the model answers with tags"),

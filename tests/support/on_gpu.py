@@ -92,13 +92,20 @@ def passes_with_dropout(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return first, again, other
 
 
-def reports_of_robustness(checkpoint: Path, folder: Path) -> list[dict[str, float]]:
-    """The measures of attacks on embeddings, on the GPU and on the CPU."""
+def reports_of_robustness(
+    checkpoint: Path, folder: Path, table: Path | None = None
+) -> list[dict[str, float]]:
+    """The measures of attacks on embeddings, on the GPU and on the CPU.
+
+    Args:
+        table: of the examples; else the checkpoint's own data are taken.
+    """
     reports = []
     for device in ([], ["--cpu"]):
         output = folder / f"report{len(reports)}"
         effort = ["--quick", "--parts", "l2", "--examples", "40", "--attack-examples", "16"]
         command = ["--path", checkpoint, "--output", output, *effort, *device]
+        command += [] if table is None else ["--input", table]
         assert robustness([str(word) for word in command]) == 0
         reports.append(json.loads((output / "report.json").read_text()))
     return [

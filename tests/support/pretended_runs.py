@@ -55,7 +55,7 @@ from support.on_gpu import (
 from support.places import ROOT
 from support.trainers import KINDS as TASKS
 from support.trainers import make_batch, make_trainer
-from support.untrained import texts
+from support.untrained import TOKENS, texts
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import benchmark
@@ -162,13 +162,16 @@ def prediction(case: Any) -> Found:
     got, expected = (
         Predictor.load(case.path, device=device).logits(texts(case)) for device in ("cuda", "cpu")
     )
+    if isinstance(got, list):  # one for each example, of each of its pieces
+        got, expected = (torch.cat([x for y in each for x in y.logits]) for each in (got, expected))
     return {"logits": distance(got, expected)}
 
 
 def robustness(case: Any) -> Found:
     """Attacks on the embeddings, by the command."""
     with tempfile.TemporaryDirectory() as folder:
-        got, expected = reports_of_robustness(case.path, Path(folder))
+        table = case.table if case.kind in TOKENS else None
+        got, expected = reports_of_robustness(case.path, Path(folder), table)
     assert got.keys() == expected.keys()
     assert len(got) > 2
     return {name: abs(got[name] - x) / max(1.0, abs(x)) for name, x in expected.items()}
@@ -229,7 +232,8 @@ def with_checkpoints(cases: dict[str, Any]) -> Iterator[tuple[str, Run]]:
     """What works on checkpoints."""
     for kind, case in cases.items():
         yield f"{kind}, predictions", partial(prediction, case)
-    yield "robustness", partial(robustness, cases["single"])
+    for kind in ("single", *TOKENS):
+        yield f"{kind}, robustness", partial(robustness, cases[kind])
 
 
 def faults(gpu: Any) -> Iterator[tuple[str, Run]]:

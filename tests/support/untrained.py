@@ -106,10 +106,12 @@ def make_case(kind: str, mlm_data: Path, folder: Path) -> Any:
     return SimpleNamespace(kind=kind, rows=rows, table=table, data=data, path=path)
 
 
-def make_token_case(kind: str, folder: Path) -> Any:
+def make_token_case(kind: str, folder: Path, unanswerable: bool = False) -> Any:
     """Questions or tagged sentences, many of them in several inputs, and a checkpoint for them."""
-    write = write_conll if kind == "tags" else write_squad
-    table = write(folder / f"{kind}.{'conll' if kind == 'tags' else 'json'}", 30, 1)
+    if kind == "tags":
+        table = write_conll(folder / "tags.conll", 30, 1)
+    else:
+        table = write_squad(folder / "spans.json", 30, 1, unanswerable)
     data, path = folder / kind, folder / f"{kind}.pt"
     command = ["--train", table, "--valid", table, "--output", data]
     command += ["--vocabulary", write_vocabulary(folder / f"{kind}-vocabulary")]

@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from support.places import ROOT
 from support.pretended_runs import methods, others, with_checkpoints
+from support.solved import solve
 from support.trainers import KINDS
 from support.untrained import KINDS as CHECKPOINTS
+from support.untrained import TOKENS, make_token_case
 
 RECORDED = Path(__file__).with_name("host_waits.md")
 COLUMNS = ("stock", "exact", "low memory", "fgm", "pgd", "freelb", "smart")
 # How far apart kernels are, and what autocast computes in half precision; else 1e-5.
-ROUNDING = {"bf16": 0.06, "fp16": 0.02, "amp": 0.02, "EMA": 1e-4}
+ROUNDING = {"bf16": 0.06, "fp16": 0.02, "amp": 0.02, "EMA": 1e-4, "robustness": 1e-3}
 
 
 def start(program: str, *words: Any) -> subprocess.Popen[str]:
@@ -45,8 +47,12 @@ def programs(
     cases: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, subprocess.Popen[str]]:
     """Side by side."""
-    pickled = tmp_path_factory.mktemp("pretended") / "cases.pickle"
-    pickled.write_bytes(pickle.dumps(cases))
+    folder = tmp_path_factory.mktemp("pretended")
+    of_tokens = {kind: solve(make_token_case(kind, folder), folder) for kind in TOKENS}
+    for case in of_tokens.values():
+        del case.predictor
+    pickled = folder / "cases.pickle"
+    pickled.write_bytes(pickle.dumps({**cases, **of_tokens}))
     return {
         "runs": start("pretended_runs", "some", "--cases", pickled),
         "faults": start("pretended_runs", "faults"),
@@ -78,7 +84,9 @@ def names(runs: Iterable[tuple[str, Any]]) -> list[str]:
     return [name for name, _ in runs]
 
 
-NAMES = names((*methods(every=False), *others(), *with_checkpoints(dict.fromkeys(CHECKPOINTS))))
+NAMES = names(
+    (*methods(every=False), *others(), *with_checkpoints(dict.fromkeys((*CHECKPOINTS, *TOKENS))))
+)
 
 
 def check_numbers(name: str, run: dict[str, Any]) -> None:

@@ -66,6 +66,12 @@ def method(report: Mapping[str, Any]) -> str:
     if report["data"]["tolerance"] is not None:
         tolerance = report["data"]["tolerance"]
         sentences.append(f"Within tolerance: at most {tolerance:g} from the right answer.")
+    threshold = report["settings"].get("null_threshold")
+    if threshold is not None:
+        sentences.append(
+            f"A question has no answer where that scores more than {threshold:g} above the best "
+            "span (--null-threshold)."
+        )
     return " ".join(sentences)
 
 
