@@ -121,10 +121,10 @@ install_plugin() {
 
 if alum_uses_active_environment; then
     prefix="$(python -c 'import sys; print(sys.prefix)')"
-    where="the active environment"
+    ready="the active environment is ready"
 else
     prefix="$ALUM_VENV"
-    where=".venv"
+    ready=".venv is ready; use it with: . .venv/bin/activate"
     tests=yes
 fi
 tools_stamp="$prefix/.alum_fairseq_tools"
@@ -140,4 +140,4 @@ if [ "$(wanted_plugin)" != "$(cat "$plugin_stamp" 2>/dev/null)" ]; then
     install_plugin
     wanted_plugin >"$plugin_stamp"
 fi
-echo "setup: $where is ready"
+echo "setup: $ready"

@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--quick",
         action="store_true",
-        help="a first impression: fewer examples, steps and rates; the defaults in brackets",
+        help="a first impression: fewer examples, steps and rates",
     )
     named = [kind for kind, part in PARTS.items() if part.by_name]
     optional = ", ".join(kind for kind in named if PARTS[kind].optional)

@@ -726,9 +726,13 @@ def test_reports_are_compared(
     (folders[1] / "report.json").write_text(json.dumps(moved))
     assert command.main(["compare", *map(str, folders)]) == 0
     capsys.readouterr()
-    (folders[1] / "report.json").write_text("{}")
-    assert command.main(["compare", *map(str, folders)]) == 2
-    assert "is no report.json of alum-robustness" in capsys.readouterr().err
+    for content, message in (
+        ({}, "is no report.json of alum-robustness"),
+        ({**other, "format": 1}, "another version of alum-robustness: its format is 1, here it is"),
+    ):
+        (folders[1] / "report.json").write_text(json.dumps(content))
+        assert command.main(["compare", *map(str, folders)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_synonyms_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,8 @@ def add_effort(
     if least is not None:
         more = {"type": int, "metavar": "N", **more}
     shown = [" ".join(map(str, each)) if "nargs" in more else each for each in (full, quick)]
-    text = f"{text} (default: {shown[0]} [{shown[1]}])"
+    with_quick = "" if full == quick else f", with --quick {shown[1]}"
+    text = f"{text} (default: {shown[0]}{with_quick})"
     name = group.add_argument(option, help=text, **more).dest
     efforts = group.get_default("efforts") or {}
     group.set_defaults(efforts={**efforts, name: (option, full, quick, least)})

@@ -154,6 +154,11 @@ def _read(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         report = None
-    if not isinstance(report, dict) or report.get("format") != FORMAT:
+    if not isinstance(report, dict) or "format" not in report:
         raise UsageError(f"{path} is no report.json of alum-robustness")
+    if report["format"] != FORMAT:
+        raise UsageError(
+            f"{path} was written by another version of alum-robustness: its format is "
+            f"{report['format']}, here it is {FORMAT}; measure again"
+        )
     return report
