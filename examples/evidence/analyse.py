@@ -118,6 +118,7 @@ def report(lines: Sequence[Line], folder: Path) -> Section:
         "tune": tuned,
         "calibrate": calibrated,
         "pretraining": pretrained,
+        "encoder": pretrained,
     }
     for study in STUDIES:
         results = Results(current(lines, study))
@@ -501,7 +502,8 @@ def pretrained(results: Results, folder: Path) -> Section:
         for kind in dict.fromkeys(map(_kind, text.methods)):
             methods = {name: f"{kind} {name}" for name in rest}
             panels.append((kind, pictures.learning(text, methods, TEXT, "valid_ppl")))
-        yield from _figure(folder, "pretraining", panels, "Perplexity while pre-training.")
+        name = text.lines[0]["study"]
+        yield from _figure(folder, name, panels, "Perplexity while pre-training.")
     tuned_on = [task for task in results.tasks if task != TEXT]
     for task in tuned_on:
         yield f"### Fine-tuned (plainly) on {NAMES.get(task, task)}\n"

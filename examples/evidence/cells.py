@@ -179,7 +179,9 @@ class Cell:
         size: training examples, drawn at random; None: all.
         factor: times the recipe's updates: plain training at the compute of another method.
         start: the pre-training whose model it starts from; None: the real encoder
-            (in pre-training: random weights).
+            (in pre-training: random weights, but see ``head_only``).
+        head_only: in pre-training, whether it starts from the real encoder, which has no head to
+            predict words with, and trains only that head.
         effort: what is measured.
         study_order: cells with a small number come first.
     """
@@ -195,6 +197,7 @@ class Cell:
     start: Cell | None = None
     effort: Effort = field(default_factory=Effort)
     study_order: tuple[int, ...] = ()
+    head_only: bool = False
 
     @property
     def name(self) -> str:
@@ -205,6 +208,13 @@ class Cell:
     def pretrains(self) -> bool:
         """Whether it trains a masked language model, whose weights are kept."""
         return self.task == TEXT
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether its model began with random weights, and is small."""
+        if self.start is not None:
+            return self.start.from_scratch
+        return self.pretrains and not self.head_only
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -243,7 +253,7 @@ class Cell:
             task = TASKS[self.task]
             rows = (self.size or task.rows) * task.cost * self.recipe.epochs * self.factor
         cost = 1 + (self.flops_factor - 1) * active
-        size = 0.3 if self.pretrains or self.start else 1.0  # the models from scratch are small
+        size = 0.3 if self.from_scratch else 1.0
         return size * rows / 32 * cost + (60 if self.effort.embeddings else 5)
 
     def identity(self, sources: Mapping[str, str]) -> dict[str, Any]:
@@ -253,7 +263,9 @@ class Cell:
             sources: digests of the data sets by folder, and of the encoder.
         """
         needed = ("wikitext2", "python") if self.pretrains else (TASKS[self.task].folder,)
+        head_only = {"head_only": True} if self.head_only else {}
         return {
+            **head_only,
             "revision": REVISION,
             "task": self.task,
             "seed": self.seed,
@@ -443,6 +455,9 @@ FACTORS: dict[str, list[Options]] = {
 
 PRETRAINING = Recipe(rate=1e-3, updates=4000, batch=16)
 CONTINUAL = replace(PRETRAINING, rate=2e-4, updates=1500)
+# Of the real encoder: first its head, then all of it.
+HEAD = replace(PRETRAINING, updates=400)
+ENCODER = replace(PRETRAINING, rate=1e-4, updates=1000)
 SMALL_FINETUNING = Recipe(rate=3e-4, epochs=3)
 # That of docs/spans_and_tags.md: small batches, so that few examples make many updates.
 TOKENS = {
@@ -595,6 +610,22 @@ def pretraining(seeds: Sequence[int] = (1, 2, 3), text_seed: int = 1) -> Iterato
                 )  # fmt: skip
 
 
+def encoder(seeds: Sequence[int] = (1, 2, 3), text_seed: int = 1) -> Iterator[Cell]:
+    """Continued pre-training of the real encoder, plain and ALUM; then fine-tuning of each."""
+    head = Cell("encoder", TEXT, "encoder head", text_seed, PLAIN, HEAD, head_only=True)
+    made = {
+        f"encoder {name}": Cell(
+            "encoder", TEXT, f"encoder {name}", text_seed, options, ENCODER, start=head
+        )
+        for name, options in (("plain", PLAIN), ("ALUM", CALIBRATED))
+    }
+    for place, cell in enumerate((head, *made.values())):
+        yield replace(cell, study_order=(0, place))
+    starts: dict[str, Cell | None] = {**made, "encoder as it is": None}
+    for cell in compared("encoder", dict.fromkeys(starts, PLAIN), ("sst2", "sick-e"), seeds):
+        yield replace(cell, start=starts[cell.method])
+
+
 def tasks() -> Iterator[Cell]:
     """Answers that are spans, and tags."""
     for task, recipe in TOKENS.items():
@@ -608,6 +639,7 @@ STUDIES: dict[str, Callable[[], Iterable[Cell]]] = {
     "tune": tune,
     "full": full,
     "pretraining": pretraining,
+    "encoder": encoder,
     "tasks": tasks,
     "methods": methods,
     "price": price,

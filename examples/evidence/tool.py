@@ -2,8 +2,8 @@
 
 python tool.py SPEC [the tool's arguments ...]
 
-SPEC is JSON: ``tool``, ``products`` (see ``cells.Recipe``), and ``seconds``, the file to be written
-when the tool has ended, or null.
+SPEC is JSON: ``tool``; ``products``, see ``cells.Recipe``; and where wanted ``seconds``, the file
+to be written when the tool has ended, and ``head_only``, see ``cells.Cell``.
 """
 
 from __future__ import annotations
@@ -46,6 +46,21 @@ class Stopwatch:
         return timed
 
 
+def head_only(build: Callable[..., Any]) -> Callable[..., Any]:
+    """What builds a model, of which then only the head that predicts words is trained.
+
+    The embeddings, which the head shares, are not.
+    """
+
+    def built(*args: Any, **kwargs: Any) -> Any:
+        model = build(*args, **kwargs)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("encoder.lm_head."))
+        return model
+
+    return built
+
+
 def main(spec: str, *arguments: str) -> None:
     """Run the tool."""
     wanted = json.loads(spec)
@@ -54,9 +69,12 @@ def main(spec: str, *arguments: str) -> None:
     trainer = importlib.import_module("fairseq.trainer").Trainer
     watch = Stopwatch()
     trainer.train_step = watch.on(trainer.train_step)
+    if wanted.get("head_only"):
+        task = importlib.import_module("fairseq.tasks").FairseqTask
+        task.build_model = head_only(task.build_model)
     sys.argv = [wanted["tool"], *arguments]
     module.cli_main()
-    if wanted["seconds"] is not None:
+    if wanted.get("seconds"):
         Path(wanted["seconds"]).write_text(f"{watch.seconds:.1f}", encoding="utf-8")
 
 

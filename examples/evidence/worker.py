@@ -168,15 +168,23 @@ def finetuning_command(
 
 
 def pretraining_command(
-    cell: Cell, data: Path, start: Path | None, architecture: Sequence[str], folder: Path
+    cell: Cell,
+    data: Path,
+    start: Path | None,
+    architecture: Sequence[str],
+    positions: int,
+    folder: Path,
 ) -> list[str]:
-    """The command line that pre-trains; arguments as for :func:`finetuning_command`."""
+    """The command line that pre-trains; arguments as for :func:`finetuning_command`.
+
+    ``positions`` is for how many tokens the model has room.
+    """
     recipe, updates = cell.recipe, updates_of(cell, 0)
     return [
         "fairseq-train", str(data), "--user-dir", "alum_fairseq",
         "--task", "alum_masked_lm", "--criterion", "alum_mlm", *alum_options(cell),
         *([] if start is None else ["--finetune-from-model", str(start)]), *architecture,
-        "--max-positions", str(2 * recipe.tokens),
+        "--max-positions", str(positions),
         *_optimizer(cell, updates), "--batch-size", str(recipe.batch), "--batch-size-valid", "32",
         "--sample-break-mode", "none", "--tokens-per-sample", str(recipe.tokens),
         "--validate-interval-updates", str(max(1, updates // 10)),
@@ -290,7 +298,7 @@ def _finetune(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     architecture, positions = architecture_of(start)
     data = sources.task(cell.task, cell.size, cell.seed, min(512, positions))
     command = finetuning_command(cell, data, start, architecture, paths.work)
-    training = _train(command, paths, cell.recipe.products)
+    training = _train(command, paths, cell)
     metric = f"valid_{TASKS[cell.task].metric}"
     curve = training["curve"]
     best = paths.work / "checkpoint_best.pt"
@@ -306,9 +314,13 @@ def _finetune(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
 def _pretrain(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     data = sources.text()
     start = paths.model(paths.start) if paths.start else None
-    architecture = architecture_of(start)[0] if start else scratch_architecture(cell.recipe)
-    command = pretraining_command(cell, data, start, architecture, paths.work)
-    training = _train(command, paths, cell.recipe.products)
+    if cell.head_only:
+        start = sources.encoder / "model.pt"
+    architecture, positions = scratch_architecture(cell.recipe), 2 * cell.recipe.tokens
+    if start is not None:
+        architecture, positions = architecture_of(start)
+    command = pretraining_command(cell, data, start, architecture, positions, paths.work)
+    training = _train(command, paths, cell)
     last = paths.work / "checkpoint_last.pt"
     before = len(list(logged(paths.log, "test")))
     _run(attack_command(data, last))
@@ -327,11 +339,12 @@ def _pretrain(cell: Cell, paths: Paths, sources: Sources) -> dict[str, Any]:
     }
 
 
-def _train(command: Sequence[str], paths: Paths, products: str) -> dict[str, Any]:
+def _train(command: Sequence[str], paths: Paths, cell: Cell) -> dict[str, Any]:
     """Run fairseq-train; what it took, and how it went."""
     began, cpu = time.monotonic(), _cpu_seconds()
     worked = paths.work / "update-cpu-seconds"
-    _run(command, products, worked)
+    spec = {"products": cell.recipe.products, "seconds": str(worked), "head_only": cell.head_only}
+    _run(command, **spec)
     wall, cpu = time.monotonic() - began, _cpu_seconds() - cpu
     epochs = [_numbers(stats) for stats in logged(paths.log, "train")]
     curve = [
@@ -352,18 +365,17 @@ def _train(command: Sequence[str], paths: Paths, products: str) -> dict[str, Any
     }
 
 
-def _run(command: Sequence[str], products: str = "highest", worked: Path | None = None) -> None:
+def _run(command: Sequence[str], **spec: Any) -> None:
     """Run one of fairseq's tools.
 
     Args:
         command: its name and arguments.
-        products: see :attr:`cells.Recipe.products`.
-        worked: gets the seconds that the processor worked on updates.
+        spec: for ``tool.py``.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    spec = {"tool": command[0], "products": products, "seconds": str(worked) if worked else None}
+    spec = {"tool": command[0], "products": "highest", **spec}
     subprocess.run(
         [sys.executable, str(_TOOL), json.dumps(spec), *command[1:]],
         stdin=subprocess.DEVNULL,

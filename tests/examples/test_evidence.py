@@ -35,6 +35,7 @@ from support.tools import Train
 
 from alum_fairseq.adversarial import presets
 from alum_fairseq.adversarial.precision import NOISE_STD
+from alum_fairseq.checkpoints.reading import load_state
 from alum_fairseq.criterions.options import AlumConfig, resolve
 from alum_fairseq.data.record import DataRecord, SplitRecord
 from alum_fairseq.data.texts import read_texts
@@ -158,6 +159,13 @@ class TestStudies:
         assert all(start.pretrains for start in starts)
         assert all(cell.start for cell in ALL if cell.study == "pretraining" and not cell.pretrains)
 
+    def test_models_from_scratch_are_told_from_the_real_encoder(self) -> None:
+        real = {cell.study for cell in ALL if not cell.from_scratch}
+        scratch = {cell.study for cell in ALL if cell.from_scratch}
+        assert real & scratch == {"calibrate"}
+        assert {"pretraining"} <= scratch
+        assert {"encoder"} <= real
+
     @pytest.mark.parametrize("cell", DIFFERENT_OPTIONS.values(), ids=DIFFERENT_OPTIONS)
     def test_the_criterion_takes_the_options_and_resolves_them_alike(self, cell: Cell) -> None:
         """Hence two cells with the same identity train the same."""
@@ -190,8 +198,10 @@ class TestStudies:
         }
         for cell in different.values():
             if cell.pretrains:
-                start = tmp_path if cell.start else None
-                command = worker.pretraining_command(cell, tmp_path, start, architecture, tmp_path)
+                start = tmp_path if cell.start or cell.head_only else None
+                command = worker.pretraining_command(
+                    cell, tmp_path, start, architecture, 77, tmp_path
+                )
             else:
                 record_of(cell.task).save(tmp_path)
                 command = worker.finetuning_command(
@@ -204,7 +214,9 @@ class TestStudies:
             assert (given.lr, given.seed) == ([cell.recipe.rate], cell.seed)
             assert given.dropout == cell.recipe.dropout
             assert given.encoder_embed_dim == RECIPE.width
-            assert (given.finetune_from_model is None) == (cell.pretrains and not cell.start)
+            random = cell.pretrains and not cell.start and not cell.head_only
+            assert (given.finetune_from_model is None) == random
+            assert given.max_positions == (77 if cell.pretrains else 40)
             assert given.store_ema == (cell.options.get("alum-preset") == "smart")
             for name, value in cell.options.items():
                 assert getattr(given, name.replace("-", "_")) == value
@@ -290,7 +302,7 @@ class TestIdentity:
             {"options": {"alum-steps": 0}}, {"options": {"alum-objective": "task-loss"}},
             {"options": {"alum-site": "words"}}, {"options": {"alum-site": "1"}},
             {"options": {"alum-preset": "vat"}}, {"options": {"alum-preset": "fgm"}},
-            {"start": START},
+            {"start": START}, {"head_only": True},
         ],
         ids=str,
     )  # fmt: skip
@@ -1442,3 +1454,26 @@ def test_a_cell(kind: str, data: Path, vocabulary: Path, tmp_path: Path) -> None
     assert 0 <= line["test"][line["metric"]] <= 100
     assert {column.key for column in analyse.ROBUSTNESS} <= line["test"].keys()
     assert {len(radii) for radii in line["radii"].values()} == {LITTLE.embeddings}
+
+
+@pytest.mark.slow
+def test_the_real_encoder_gets_a_head_and_is_trained_on(
+    data: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    head = Cell("encoder", cells.TEXT, "encoder head", 1, PLAIN, RECIPE, head_only=True)
+    ours = replace(head, method="encoder ALUM", options=CALIBRATED, head_only=False, start=head)
+    runner = grid.Grid(tmp_path, data, vocabulary, screen=Screen(io.StringIO()), pause=0.2)
+    failed = runner.run([ours])
+    assert failed == 0, "\n".join(
+        log.read_text()[-2000:] for log in (tmp_path / "logs").glob("*.log")
+    )
+    lines = ledger.read(runner.results)
+    assert [line["method"] for line in lines] == ["encoder head", "encoder ALUM"]
+    files = [tmp_path / "models" / f"{line['key']}.pt" for line in lines]
+    given, first, second = (load_state(path)["model"] for path in (vocabulary / "model.pt", *files))
+    trained = {name for name in first if name not in given or not first[name].equal(given[name])}
+    assert "encoder.lm_head.dense.weight" in trained
+    assert all(name.startswith("encoder.lm_head.") for name in trained)
+    assert "encoder.lm_head.weight" not in trained  # the embeddings
+    layer = "encoder.sentence_encoder.layers.0.fc1.weight"
+    assert not second[layer].equal(first[layer])
