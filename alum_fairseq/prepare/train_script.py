@@ -111,17 +111,16 @@ def _recipe(record: DataRecord, width: int) -> _Recipe:
     fine-tuned with up to 3e-4 (Turc et al. 2019, arXiv 1908.08962). For spans and tags the base
     model has 3e-5 (Devlin et al. 2019, arXiv 1810.04805, appendix A.3: 2e-5 to 5e-5).
     """
-    of_tokens, narrow = isinstance(record.problem, TokenProblem), width < 768
-    if record.task in _PUBLISHED:
-        published = _PUBLISHED[str(record.task)]
-        return replace(published, lr="3e-4") if of_tokens and narrow else published
-    sequences = 32
-    updates = _EPOCHS * -(-record.splits[TRAIN].rows // sequences)
-    metric = "accuracy" if record.problem.categorical else "pearson_and_spearman"
-    if isinstance(record.problem, TokenProblem):
-        metric = record.problem.metric
-    lr = f"{3 if of_tokens else 1}e-{4 if narrow else 5}"
-    return _Recipe(lr, sequences, updates, round(0.06 * updates), metric)
+    digit = 3 if isinstance(record.problem, TokenProblem) else 1
+    recipe = _PUBLISHED.get(str(record.task))
+    if recipe is None:
+        sequences = 32
+        updates = _EPOCHS * -(-record.splits[TRAIN].rows // sequences)
+        metric = "accuracy" if record.problem.categorical else "pearson_and_spearman"
+        if isinstance(record.problem, TokenProblem):
+            metric = record.problem.metric
+        recipe = _Recipe(f"{digit}e-5", sequences, updates, round(0.06 * updates), metric)
+    return recipe if width >= 768 else replace(recipe, lr=f"{digit}e-4")
 
 
 def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str, str]:

@@ -251,6 +251,7 @@ def test_the_batch_is_the_same_on_four_gpus(data: Path, gpu_tools: Path) -> None
         (None, SequenceTagging(("O", "B-x")), ["3e-4", "3e-5", "3e-5"]),
         (None, SpanPrediction(), ["3e-4", "3e-5", "3e-5"]),
         ("SQuAD1.1", SpanPrediction(), ["3e-4", "1.5e-5", "1.5e-5"]),
+        ("RTE", Classification(("a", "b")), ["1e-4", "2e-5", "2e-5"]),
     ],
 )
 def test_a_small_encoder_has_a_higher_rate(
