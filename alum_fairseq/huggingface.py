@@ -21,7 +21,7 @@ from alum_fairseq.adversarial.methods import build_method
 from alum_fairseq.adversarial.presets import get_preset, with_values
 from alum_fairseq.adversarial.proximal import momentum_decay
 from alum_fairseq.adversarial.schedule import Schedule
-from alum_fairseq.errors import FieldError, UsageError, require_choice
+from alum_fairseq.errors import FieldError, UsageError, did_you_mean
 from alum_fairseq.problems import Classification, MaskedLM, Problem, Regression
 
 Tap = Callable[[Tensor], Tensor]  # from what enters at the site to what the pass goes on from
@@ -47,8 +47,10 @@ class AlumMixin:
         try:
             preset = get_preset(given.pop("preset", "calibrated"))
             known = [f.name for part in (preset, preset.adversary) for f in fields(part)]
-            for name in given:
-                require_choice("option", name, ["alpha", *known])
+            options = ["alpha", *known]
+            for name in given.keys() - {*options}:
+                hint = did_you_mean(name, options)
+                raise FieldError(name, f"is no option here: there are {', '.join(options)}{hint}")
             divergence = None if problem.categorical else problem.divergence
             preset = with_values(preset, given, stage, divergence)
             self._method = build_method(preset)

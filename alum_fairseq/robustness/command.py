@@ -24,10 +24,10 @@ from alum_fairseq.robustness.attacks.synonyms import write_synonyms
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import resolve
 from alum_fairseq.robustness.plan import add_options, plan
-from alum_fairseq.robustness.report.compare import in_columns, joined, leaderboard
+from alum_fairseq.robustness.report.compare import about, in_columns, joined, leaderboard
 from alum_fairseq.robustness.report.publish import write_leaderboard, write_report
 from alum_fairseq.robustness.report.summary import build_report
-from alum_fairseq.robustness.report.wording import in_lines, table, visible
+from alum_fairseq.robustness.report.wording import in_lines, paragraph, table, warnings_in_lines
 from alum_fairseq.robustness.runner import WORK, run_parts, versions
 from alum_fairseq.robustness.store import digest
 from alum_fairseq.robustness.types import Example
@@ -111,7 +111,7 @@ def _measure(argv: list[str]) -> None:
     )
     write_report(report, options.output)
     shown = in_columns(leaderboard(report)) if len(models) > 2 else table(report)
-    print(shown, in_lines(report), sep="\n\n")
+    print(shown, *warnings_in_lines(report), in_lines(report), sep="\n\n")
     took = int(time.monotonic() - begun)
     cli.say(f"\n{took // 60}:{took % 60:02d} minutes. The report: {options.output / 'report.html'}")
 
@@ -133,8 +133,8 @@ def _compare(argv: list[str]) -> None:
     if options.output is not None:
         new_folder(options.output)
     report = joined([path / "report.json" if path.is_dir() else path for path in options.reports])
-    said = map(visible, [*report["notes"], *report["warnings"]])
-    print(in_columns(leaderboard(report)), *said, sep="\n")
+    said = [about(report), *report["notes"], *report["warnings"]]
+    print(in_columns(leaderboard(report)), *map(paragraph, said), sep="\n")
     if options.output is not None:
         write_leaderboard(report, options.output)
         cli.say(f"\nWritten: {options.output / 'leaderboard.md'}")

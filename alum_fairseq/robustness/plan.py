@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="regression: a prediction this far from the answer still is right (default: half the "
         "standard deviation of the answers)",
     )
-    add_effort(how, "--resamples", 1000, 200, "of the bootstrap", least=100)
+    add_effort(how, "--resamples", 5000, 5000, "of the bootstrap", least=100)
     how.add_argument("--seed", type=int, default=1, help="of everything drawn (default: 1)")
 
 
@@ -73,7 +73,7 @@ def plan(options: argparse.Namespace, data: Data) -> tuple[list[Part], list[str]
             else:
                 parts.append(part)
                 if part.note:
-                    notes.setdefault(("", part.note), []).append(part.kind)
+                    notes.setdefault(("in ", part.note), []).append(part.kind)
     said = [f"{begin}{', '.join(names)}: {text}" for (begin, text), names in notes.items()]
     return parts, [*_standard(options), *said]
 

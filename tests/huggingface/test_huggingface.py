@@ -335,7 +335,7 @@ def test_the_momentum_model_follows(tmp_path: Path) -> None:
             {"alum_preset": "alun"},
             "alum_preset is 'alun': it must be one of",
         ),
-        ({}, {"alum_epsilom": 1}, "alum_option is 'epsilom': .* did you mean epsilon?"),
+        ({}, {"alum_epsilom": 1}, "alum_epsilom is no option here: .* did you mean epsilon?"),
         ({}, {"alum_preset": "freelb", "alum_alpha": 2}, "alum_alpha has no effect with"),
         ({}, {"alum_site": "2"}, "alum_site is 2: no such layer is found in a Bert"),
         ({}, {"gradient_checkpointing": True}, "gradient_checkpointing, torch_compile and several"),

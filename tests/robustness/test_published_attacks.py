@@ -50,6 +50,7 @@ from alum_fairseq.robustness.attacks.words import (
 from alum_fairseq.robustness.parts import bert_attack, greedy, pwws, substitution
 from alum_fairseq.robustness.parts.clean import Clean
 from alum_fairseq.robustness.parts.greedy import GreedyAttack
+from alum_fairseq.robustness.report.compare import about, joined
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Verdict
 
@@ -237,6 +238,9 @@ def test_synonyms_from_a_file(tmp_path: Path) -> None:
     assert found("Film") == ["Movie", "Picture"]
     assert found("good") == ["fine"]
     assert found("bad") == []
+    path.write_text("a good film\t1\n")
+    with pytest.raises(UsageError, match=r"tsv:1: before the tab stands 'a good film': it must be"):
+        read_synonyms(path)
     path.write_text("film movie\n")
     with pytest.raises(UsageError, match=r"synonyms.tsv:1: there is no tab between"):
         read_synonyms(path)
@@ -508,7 +512,7 @@ def test_a_report_says_what_was_left_out_and_how_words_were_chosen(
     if tagged:
         how = "kept, by NLTK's tagger"
     notes = [
-        f"pwws, textfooler: part of speech is {how}",
+        f"in pwws, textfooler: part of speech is {how}",
         "left out: bert-attack, bae: --attack-lm FILE is not given",
     ]
     report = json.loads((out / "report.json").read_text())
@@ -687,14 +691,31 @@ def test_reports_are_compared(
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["examples", "strong", "middle", "weak"]
     assert rows[-5:] == ["noted", "of all", "weak: of one", "strong: of one", "middle: of one"]
-    [worst] = [row for row in rows if "worst" in row]
+    [worst] = [row for row in rows if row.startswith("All attacks together: Accuracy, worst")]
     assert "8  60.5 [59.5, 61.5]  30.0 [29.0, 31.0]   10.0 [9.0, 11.0]" in worst
     for key in ("Clean: Accuracy", "Calibration error", "TextBugger", "Success", "Queries"):
         assert any(key in row for row in rows), key
-    assert command.main(["compare", str(folders[0] / "report.json"), str(folders[0])]) == 2
+    assert any("Calibration error (%) (lower is better)" in row for row in rows)
+    # Reports that share a checkpoint have it once; another one of its name is refused.
+    assert command.main(["compare", str(folders[0] / "report.json"), str(folders[0])]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["examples", "weak"]
+    retrained = json.loads((folders[0] / "report.json").read_text())
+    retrained["models"][0]["checkpoints"][0]["sha256"] = "0"
+    (tmp_path / "report.json").write_text(json.dumps(retrained))
+    assert command.main(["compare", str(folders[0]), str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "another model is called weak" in said
     assert "with --path NAME=FILE" in said
+    strong = json.loads((folders[1] / "report.json").read_text())
+    strong["models"][0]["constant"] = True  # gives one answer to every example
+    (tmp_path / "report.json").write_text(json.dumps(strong))
+    assert command.main(["compare", str(folders[0]), str(tmp_path), str(folders[2])]) == 0
+    head = capsys.readouterr().out.splitlines()[0]
+    assert head.split() == ["examples", "middle", "weak", "strong"]
+    # Colours are those of the order given.
+    board = joined([folder / "report.json" for folder in folders])
+    assert [model["name"] for model in board["models"]] == ["weak", "strong", "middle"]
+    assert "The best model stands first: by all attacks together, accuracy, worst" in about(board)
     other = json.loads((folders[1] / "report.json").read_text())
     parts, data, source = other["parts"], other["data"], report["data"]["source"]
     limits = {**parts["textbugger"]["limits"], "max_candidates": 50}

@@ -35,6 +35,7 @@ from alum_fairseq.robustness.report.wording import (
     in_lines,
     table,
     visible,
+    warnings_in_lines,
 )
 from alum_fairseq.robustness.types import Example
 
@@ -573,6 +574,21 @@ def test_warnings(
     assert said in warning
     assert warning.startswith("alum, ") or warning.startswith("alum: ")
     assert quiet(report_of(**spoilt(part, few, **values))) == []
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_what_never_changes_its_answer_is_called_neither_robust_nor_not(compared: bool) -> None:
+    given = spoilt("clean", 1, prediction="positive")
+    if not compared:
+        given["models"] = given["models"][1:]
+        given["records"] = {part: each[1:] for part, each in given["records"].items()}
+    report = report_of(**given)
+    [(sentence, _)] = conclusions(report)
+    said = "alum knows nothing: it gives one answer to every example"
+    assert sentence.startswith(f"{said}: under" if compared else f"{said}. Under attack alum keeps")
+    assert "robust" not in sentence
+    assert [model["constant"] for model in report["models"]] == [False, True][not compared :]
+    assert warnings_in_lines(report)[-1].startswith("Warning: alum, checkpoint 1: predicts")
 
 
 def test_warnings_of_little_evidence(reports: dict[str, dict[str, Any]]) -> None:

@@ -676,7 +676,7 @@ def test_quick(measure: Measure) -> None:
     chosen = {"examples": 4, "attack_examples": 1, "parts": "noise", **unset}
     found = measure(**chosen, quick=True).settings
     assert [found[name] for name in ("steps", "restarts", "max_queries")] == [5, 1, 60]
-    assert (found["noise_rates"], found["resamples"], found["examples"]) == ([0.2], 200, 4)
+    assert (found["noise_rates"], found["resamples"], found["examples"]) == ([0.2], 5000, 4)
     found = measure(**chosen).settings
     assert [found[name] for name in ("steps", "restarts", "max_queries")] == [10, 2, 200]
 

@@ -24,7 +24,8 @@ def read_synonyms(path: Path) -> Callable[[str], list[str]]:
         A function from a word to its neighbours, with capitals where the word has them.
 
     Raises:
-        UsageError: there is no such file, it is no text, or a line has no tab.
+        UsageError: there is no such file, it is no text, or a line does not begin with a word and
+            a tab.
     """
     existing_file(path)
     table: dict[str, list[str]] = {}
@@ -32,6 +33,10 @@ def read_synonyms(path: Path) -> Callable[[str], list[str]]:
         word, tab, neighbours = line.partition("\t")
         if not tab:
             raise UsageError(f"{path}:{number}: there is no tab between a word and its neighbours")
+        if len(word.split()) != 1:
+            raise UsageError(
+                f"{path}:{number}: before the tab stands {word[:40]!r}: it must be one word"
+            )
         table[word.strip().lower()] = neighbours.split()
     return lambda word: [written_like(word, found) for found in table.get(word.lower(), [])]
 

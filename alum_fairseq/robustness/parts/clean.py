@@ -103,15 +103,24 @@ class Clean(Part):
                 "(dropout that is left on, sampling). Attacks that trust its answers then look "
                 "weaker than they are (Athalye et al. 2018)."
             )
-        if records.problem.name != "classification":
-            return
-        for number, found in enumerate(records.checkpoints, start=1):
-            predictions = {record["prediction"] for record in found}
-            if len(predictions) == 1 and len(found) > 1:
+        for number, answer in enumerate(only_answers(records), start=1):
+            if answer is not None:
                 yield (
-                    f"{model}, checkpoint {number}: predicts {predictions.pop()} for every "
+                    f"{model}, checkpoint {number}: predicts {answer or 'no answer'} for every "
                     "example. What never changes its answer looks robust, but knows nothing."
                 )
+
+
+def only_answers(records: Records) -> list[str | None]:
+    """For each checkpoint the answer that it gives to every example; None if there are several."""
+    tags = records.problem.name == "sequence_tagging"
+    found = []
+    for checkpoint in records.checkpoints:
+        answers = {record["prediction"] for record in checkpoint}
+        if tags:
+            answers = {tag for each in answers for tag in each.split()}
+        found.append(answers.pop() if len(answers) == 1 < len(checkpoint) else None)
+    return found
 
 
 def _paired(records: Records) -> list[Columns]:

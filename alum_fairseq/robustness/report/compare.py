@@ -30,7 +30,9 @@ _OF_ATTACKS = (".success", ".queries")
 
 
 def joined(paths: Sequence[Path]) -> dict[str, Any]:
-    """Several reports as one, the best model first: the measures of all, without comparisons.
+    """Several reports as one: the measures of all models, without comparisons.
+
+    Checkpoints that are in two reports, of the same name, are taken once.
 
     Args:
         paths: of ``report.json`` files, made on the same examples.
@@ -54,12 +56,12 @@ def joined(paths: Sequence[Path]) -> dict[str, Any]:
         if differing := _differing(report["parts"], first["parts"]):
             raise UsageError(f"{path} and {paths[0]} have different settings: {differing}")
         for model in report["models"]:
-            if model["name"] in models:
+            if model["name"] in models and _digests(model) != _digests(models[model["name"]]):
                 raise UsageError(
                     f"{path}: another model is called {model['name']}, too: make one of the "
                     "reports again with --path NAME=FILE"
                 )
-            models[model["name"]] = model
+            models.setdefault(model["name"], model)
     values = [{one["key"]: one["values"] for one in report["measures"]} for report in reports]
     measures = [
         {**one, "comparisons": [], "values": dict(ChainMap(*(each[one["key"]] for each in values)))}
@@ -72,8 +74,7 @@ def joined(paths: Sequence[Path]) -> dict[str, Any]:
         key: list(dict.fromkeys(chain.from_iterable(report[key] for report in reports)))
         for key in ("notes", "warnings")
     }
-    found = {**first, **said, "measures": measures, "models": list(models.values())}
-    return {**found, "models": _ranked(found)}
+    return {**first, **said, "measures": measures, "models": list(models.values())}
 
 
 def leaderboard(report: Mapping[str, Any]) -> list[list[str]]:
@@ -90,7 +91,9 @@ def leaderboard(report: Mapping[str, Any]) -> list[list[str]]:
             texts = (f"{number(one['value'], measure)} {span(one, measure)}" for one in cells)
             group = capitalized(measure["group"].removeprefix("Attack on the "))
             count = f"{measure['examples']:,}"
-            rows.append([f"{group}: {heading(measure)}", count, *map(str.rstrip, texts)])
+            lower = " (lower is better)" if measure["better"] == "lower" else ""
+            title = f"{group}: {heading(measure)}{lower}"
+            rows.append([title, count, *map(str.rstrip, texts)])
     training = [_training(model) for model in models]
     return [*rows, ["Training: h:mm:ss, updates", "", *training]] if any(training) else rows
 
@@ -103,10 +106,33 @@ def in_columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _ranked(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The models, the best first."""
+    """The models, the best first; those that give one answer to every example last."""
     every = {measure["key"]: measure["values"] for measure in report["measures"]}
     values = next(every[key] for key in _SORTED_BY if key in every)
-    return sorted(report["models"], key=lambda model: -(values[model["name"]]["value"] or 0))
+    return sorted(
+        report["models"],
+        key=lambda model: (
+            model.get("constant", False),
+            -(values[model["name"]]["value"] or 0),
+        ),
+    )
+
+
+def about(report: Mapping[str, Any]) -> str:
+    """What a leaderboard is of, and how to read it."""
+    every = {measure["key"]: measure for measure in report["measures"]}
+    first = every[next(key for key in _SORTED_BY if key in every)]
+    quick = ", with --quick" if report["settings"].get("quick") else ""
+    return (
+        f"Measured on {_examples(report)}{quick}. In brackets: 95% intervals. The best model "
+        f"stands first: by {first['group'].lower()}, {first['title'].lower()}. Two whose intervals "
+        "overlap may be equally good: measure both in one report, which compares them example by "
+        "example."
+    )
+
+
+def _digests(model: Mapping[str, Any]) -> list[str]:
+    return [checkpoint["sha256"] for checkpoint in model["checkpoints"]]
 
 
 def _training(model: Mapping[str, Any]) -> str:

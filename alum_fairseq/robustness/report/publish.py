@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from alum_fairseq.files import whole_file
 from alum_fairseq.robustness.report import wording
-from alum_fairseq.robustness.report.compare import leaderboard
+from alum_fairseq.robustness.report.compare import about, leaderboard
 from alum_fairseq.robustness.report.plots import COLORS, GRID, INK, PAPER, figures, overview
 
 _TEMPLATES = {
@@ -65,7 +65,12 @@ def write_leaderboard(report: Mapping[str, Any], folder: Path) -> None:
         UsageError: the folder cannot be written to.
     """
     drawn = overview(report)
-    content = {"leaderboard": leaderboard(report), "caption": drawn["caption"], "report": report}
+    content = {
+        "leaderboard": leaderboard(report),
+        "about": about(report),
+        "caption": drawn["caption"],
+        "report": report,
+    }
     text = _rendered("leaderboard.md.jinja", content, finalize=_in_markdown)
     files = {"leaderboard.md": text.encode("utf-8", "replace"), **_files_of("overview", drawn)}
     _write(files, folder)

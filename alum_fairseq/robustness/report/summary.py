@@ -12,6 +12,7 @@ import numpy as np
 
 from alum_fairseq.cli import progress
 from alum_fairseq.robustness import statistics
+from alum_fairseq.robustness.parts.clean import only_answers
 from alum_fairseq.robustness.parts.part import Curve, Measure, Part, Records, curve_name, title_of
 from alum_fairseq.robustness.report.wording import short_name
 from alum_fairseq.robustness.statistics import Array, Columns, Statistic
@@ -58,12 +59,16 @@ def build_report(
     for model in models:
         start, stop = stop, stop + len(model["checkpoints"])
         spans[model["name"]] = slice(start, stop)
+    only = only_answers(records[parts[0].name])
     report = {
         "format": FORMAT,
         "settings": settings,
         "versions": versions,
         "data": data,
-        "models": models,
+        "models": [
+            {**model, "constant": any(answer is not None for answer in only[spans[model["name"]]])}
+            for model in models
+        ],
         "parts": {part.name: part.settings for part in parts},
         "notes": notes,
         "resamples": resamples,

@@ -188,8 +188,9 @@ def conclusions(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if len(report["models"]) == 1:
         return [_of_one_model(report, clean, attacked)]
     right = right_answers(report)
+    constant = [model["name"] for model in report["models"] if model.get("constant")]
     return [
-        _of_two_models(number, right, clean, attacked)
+        _of_two_models(number, right, clean, attacked, constant)
         for number in range(len(clean["comparisons"]))
     ]
 
@@ -209,14 +210,19 @@ def _of_one_model(
             f"{capitalized(right)}: {accuracy}."
         )
     value = attacked["values"][name]["value"]
+    constant = f"{_knows_nothing([name])}. " if report["models"][0].get("constant") else ""
     return (
-        f"Under attack {name} keeps {number(value, attacked)}% {right}.",
+        f"{constant}Under attack {name} keeps {number(value, attacked)}% {right}.",
         f"That is {_mean(attacked)}: {said(attacked)}. Without attack: {accuracy}.",
     )
 
 
 def _of_two_models(
-    place: int, right: str, clean: Mapping[str, Any], attacked: Mapping[str, Any] | None
+    place: int,
+    right: str,
+    clean: Mapping[str, Any],
+    attacked: Mapping[str, Any] | None,
+    constant: Sequence[str],
 ) -> tuple[str, str]:
     accuracy = clean["comparisons"][place]
     model, baseline = accuracy["model"], accuracy["baseline"]
@@ -236,7 +242,9 @@ def _of_two_models(
         return f"{model} and {baseline} were not attacked: neither is known to be robust.", price
     one, (found, other) = attacked["comparisons"][place], values(attacked)
     which = f"It is not sure which of {model} and {baseline} is more robust"
-    if is_sure(one):
+    if useless := [name for name in (baseline, model) if name in constant]:
+        which = _knows_nothing(useless)
+    elif is_sure(one):
         which = f"{model} is {'more' if one['difference'] > 0 else 'less'} robust than {baseline}"
     seeds = "Each is a single training: another may give another result."
     if one["p_seeds"] is not None:
@@ -245,6 +253,12 @@ def _of_two_models(
         f"{which}: under attack {model} keeps {found}% {right}, {baseline} {other}%.",
         f"That is {_points(one, attacked)}, {_mean(attacked)}. {seeds} {price}",
     )
+
+
+def _knows_nothing(names: Sequence[str]) -> str:
+    """Of models that never change their answer, and so are broken by no attack."""
+    know, give = ("knows", "it gives") if len(names) == 1 else ("know", "they give")
+    return f"{' and '.join(names)} {know} nothing: {give} one answer to every example"
 
 
 def _mean(attacked: Mapping[str, Any]) -> str:
@@ -269,8 +283,17 @@ def _to(bounds: Mapping[str, Any], measure: Mapping[str, Any]) -> str:
 
 def in_lines(report: Mapping[str, Any]) -> str:
     """The conclusions for a terminal."""
-    said = (f"{visible(first)} {visible(rest)}" for first, rest in conclusions(report))
-    return "\n".join(line for text in said for line in wrap(text, _COLUMNS))
+    return "\n".join(paragraph(f"{first} {rest}") for first, rest in conclusions(report))
+
+
+def paragraph(text: str) -> str:
+    """Text in lines for a terminal."""
+    return "\n".join(wrap(visible(text), _COLUMNS))
+
+
+def warnings_in_lines(report: Mapping[str, Any]) -> list[str]:
+    """The warnings for a terminal."""
+    return [paragraph(f"Warning: {warning}") for warning in report["warnings"]]
 
 
 def glance(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
