@@ -48,7 +48,7 @@ class AlumMixin:
             preset = get_preset(given.pop("preset", "calibrated"))
             known = [f.name for part in (preset, preset.adversary) for f in fields(part)]
             options = ["alpha", *known]
-            for name in given.keys() - {*options}:
+            for name in sorted(given.keys() - {*options}):
                 hint = did_you_mean(name, options)
                 raise FieldError(name, f"is no option here: there are {', '.join(options)}{hint}")
             divergence = None if problem.categorical else problem.divergence

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -20,7 +21,7 @@ from alum_fairseq.problems import Classification, MultipleChoice, Regression
 from alum_fairseq.robustness.attacks.greedy import Limits
 from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
 from alum_fairseq.robustness.parts.adversarial_set import AdversarialSetPart
-from alum_fairseq.robustness.parts.clean import Clean
+from alum_fairseq.robustness.parts.clean import Clean, only_answers
 from alum_fairseq.robustness.parts.embeddings import L2Attack, LInfAttack
 from alum_fairseq.robustness.parts.greedy import Misspellings
 from alum_fairseq.robustness.parts.noise import Noise
@@ -574,6 +575,23 @@ def test_warnings(
     assert said in warning
     assert warning.startswith("alum, ") or warning.startswith("alum: ")
     assert quiet(report_of(**spoilt(part, few, **values))) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "predictions", "only"),
+    [
+        ("classification", ["a", "a"], "a"),
+        ("classification", ["a", "b"], None),
+        ("classification", ["a"], None),  # a single example
+        ("sequence_tagging", ["O O", "O"], "O"),
+        ("sequence_tagging", ["O B-x", "O"], None),
+        ("span_prediction", ["", ""], ""),
+    ],
+)
+def test_the_only_answer(kind: str, predictions: list[str], only: str | None) -> None:
+    found = [{"prediction": prediction} for prediction in predictions]
+    records = SimpleNamespace(problem=SimpleNamespace(name=kind), checkpoints=[found])
+    assert only_answers(records) == [only]
 
 
 @pytest.mark.parametrize("compared", [False, True])

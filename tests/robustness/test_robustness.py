@@ -191,6 +191,7 @@ def test_a_report_of_every_part(run: Any) -> None:
     for title in ("Clean", "Attack on the words, misspellings", "Smoothness"):
         for text in (run.out, *((run.folder / name).read_text() for name in REPORT[1:])):
             assert title in text
+    assert "\nWarning: Measured on fewer than 100 examples" in run.out
     assert max(map(len, run.out.splitlines())) <= 100
 
 
@@ -540,6 +541,7 @@ def test_more_than_two_models_make_a_leaderboard(
     assert done.out.startswith(printed.getvalue().rsplit(rule, 1)[0])
     board = (tmp_path / "board" / "leaderboard.md").read_text()
     assert f"|  | examples | {' | '.join(best)} |" in board
+    assert "\nMeasured on 24 of " in board
     picture = (tmp_path / "board" / "overview.svg").read_text()
     assert "Character noise" in picture
     assert "more than" not in board

@@ -107,8 +107,7 @@ def in_columns(rows: Sequence[Sequence[str]]) -> str:
 
 def _ranked(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The models, the best first; those that give one answer to every example last."""
-    every = {measure["key"]: measure["values"] for measure in report["measures"]}
-    values = next(every[key] for key in _SORTED_BY if key in every)
+    values = _sorted_by(report)["values"]
     return sorted(
         report["models"],
         key=lambda model: (
@@ -118,10 +117,15 @@ def _ranked(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     )
 
 
+def _sorted_by(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The measure that models are sorted by."""
+    every = {measure["key"]: measure for measure in report["measures"]}
+    return next(every[key] for key in _SORTED_BY if key in every)
+
+
 def about(report: Mapping[str, Any]) -> str:
     """What a leaderboard is of, and how to read it."""
-    every = {measure["key"]: measure for measure in report["measures"]}
-    first = every[next(key for key in _SORTED_BY if key in every)]
+    first = _sorted_by(report)
     quick = ", with --quick" if report["settings"].get("quick") else ""
     return (
         f"Measured on {_examples(report)}{quick}. In brackets: 95% intervals. The best model "
