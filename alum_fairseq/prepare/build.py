@@ -29,6 +29,8 @@ from alum_fairseq.problems import UNLABELLED, SupervisedProblem, TokenProblem
 
 # A process is worth its start for so many lines of symbols.
 _LINES_A_WORKER = 20_000
+# So many different labels are classes even if few of them recur.
+_DISTINCT = 10
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,12 @@ def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
     labels = plan.problem.labels or tuple(in_order(counts))
     problem = replace(plan.problem, labels=labels)
     problem.check_columns(len(source.columns), f"{shown(file)}, column {source.label}")
+    if not plan.problem.labels and len(labels) > max(_DISTINCT, len(train) / 2):
+        raise UsageError(
+            f"{shown(file)}, column {source.label}: {len(labels):,} different labels in "
+            f"{len(train):,} rows, but classes come again and again: give --label, the column of "
+            "the classes, --regression if labels are numbers, or --labels, all of the classes"
+        )
     if len(labels) < 2:
         raise UsageError(
             f"every row of {shown(file)} has the label {labels[0]} (column {source.label}): there "

@@ -83,6 +83,7 @@ class _Recipe:
 
 
 _EPOCHS = 10
+_LOG_INTERVAL = 100  # fairseq's
 # fairseq's examples/roberta/README.glue.md, within the ranges of Liu et al. 2019 (RoBERTa), table
 # 10, for base and large alike; but the metric is GLUE's. For MRPC, RTE and STS-B the authors start
 # from their model for MNLI.
@@ -195,6 +196,7 @@ def _schedule(recipe: _Recipe) -> list[list[str]]:
         ["--weight-decay", recipe.decay, "--clip-norm", "0.0"],
         ["--fp16-init-scale", "4", "--threshold-loss-scale", "1", "--fp16-scale-window", "128"],
         ["--distributed-world-size", "1", "--find-unused-parameters"],
+        ["--log-interval", str(min(_LOG_INTERVAL, max(1, recipe.updates // 40)))],
     ]
 
 

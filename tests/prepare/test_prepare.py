@@ -615,6 +615,11 @@ BAD_TABLES = [
     ("a\tx\nb\n", "train.tsv:2: 1 field where line 1 has 2"),
     ("a\tx\nb\t \n", "train.tsv:2: the label (column 2) is empty"),
     ("t\tlabel\na\tx\nb\tx\nc\ty\nc\ty\n", "train.tsv:1: no other row has the label 'label': give"),
+    # The text taken for the label, or a number for a class.
+    (
+        "".join(f"{number % 2}\ttext {number}\n" for number in range(12)),
+        "train.tsv, column 2: 12 different labels in 12 rows, but classes come again and again: give",
+    ),
 ]
 
 
@@ -622,6 +627,14 @@ BAD_TABLES = [
 def test_bad_tables(table: str, message: str, refused: Any, tmp_path: Path) -> None:
     write(tmp_path, {"train.tsv": table})
     assert message in refused(*own(tmp_path))
+
+
+def test_few_rows_may_have_a_class_each(run: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"train.tsv": "".join(f"text\t{number}\n" for number in range(10))})
+    assert len(run(*own(tmp_path)).problem.labels) == 10
+    names = [str(number) for number in range(12)]
+    write(tmp_path, {"train.tsv": "".join(f"text\t{name}\n" for name in names)})
+    assert run(*own(tmp_path, "--labels", *names), output="named").problem.labels == tuple(names)
 
 
 def test_a_rare_class_may_come_first(run: Any, tmp_path: Path) -> None:

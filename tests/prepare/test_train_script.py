@@ -93,6 +93,8 @@ def test_it_trains_as_it_stands(
         last = torch.load(folder / "data" / method / "checkpoint_last.pt")
         assert last["optimizer_history"][-1]["num_updates"] == 20  # of 32 of 40, for 10 epochs
         assert ("adv_loss" in done.stdout) == (method == "alum")
+        # Two updates an epoch: fairseq's interval of 100 would say nothing within it.
+        assert "| INFO | train_inner |" in done.stdout
     # Options after the method win; and a run that is over is not made again.
     done = run(script, "alum", "--max-epoch", "3", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert "nothing to do" in done.stdout
