@@ -618,7 +618,7 @@ BAD_TABLES = [
     # The text taken for the label, or a number for a class.
     (
         "".join(f"{number % 2}\ttext {number}\n" for number in range(12)),
-        "train.tsv, column 2: 12 different labels in 12 rows, but classes come again and again: give",
+        "train.tsv, column 2: 12 different labels in 12 rows, but classes come again and",
     ),
 ]
 
