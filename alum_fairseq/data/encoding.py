@@ -27,11 +27,13 @@ class Encoded:
         texts: the symbols of each text, separated by spaces.
         truncated: whether symbols were dropped because it was too long.
         unknown: number of its symbols that are not in the dictionary.
+        tokens: of its longest input, special ones included.
     """
 
     texts: tuple[str, ...]
     truncated: bool
     unknown: int
+    tokens: int
 
 
 class ExampleEncoder:
@@ -80,11 +82,16 @@ class ExampleEncoder:
             tuple(" ".join(each) for each in symbols),
             kept != lengths,
             sum(each.count(unknown) for each in symbols),
+            max(sum(kept[i] + 2 for i in texts) for texts in self._inputs(len(kept))),
         )
+
+    def _inputs(self, texts: int) -> Iterator[Sequence[int]]:
+        """The texts that the model reads together, by their numbers."""
+        return self._problem.inputs(range(texts))
 
     def _truncate(self, lengths: list[int]) -> list[int]:
         kept = list(lengths)
-        for texts in map(sorted, self._problem.inputs(range(len(lengths)))):
+        for texts in map(sorted, self._inputs(len(lengths))):
             room = self._max_positions - 2 * len(texts)
             together = truncate_longest_first([lengths[i] for i in texts], room)
             for text, length in zip(texts, together, strict=True):

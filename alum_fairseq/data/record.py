@@ -34,6 +34,7 @@ class SplitRecord:
         labelled: whether it has labels.
         label_counts: the examples of every class, in the order of the classes; empty for
             regression, and without labels.
+        length: the tokens that 999 of 1,000 inputs do not exceed, special ones included.
     """
 
     files: list[str]
@@ -43,6 +44,7 @@ class SplitRecord:
     unknown: int
     labelled: bool
     label_counts: dict[str, int] = field(default_factory=dict)
+    length: int = 0
 
 
 @dataclass(frozen=True)

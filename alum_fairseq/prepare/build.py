@@ -10,6 +10,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from fairseq.binarizer import FileBinarizer, VocabularyDatasetBinarizer
 from fairseq.data import Dictionary
 
@@ -29,6 +30,8 @@ from alum_fairseq.problems import UNLABELLED, SupervisedProblem, TokenProblem
 
 # A process is worth its start for so many lines of symbols.
 _LINES_A_WORKER = 20_000
+# The quantile of the inputs' lengths that the size of batches goes by.
+_LONG = 0.999
 # So many different labels are classes even if few of them recur.
 _DISTINCT = 10
 
@@ -90,7 +93,7 @@ def prepare(
         )
         write = _write_pieces if of_tokens else _write_texts
         for name, split in splits.items():
-            truncated, unknown = write(folder, name, split, record, vocabulary, workers)
+            truncated, unknown, lengths = write(folder, name, split, record, vocabulary, workers)
             record.splits[name] = SplitRecord(
                 [
                     shown(file)
@@ -103,6 +106,7 @@ def prepare(
                 unknown,
                 split.labelled,
                 _counts(split, problem) if split.labelled else {},
+                int(np.quantile(lengths, _LONG, method="higher")),
             )
         record.save(folder)
     return record
@@ -255,11 +259,11 @@ def _write_texts(
     record: DataRecord,
     vocabulary: Vocabulary,
     workers: int,
-) -> tuple[int, int]:
+) -> tuple[int, int, list[int]]:
     """Write ``input0/``, ``input1/``, ... of a split.
 
     Returns:
-        The number of truncated examples, and that of unknown symbols.
+        The number of truncated examples, that of unknown symbols, and the tokens of each example.
     """
     folders = [folder / f"input{i}" for i in range(record.inputs)]
     for each in folders:
@@ -274,35 +278,40 @@ def _write_texts(
         workers,
     )
     truncated = unknown = 0
+    lengths = []
     with ExitStack() as stack:
         streams = [stack.enter_context(file.open("w", encoding="utf-8")) for file in files]
         for example in cli.progress(examples, f"encoding {name}", len(split.rows)):
             truncated += example.truncated
             unknown += example.unknown
+            lengths.append(example.tokens)
             for stream, text in zip(streams, example.texts, strict=True):
                 stream.write(text + "\n")
     for each, file in zip(folders, files, strict=True):
         _binarize(file, each / name, vocabulary.dictionary, workers)
         file.unlink()
-    return truncated, unknown
+    return truncated, unknown, lengths
 
 
 def _write_pieces(
     folder: Path, name: str, split: Split, record: DataRecord, vocabulary: Vocabulary, _: int
-) -> tuple[int, int]:
+) -> tuple[int, int, list[int]]:
     """Write ``text/``, which the tasks about tokens read; what they will make of it is counted.
 
     Returns:
-        The number of examples that several inputs are made of, and that of unknown symbols.
+        The number of examples that several inputs are made of, that of unknown symbols, and the
+        tokens of each input.
     """
     encoder = PieceEncoder(vocabulary, Layout(record.problem, record.max_positions))
     several = unknown = 0
+    lengths = []
     for _, row in cli.progress(split.rows, f"encoding {name}", len(split.rows)):
         pieces = encoder(row.texts)
         several += len(pieces) > 1
         unknown += sum(map(encoder.unknown_in, pieces))
+        lengths += [len(piece.tokens) for piece in pieces]
     write_texts(folder, name, [row for _, row in split.rows])
-    return several, unknown
+    return several, unknown, lengths
 
 
 def _binarize(text: Path, prefix: Path, dictionary: Dictionary, workers: int) -> None:

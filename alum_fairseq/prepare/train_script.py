@@ -28,7 +28,7 @@ _TEMPLATE = """\
 #
 # Further words are options of fairseq-train, and win over those below, for instance
 # 'plain --lr 2e-5 --max-epoch 3'. Run again, it goes on where it was.
-# On 4 GPUs add: --distributed-world-size 4 --batch-size {quarter}
+# On 4 GPUs add: --distributed-world-size 4 {quarter}
 set -euo pipefail
 
 # The environment that alum-prepare ran in.
@@ -84,10 +84,12 @@ class _Recipe:
 
 _EPOCHS = 10
 _LOG_INTERVAL = 100  # fairseq's
+# A pass of more sequences than fit into so many tokens, padding included, is split.
+_TOKENS = 4400
 # fairseq's examples/roberta/README.glue.md, within the ranges of Liu et al. 2019 (RoBERTa), table
 # 10, for base and large alike; but the metric is GLUE's. For MRPC, RTE and STS-B the authors start
-# from their model for MNLI.
-_PUBLISHED = {
+# from their model for MNLI. As published, a pass with long sequences has fewer of them.
+_GLUE = {
     "CoLA": _Recipe("1e-5", 16, 5_336, 320, "mcc"),
     "SST-2": _Recipe("1e-5", 32, 20_935, 1_256, "accuracy"),
     "MRPC": _Recipe("1e-5", 16, 2_296, 137, "acc_and_f1"),
@@ -96,6 +98,8 @@ _PUBLISHED = {
     "MNLI": _Recipe("1e-5", 32, 123_873, 7_432, "accuracy"),
     "QNLI": _Recipe("1e-5", 32, 33_112, 1_986, "accuracy"),
     "RTE": _Recipe("2e-5", 16, 2_036, 122, "accuracy"),
+}
+_PUBLISHED = _GLUE | {
     # Liu et al. 2019, table 10: 2 epochs of 48 inputs, 4 of 16 questions.
     "SQuAD1.1": _Recipe("1.5e-5", 48, 3_690, 221, "f1", "0.01"),
     "SQuAD2.0": _Recipe("1.5e-5", 48, 5_500, 330, "f1", "0.01"),
@@ -137,10 +141,10 @@ def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str
     """
     folder = str(data.absolute())
     architecture = architecture_options(model.options, model.weights, model.path)
-    options = record.train_options(
-        architecture.pop("max_positions"), model.settings.get("separator_token", 2)
-    )
+    positions = architecture.pop("max_positions")
+    options = record.train_options(positions, model.settings.get("separator_token", 2))
     recipe = _recipe(record, encoder_sizes(model.weights, model.path)["encoder_embed_dim"])
+    length = 0 if record.task in _GLUE else record.splits[TRAIN].length
     task = f"alum_{_task(record.problem)}"
     methods = {
         "alum": ["--alum-preset", "calibrated", "--save-dir", f"{folder}/alum"],
@@ -153,6 +157,7 @@ def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str
         ["--finetune-from-model", str(model.path.absolute())],
         command_line(architecture),
         *_schedule(recipe),
+        [*_batches(recipe.sequences, length), "--max-tokens", str(max(_TOKENS, positions))],
         _validation(record, recipe.metric),
         ["--no-epoch-checkpoints"],
     ]
@@ -165,7 +170,7 @@ def train_script(record: DataRecord, data: Path, model: Checkpoint) -> tuple[str
         script=shlex.quote(f"{folder}/{SCRIPT}"),
         programs=shlex.quote(str(Path(sys.executable).parent)),
         threads=shlex.quote(threads.__file__),
-        quarter=recipe.sequences // 4,
+        quarter=shlex.join(_batches(recipe.sequences // 4, length)),
         command=" \\\n    ".join([*written, '"${method[@]}" "${machine[@]}" "$@"']),
         **{method: shlex.join(words) for method, words in methods.items()},
     )
@@ -190,7 +195,6 @@ def _schedule(recipe: _Recipe) -> list[list[str]]:
         ["--lr", recipe.lr, "--lr-scheduler", "polynomial_decay"],
         ["--warmup-updates", str(recipe.warmup), "--total-num-update", updates],
         ["--max-update", updates, "--max-epoch", str(_EPOCHS)],
-        ["--batch-size", str(recipe.sequences), "--max-tokens", "4400"],
         ["--required-batch-size-multiple", "1"],
         ["--optimizer", "adam", "--adam-betas", "(0.9,0.98)", "--adam-eps", "1e-6"],
         ["--weight-decay", recipe.decay, "--clip-norm", "0.0"],
@@ -198,6 +202,13 @@ def _schedule(recipe: _Recipe) -> list[list[str]]:
         ["--distributed-world-size", "1", "--find-unused-parameters"],
         ["--log-interval", str(min(_LOG_INTERVAL, max(1, recipe.updates // 40)))],
     ]
+
+
+def _batches(sequences: int, length: int) -> list[str]:
+    """Options for updates of so many sequences: passes that have room for them at this length."""
+    parts = (number for number in range(1, sequences + 1) if sequences % number == 0)
+    passes = next((n for n in parts if sequences // n * length <= _TOKENS), sequences)
+    return ["--batch-size", str(sequences // passes), "--update-freq", str(passes)]
 
 
 def _validation(record: DataRecord, metric: str) -> list[str]:

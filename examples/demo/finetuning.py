@@ -35,8 +35,8 @@ def stages(scale: Scale, output: Path, seed: int) -> Stages:
     schedule = [
         *("--seed", str(seed), "--max-epoch", str(scale.epochs), "--max-update", str(updates)),
         *("--total-num-update", str(updates), "--warmup-updates", str(max(1, updates // 10))),
-        *("--batch-size", str(scale.batch), "--num-workers", "0", "--log-format", "json"),
-        *("--log-interval", "1"),
+        *("--batch-size", str(scale.batch), "--update-freq", "1"),
+        *("--num-workers", "0", "--log-format", "json", "--log-interval", "1"),
     ]  # fmt: skip
     checkpoints = {
         name: f"{name}={data / word / 'checkpoint_best.pt'}" for name, word in METHODS.items()

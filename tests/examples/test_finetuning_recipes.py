@@ -73,6 +73,8 @@ OTHERS = {
     "swag": ("SWAG", 4, 1e-5, 32, 22_990, 1_379, 0.1),
     "wnut_17": ("WNUT-17", 13, 3e-5, 32, 1_070, 64, 0.1),
 }
+# Data sets of texts that fill the model's positions.
+LONG = ("squad1_1", "squad2_0", "race")
 SHARED = ("finetuning", "choices", "spans", "tags", "decay_0_01")
 EXAMPLES = AS_MNLI | {"hellaswag": (4, 39_905), "swag": (4, 73_546), "wnut_17": (13, 3_394)}
 METRICS = {
@@ -122,7 +124,8 @@ def train_script_of(name: str, data: Path, arch: str) -> Path:
     """The train.sh that alum-prepare writes for a data set of its published size."""
     names = {"sts_b": "STS-B", "sst_2": "SST-2"} | {each: row[0] for each, row in OTHERS.items()}
     plan = known_task(names.get(name, name))
-    split = SplitRecord([], EXAMPLES.get(name, (0, 1000))[1], 0, 0, 0, True)
+    rows, length = EXAMPLES.get(name, (0, 1000))[1], 512 if name in LONG else 130
+    split = SplitRecord([], rows, 0, 0, 0, True, length=length)
     problem = plan.problem
     if name == "wnut_17":
         problem = problem.settled([f"{begin}-{kind} O" for begin in "BI" for kind in "abcdef"])
@@ -212,6 +215,8 @@ def test_shell_and_yaml_agree_on_choices_spans_and_tags(
     assert settings_of(parsed(shell_command(name, data, gpu_tools))) == settings_of(cfg)
     assert cfg.task.get("num_classes") == classes
     assert cfg.dataset.batch_size * cfg.optimization.update_freq[0] == sequences
+    # No pass is made smaller by its tokens.
+    assert cfg.dataset.batch_size * (512 if name in LONG else 130) <= cfg.dataset.max_tokens
     assert (cfg.optimization.lr, cfg.optimization.max_update) == ([peak], updates)
     assert (cfg.lr_scheduler.warmup_updates, cfg.lr_scheduler.total_num_update) == (warmup, updates)
     assert cfg.optimizer.weight_decay == decay
@@ -235,13 +240,15 @@ def test_base_and_the_papers_adversary_are_a_word_away(data: Path, gpu_tools: Pa
         assert len(model.encoder.sentence_encoder.layers) == 12
 
 
-def test_the_batch_is_the_same_on_four_gpus(data: Path, gpu_tools: Path) -> None:
-    text = train_script_of("mnli", data, "roberta_large").read_text()
+@pytest.mark.parametrize(("name", "sequences"), [("mnli", 32), ("race", 16), ("squad1_1", 48)])
+def test_the_update_is_the_same_on_four_gpus(
+    name: str, sequences: int, data: Path, gpu_tools: Path
+) -> None:
+    text = train_script_of(name, data, "roberta_large").read_text()
     [more] = re.findall("On 4 GPUs add: (.*)", text)
-    command = shell_command("mnli", data, gpu_tools, *more.split())
-    cfg = parsed(command)
-    gpus = cfg.distributed_training.distributed_world_size
-    assert (gpus, gpus * cfg.dataset.batch_size) == (4, 32)
+    cfg = parsed(shell_command(name, data, gpu_tools, *more.split()))
+    gpus, passes = cfg.distributed_training.distributed_world_size, cfg.optimization.update_freq
+    assert (gpus, gpus * cfg.dataset.batch_size * passes[0]) == (4, sequences)
 
 
 @pytest.mark.parametrize(

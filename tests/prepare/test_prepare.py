@@ -724,11 +724,28 @@ def test_long_examples_lose_their_ends(run: Any, tmp_path: Path) -> None:
     assert [len(dataset[i]["net_input.src_tokens"]) for i in range(2)] == [8, 8]
 
 
+@pytest.mark.parametrize(("texts", "columns"), [("a b c\td", ("1", "2")), ("a b c d", ("1",))])
+def test_the_length_that_all_but_few_inputs_keep(
+    texts: str, columns: tuple[str, ...], run: Any, tmp_path: Path
+) -> None:
+    """Its tokens are those that fairseq makes batches by; one input in two thousand is longer."""
+    label = str(1 + len(columns))
+    table = [f"{texts}\tx\n", f"{texts}\ty\n"] * 2
+    write(tmp_path, {"train.tsv": "".join(table)})
+    record = run(*own(tmp_path, columns=columns, label=label))
+    dataset = task_of(tmp_path / "data").load_dataset("train")
+    assert record.splits["train"].length == max(map(dataset.num_tokens, range(4)))
+    write(tmp_path, {"train.tsv": "".join([f"{texts} a b c\tx\n", *table * 500])})
+    many = run(*own(tmp_path, columns=columns, label=label), output="many")
+    assert many.splits["train"].length == record.splits["train"].length
+
+
 def test_a_context_is_cut_once_for_all_its_candidates(words: Path) -> None:
     encoder = ExampleEncoder(Vocabulary.load(words), 10, MultipleChoice())
     encoded = encoder(["a b c d e f", "g", "g h i j"])
     assert encoded.texts == ("a b c", "g", "g h i")
     assert encoded.truncated
+    assert encoded.tokens == 10
     assert not encoder(["a b c", "g", "g h i"]).truncated
 
 

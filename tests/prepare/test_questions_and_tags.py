@@ -237,6 +237,9 @@ def test_by_name(name: str, tmp_path: Path) -> None:
     problem = record.problem
     assert isinstance(problem, TokenProblem)
     rows = read_texts(tmp_path / "data", "valid", problem)
+    # <s> anna lives </s>; of a question </s> </s> between it and its context.
+    words = len(f"where ? {CONTEXT}".split()) if spans else 2
+    assert record.splits["train"].length >= words + (4 if spans else 2)
     if spans:
         assert rows[0].texts == (" where ? ", CONTEXT)
         assert (rows[0].name, gold_answers(str(rows[0].label))) == ("a", [("paris", 11)])

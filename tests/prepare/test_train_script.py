@@ -144,6 +144,38 @@ def test_a_gpu_computes_in_half_precision(folder: Path) -> None:
     assert value(options, "--finetune-from-model") == str(folder / "base/model.pt")
 
 
+@pytest.mark.parametrize(
+    ("words", "batch", "passes"), [(1, 32, 1), (3, 16, 2), (9, 8, 4), (38, 2, 16), (99, 2, 16)]
+)
+def test_an_update_has_its_sequences_whatever_their_length(
+    words: int, batch: int, passes: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model that reads 40 tokens, with room for 100 in a pass."""
+    monkeypatch.setattr("alum_fairseq.prepare.train_script._TOKENS", 100)
+    text = " ".join("a" * words)
+    rows = "".join(f"{text}\t{i % 2}\n" for i in range(64))
+    (folder / "train.tsv").write_text("one\tlabel\n" + rows)
+    assert call(folder) == 0
+    options = options_of(folder)
+    assert value(options, "--batch-size") == str(batch)
+    assert value(options, "--update-freq") == str(passes)
+    assert value(options, "--max-tokens") == "100"
+    done = run(folder / "data/train.sh", "plain", "--max-epoch", "1", cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    state = torch.load(folder / "data/plain/checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+    assert state["extra_state"]["train_iterator"]["epoch"] == 2
+
+
+def test_a_text_longer_than_a_pass_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alum_fairseq.prepare.train_script._TOKENS", 30)
+    (folder / "train.tsv").write_text("one\tlabel\n" + f"{' '.join('a' * 38)}\t0\na\t1\n" * 16)
+    assert call(folder) == 0
+    done = run(folder / "data/train.sh", "plain", "--max-epoch", "1", cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert value(options_of(folder), "--batch-size") == "1"
+
+
 @pytest.mark.parametrize("bert", [False, True])
 def test_pairs_have_the_separator_of_the_model(bert: bool, folder: Path) -> None:
     (folder / "base").rename(folder / "other")
