@@ -58,7 +58,7 @@ def area_up_to(ceiling: float) -> Statistic:
 
     Which is the mean of the values cut at the ceiling, over the ceiling.
     """
-    return lambda column: mean(np.minimum(column, ceiling)) / ceiling
+    return lambda column: mean(np.minimum(column / ceiling, 1))
 
 
 def matthews(classes: int) -> Statistic:
@@ -168,12 +168,16 @@ def bootstrap(
     return np.moveaxis(values[chosen, np.arange(resamples)].mean(0), 0, -1)
 
 
-def interval(values: Array) -> tuple[Array, Array]:
+def interval(values: Array, examples: int | None = None) -> tuple[Array, Array]:
     """The 95% percentile interval of resampled values (last axis), NaN left out.
 
     As many values lie below the lower bound as above the upper one.
 
     The bounds are values that occurred, so infinite ones do no harm. NaN if all values are.
+
+    Args:
+        examples: of how many the values are shares. All of them, or none, leave nothing to
+            resample: the bounds are those of Clopper and Pearson (1934). None: they are no shares.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")
@@ -181,6 +185,9 @@ def interval(values: Array) -> tuple[Array, Array]:
             sign * np.nanquantile(sign * values, 0.025, axis=-1, method="inverted_cdf")
             for sign in (1, -1)
         )
+    if examples:
+        least = 0.025 ** (1 / examples)
+        low, high = np.where(low == 1, least, low), np.where(high == 0, 1 - least, high)
     return low, high
 
 

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from alum_fairseq import UsageError
 from alum_fairseq.data.tables import TableFormat
-from alum_fairseq.problems import Classification, Regression
+from alum_fairseq.problems import Classification, Regression, SpanPrediction
+from alum_fairseq.robustness.parts.adversarial_set import AdversarialSetPart
+from alum_fairseq.robustness.parts.part import Records
 from alum_fairseq.robustness.sets import read_set
+from alum_fairseq.robustness.statistics import bootstrap, interval, mean
 from alum_fairseq.robustness.types import Example
 
 THREE = ["contradiction", "neutral", "entailment"]
@@ -259,6 +263,33 @@ def test_bytes_that_are_no_text_are_named(read: Read) -> None:
 def test_a_label_map_that_leads_nowhere_is_named(read: Read) -> None:
     with pytest.raises(UsageError, match="--map-labels e=yes: the model has no label 'yes'"):
         read("anli:dev.jsonl", THREE, map_labels={"e": "yes"})
+
+
+def test_the_variants_of_a_question_are_one_example_of_its_interval() -> None:
+    """Five that are answered alike say no more than one; what counts is still each of them."""
+    rng = np.random.default_rng(0)
+    right = rng.random(100) < 0.6
+    more = rng.integers(1, 3, 100)  # of them answered, on average with half of the words
+    examples, found = [], []
+    for question in range(100):
+        for variant in range(5 if question else 1):
+            name = f"{question:024x}-{variant}"
+            examples.append(Example(len(examples), ("Who?", "Anna."), "", name=name))
+            found.append({"correct": right[question], "f1": right[question] / more[question]})
+    records = Records(SpanPrediction(), examples, [found])
+    [accuracy, f1, *worst] = AdversarialSetPart(examples, variant="AddSent").measures(records)
+    assert [one.key for one in worst] == ["set:AddSent.worst.correct", "set:AddSent.worst.f1"]
+    for measure, key in ((accuracy, "correct"), (f1, "f1")):
+        assert measure.meaning.endswith(" Over 496 variants of 100 questions.")
+        [columns] = measure.checkpoints
+        assert measure.statistic(*columns) == pytest.approx(np.mean([one[key] for one in found]))
+        [alone] = (one.checkpoints for one in worst if one.key.endswith(key))
+        drawn = bootstrap(measure.statistic, [columns], 500, seed=1)
+        of_questions = bootstrap(mean, alone, 500, seed=1)
+        assert interval(drawn) == pytest.approx(interval(of_questions), abs=0.01)
+    single = Records(SpanPrediction(), examples[::5], [found[::5]])
+    [accuracy, f1] = AdversarialSetPart(examples[::5], variant="AddSent").measures(single)
+    assert accuracy.statistic is mean
 
 
 def test_columns_are_needed_where_the_layout_is_not_known(read: Read) -> None:

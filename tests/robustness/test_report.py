@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from scipy import stats
 
 from alum_fairseq import UsageError
 from alum_fairseq.problems import Classification, MultipleChoice, Regression
@@ -467,6 +469,12 @@ def test_conclusions_of_others(reports: dict[str, dict[str, Any]]) -> None:
     two = conclusions(reports["three models, three classes"])
     assert [sentence.split()[0] for sentence, _ in two] == ["alum", "smart"]
     assert "Over the seeds of training, p = " in conclusions(reports["two models, two seeds"])[0][1]
+    assert " plain is a single training: another may give another result." in two[0][1]
+    assert " Each is a single training: " in two[1][1]
+    given = synthetic(models={"plain": 2, "alum": 2})
+    for each in given["records"].values():
+        each[1::2] = each[::2]
+    assert " The seeds of training of each give the same. " in conclusions(report_of(**given))[0][1]
     given = synthetic(models={"plain": 1, "alum": 1})
     given["records"] = {"clean": given["records"]["clean"]}
     report = report_of(**given)
@@ -538,6 +546,45 @@ def test_folder_that_cannot_be_written(reports: dict[str, dict[str, Any]], tmp_p
         write_report(reports["a single model"], tmp_path / "file" / "folder")
 
 
+def test_of_all_right_or_none_the_intervals_are_exact() -> None:
+    """Also of a difference of two such shares, and of what only some of the examples count for."""
+    given = synthetic(models={"plain": 1, "alum": 1}, examples=64)
+    clean, greedy = given["records"]["clean"], given["records"]["greedy"]
+    for one in (*clean[0], *clean[1]):
+        one["correct"] = True
+    for number, records in enumerate(greedy):
+        for place, one in enumerate(records):
+            # plain keeps nothing, alum everything, but 12 of the 32 were wrong to begin with
+            one.update(correct=number == 1 and place >= 12, edits=int(number == 0))
+    for one in given["records"]["linf"][0]:
+        one["epsilon"] = 0.0
+    report = report_of(**given)
+
+    def bounds(key: str, name: str = "alum") -> list[float]:
+        found = measure_of(report, key)["values"][name]
+        return [found["low"], found["high"]]
+
+    def exact(hits: int, examples: int) -> Any:
+        found = stats.binomtest(hits, examples).proportion_ci(0.95, "exact")
+        return pytest.approx([100 * found.low, 100 * found.high], rel=1e-5)
+
+    assert bounds("clean.accuracy") == exact(64, 64)
+    assert bounds("greedy.accuracy", "plain") == exact(0, 32)
+    assert bounds("greedy.success", "plain") == exact(32, 32)
+    assert bounds("greedy.success") == exact(0, 20)
+    assert bounds("linf.area", "plain") == bounds("linf.accuracy.0.03", "plain") == exact(0, 64)
+    curve = report["curves"]["linf"]["models"]["plain"]
+    assert [curve["low"][1], curve["high"][1]] == exact(0, 64)
+    assert bounds("clean.ece")[0] > 0  # no share: as it was
+    [same] = measure_of(report, "clean.accuracy")["comparisons"]
+    assert (same["difference"], same["p"]) == (0, 1)
+    assert [same["low"], same["high"]] == pytest.approx([-5.6, 5.6], abs=0.05)
+    [other] = measure_of(report, "greedy.success")["comparisons"]
+    assert other["difference"] == -100
+    assert [other["low"], other["high"]] == pytest.approx([-100, -72.3], abs=0.05)
+    assert other["p"] < 0.05
+
+
 # Warnings.
 
 
@@ -590,8 +637,34 @@ def test_warnings(
 )
 def test_the_only_answer(kind: str, predictions: list[str], only: str | None) -> None:
     found = [{"prediction": prediction} for prediction in predictions]
-    records = SimpleNamespace(problem=SimpleNamespace(name=kind), checkpoints=[found])
-    assert only_answers(records) == [only]
+    problem = SimpleNamespace(name=kind)
+    examples = [Example(i, ("",), str(i)) for i in range(len(found))]
+    assert only_answers(Records(problem, examples, [found])) == [only]
+    alike = [replace(example, answer="O O") for example in examples]
+    assert only_answers(Records(problem, alike, [found])) == [None]
+
+
+def test_examples_with_one_right_answer_are_warned_of_and_no_model_is_blamed() -> None:
+    given = spoilt("clean", 1, prediction="positive")
+    for part, examples in given["examples"].items():
+        given["examples"][part] = [replace(one, answer="positive") for one in examples]
+    report = report_of(**given)
+    [warning] = quiet(report)
+    assert warning.startswith("All examples have the same right answer (positive): ")
+    assert [model["constant"] for model in report["models"]] == [False, False]
+    assert "knows nothing" not in conclusions(report)[0][0]
+
+
+def test_a_model_knows_nothing_if_all_its_seeds_give_one_answer() -> None:
+    given = synthetic(models={"plain": 1, "alum": 3})
+    for collapsed in (1, 2, 3):
+        for one in given["records"]["clean"][collapsed]:
+            one["prediction"] = "positive"
+        report = report_of(**given)
+        assert report["models"][1]["constant"] == (collapsed == 3)
+        assert ("knows nothing" in conclusions(report)[0][0]) == (collapsed == 3)
+        said = [f"alum, checkpoint {number}: predicts" for number in range(1, collapsed + 1)]
+        assert [one.partition(" positive")[0] for one in quiet(report)] == said
 
 
 @pytest.mark.parametrize("compared", [False, True])

@@ -110,6 +110,7 @@ def test_radii() -> None:
     wanted = share_above(grid)(epsilon).mean()
     assert area_up_to(1)(epsilon) == pytest.approx(wanted, abs=1e-3)
     assert area_up_to(1)(epsilon) == pytest.approx((0.2 + 0.5 + 1 + 1) / 5)
+    assert area_up_to(0.1)(np.full(300, math.inf)) == 1  # to the bit, as an interval needs it
 
 
 def test_ratio() -> None:
@@ -167,6 +168,18 @@ def test_interval_with_infinite_and_undefined_values() -> None:
     assert interval(values) == (2, math.inf)
     assert interval(np.arange(1, 1001.0)) == (25, 976)  # 24 on either side
     assert np.isnan(interval(np.array([math.nan, math.nan]))).all()
+
+
+@pytest.mark.parametrize("examples", [1, 6, 32, 1000])
+def test_of_all_or_none_the_interval_is_exact(examples: int) -> None:
+    for hits in (0, examples):
+        exact = stats.binomtest(hits, examples).proportion_ci(0.95, "exact")
+        share = np.full(examples, hits > 0)
+        found = interval(bootstrap(mean, [(share,), (share,)], 200, seed=1), examples)
+        assert found == pytest.approx((exact.low, exact.high), abs=1e-9)
+    # Where only the resamples at one end are all alike, or it is no share, nothing changes.
+    assert interval(np.linspace(0, 1, 2001), examples)[0] == pytest.approx(0.0245, abs=1e-3)
+    assert interval(np.ones(9)) == (1, 1)
 
 
 def test_interval_covers_the_truth(rng: np.random.Generator) -> None:

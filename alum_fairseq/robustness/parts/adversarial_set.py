@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,13 +81,27 @@ class AdversarialSetPart(Part):
     @override
     def measures(self, records: Records) -> Iterator[Measure]:
         meaning = f"Right answers on the set {self.variant}; an example counts as in clean data."
-        yield self.accuracy(records, f"{records.accuracy} on {self.variant}", meaning)
-        yield from self.shares(records, f" on {self.variant}")
+        usual = [
+            self.accuracy(records, f"{records.accuracy} on {self.variant}", meaning),
+            *self.shares(records, f" on {self.variant}"),
+        ]
         questions = _questions(records.examples)
         if len(questions) == len(records.examples):
+            yield from usual
             return
         places = {example.number: i for i, example in enumerate(records.examples)}
         rows = [[places[each.number] for each in variants] for variants in questions]
+        ones = np.ones(len(places))
+        for measure in usual:  # the variants of a question are no examples of their own
+            yield replace(
+                measure,
+                meaning=f"{measure.meaning} Over {len(places)} variants of {len(rows)} questions.",
+                statistic=statistics.ratio,
+                checkpoints=[
+                    [np.array([each[row].sum() for row in rows]) for each in (*columns, ones)[:2]]
+                    for columns in measure.checkpoints
+                ],
+            )
         for key, share in (("correct", records.accuracy), ("f1", "F1")):
             columns = records.columns(lambda record, key=key: float(record[key]))
             yield self.measure(

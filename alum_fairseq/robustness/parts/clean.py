@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
@@ -63,29 +64,33 @@ class Clean(Part):
                 "How far the model's confidence is from its accuracy, over "
                 f"{statistics.BINS} bins of confidence (expected calibration error; it comes out "
                 "too large on few examples, and so does its interval).",
-                statistics.calibration_error, self.confidence(records), better="lower",
+                statistics.calibration_error, self.confidence(records),
+                is_share=False, better="lower",
             )  # fmt: skip
 
     def _correlations(self, columns: list[Columns]) -> Iterator[Measure]:
         yield self.measure(
             "pearson", "Pearson",
-            "Linear correlation of predictions and answers.", statistics.pearson, columns,
+            "Linear correlation of predictions and answers.",
+            statistics.pearson, columns, is_share=False,
         )  # fmt: skip
         yield self.measure(
             "spearman", "Spearman",
-            "Correlation of the ranks of predictions and answers.", statistics.spearman, columns,
+            "Correlation of the ranks of predictions and answers.",
+            statistics.spearman, columns, is_share=False,
         )  # fmt: skip
 
     def _of_classes(self, columns: list[Columns], labels: Sequence[str]) -> Iterator[Measure]:
         yield self.measure(
             "mcc", "Matthews correlation",
             "Correlation of predictions and answers; 0 is what blind guessing gives.",
-            statistics.matthews(len(labels)), columns,
+            statistics.matthews(len(labels)), columns, is_share=False,
         )  # fmt: skip
         of = f"of {labels[1]}" if len(labels) == 2 else "mean over the classes"
         yield self.measure(
             "f1", f"F1, {of}",
-            "Harmonic mean of precision and recall.", statistics.f1(len(labels)), columns,
+            "Harmonic mean of precision and recall.",
+            statistics.f1(len(labels)), columns, is_share=False,
         )  # fmt: skip
 
     @override
@@ -106,21 +111,32 @@ class Clean(Part):
         for number, answer in enumerate(only_answers(records), start=1):
             if answer is not None:
                 yield (
-                    f"{model}, checkpoint {number}: predicts {answer or 'no answer'} for every "
-                    "example. What never changes its answer looks robust, but knows nothing."
+                    f"{model}, checkpoint {number}: predicts "
+                    f"{'no answer' if answer == '' else answer} for every example. What never "
+                    "changes its answer looks robust, but knows nothing."
                 )
 
 
-def only_answers(records: Records) -> list[str | None]:
-    """For each checkpoint the answer that it gives to every example; None if there are several."""
-    tags = records.problem.name == "sequence_tagging"
-    found = []
-    for checkpoint in records.checkpoints:
-        answers = {record["prediction"] for record in checkpoint}
-        if tags:
-            answers = {tag for each in answers for tag in each.split()}
-        found.append(answers.pop() if len(answers) == 1 < len(checkpoint) else None)
-    return found
+def only_right(records: Records) -> str | None:
+    """The answer that is right for every example; None if there are several."""
+    return _only(records, [example.answer for example in records.examples])
+
+
+def only_answers(records: Records) -> list[str | float | None]:
+    """For each checkpoint the answer that it gives to every example; None if there are several.
+
+    None, too, where no model could know another: all examples have the same right answer.
+    """
+    if only_right(records) is not None:
+        return [None] * len(records.checkpoints)
+    return [_only(records, [one["prediction"] for one in found]) for found in records.checkpoints]
+
+
+def _only(records: Records, answers: Sequence[Any]) -> Any:
+    found = {*answers}
+    if records.problem.name == "sequence_tagging":
+        found = {tag for each in found for tag in each.split()}
+    return found.pop() if len(found) == 1 < len(answers) else None
 
 
 def _paired(records: Records) -> list[Columns]:

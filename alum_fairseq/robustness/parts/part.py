@@ -72,6 +72,7 @@ class Measure:
         group: the heading that it stands under.
         checkpoints: the columns of each, from which it is computed; all of the same examples.
         unit: ``%`` multiplies it by 100.
+        is_share: whether it is, in ``%``, a share of what is counted in the examples.
         better: ``higher``, ``lower``, or None.
         main: whether it belongs in the overview: a share of the examples, in percent.
         undefined: what is shown in place of a value that is infinite or undefined.
@@ -84,6 +85,7 @@ class Measure:
     statistic: Statistic
     checkpoints: Sequence[Columns]
     unit: str = "%"
+    is_share: bool = True
     better: str | None = "higher"
     main: bool = False
     undefined: str = "-"

@@ -12,7 +12,7 @@ import numpy as np
 
 from alum_fairseq.cli import progress
 from alum_fairseq.robustness import statistics
-from alum_fairseq.robustness.parts.clean import only_answers
+from alum_fairseq.robustness.parts.clean import only_answers, only_right
 from alum_fairseq.robustness.parts.part import Curve, Measure, Part, Records, curve_name, title_of
 from alum_fairseq.robustness.report.wording import short_name
 from alum_fairseq.robustness.statistics import Array, Columns, Statistic
@@ -66,7 +66,7 @@ def build_report(
         "versions": versions,
         "data": data,
         "models": [
-            {**model, "constant": any(answer is not None for answer in only[spans[model["name"]]])}
+            {**model, "constant": all(answer is not None for answer in only[spans[model["name"]]])}
             for model in models
         ],
         "parts": {part.name: part.settings for part in parts},
@@ -171,6 +171,12 @@ def _little_evidence(
         yield (
             f"Measured on fewer than {_FEW} examples, so that intervals are wide: {', '.join(few)}."
         )
+    clean = records[parts[0].name]
+    if (answer := only_right(clean)) is not None:
+        yield (
+            f"All examples have the same right answer ({clean.problem.shown(answer)}): a model "
+            "that always gives it looks robust, whatever it knows."
+        )
     if len(spans) > 1 and any(span.stop - span.start == 1 for span in spans.values()):
         yield (
             "A model with a single checkpoint: intervals and p-values speak of these checkpoints. "
@@ -188,64 +194,80 @@ class _Numbers:
 
     def of_measure(self, measure: Measure) -> dict[str, Any]:
         scale = 100 if measure.unit == "%" else 1
-        draws = self._draws(measure.statistic, measure.checkpoints, scale)
+        draws = self._draws(measure.statistic, measure.checkpoints)
         values = {}
         for name, span in self.spans.items():
             columns = measure.checkpoints[span]
             seeds = [scale * float(measure.statistic(*each)) for each in columns]
-            values[name] = {
-                "value": float(np.mean(seeds)),
-                **_bounds(draws[name]),
-                "seeds": seeds,
-            }
+            of_share = measure.is_share and measure.unit == "%"
+            examples = _known(measure.statistic, columns) if of_share else None
+            bounds = _bounds(draws[name], scale, examples)
+            values[name] = {"value": float(np.mean(seeds)), **bounds, "seeds": seeds}
         baseline, *others = self.spans
-        shown = {k: v for k, v in vars(measure).items() if k not in ("statistic", "checkpoints")}
+        unshown = ("statistic", "checkpoints", "is_share")
+        shown = {k: v for k, v in vars(measure).items() if k not in unshown}
         return {
             **shown,
             "examples": len(measure.checkpoints[0][0]),
             "values": values,
-            "comparisons": [self._compared(values, draws, baseline, other) for other in others],
+            "comparisons": [
+                self._compared(values, draws, scale, baseline, other) for other in others
+            ],
         }
 
     def _compared(
         self,
         values: Mapping[str, Any],
         draws: Mapping[str, Array],
+        scale: float,
         baseline: str,
         model: str,
     ) -> dict[str, Any]:
+        ours, theirs = values[model], values[baseline]
         with np.errstate(invalid="ignore"):  # infinite medians
-            difference = np.subtract(values[model]["value"], values[baseline]["value"])
+            difference = np.subtract(ours["value"], theirs["value"])
             drawn = draws[model] - draws[baseline]
+            p, bounds = statistics.p_value(drawn), _bounds(drawn, scale)
+            if np.ptp(draws[model]) == np.ptp(draws[baseline]) == 0:  # each has all, or none
+                low, high = ours["low"] - theirs["high"], ours["high"] - theirs["low"]
+                p, bounds = max(p, float(low <= 0 <= high)), {"low": low, "high": high}
         return {
             "baseline": baseline,
             "model": model,
             "difference": float(difference),
-            **_bounds(drawn),
-            "p": statistics.p_value(drawn) if np.isfinite(difference) else float("nan"),
-            "p_seeds": statistics.welch_test(values[baseline]["seeds"], values[model]["seeds"]),
+            **bounds,
+            "p": p if np.isfinite(difference) else float("nan"),
+            "p_seeds": statistics.welch_test(theirs["seeds"], ours["seeds"]),
         }
 
     def of_curve(self, curve: Curve) -> dict[str, Any]:
-        draws = self._draws(curve.statistic, curve.checkpoints, 100)
+        draws = self._draws(curve.statistic, curve.checkpoints)
+        examples = len(curve.checkpoints[0][0])
         models = {}
         for name, span in self.spans.items():
             shares = [curve.statistic(*columns) for columns in curve.checkpoints[span]]
-            models[name] = {"y": 100 * np.mean(shares, axis=0), **_bounds(draws[name])}
-        return {"x": curve.x, "examples": len(curve.checkpoints[0][0]), "models": models}
+            bounds = _bounds(draws[name], 100, examples)
+            models[name] = {"y": 100 * np.mean(shares, axis=0), **bounds}
+        return {"x": curve.x, "examples": examples, "models": models}
 
-    def _draws(
-        self, statistic: Statistic, checkpoints: Sequence[Columns], scale: float
-    ) -> dict[str, Array]:
+    def _draws(self, statistic: Statistic, checkpoints: Sequence[Columns]) -> dict[str, Array]:
         return {
-            name: scale
-            * statistics.bootstrap(statistic, checkpoints[span], self.resamples, self.seed, number)
+            name: statistics.bootstrap(
+                statistic, checkpoints[span], self.resamples, self.seed, number
+            )
             for number, (name, span) in enumerate(self.spans.items())
         }
 
 
-def _bounds(draws: Array) -> dict[str, Array]:
-    return dict(zip(("low", "high"), statistics.interval(draws), strict=True))
+def _known(statistic: Statistic, checkpoints: Sequence[Columns]) -> int:
+    """Of how many examples a share is: some have nothing to count."""
+    each = [statistic(*(column[:, None] for column in columns)) for columns in checkpoints]
+    return int((~np.isnan(each)).any(0).sum())
+
+
+def _bounds(draws: Array, scale: float, examples: int | None = None) -> dict[str, Array]:
+    low, high = statistics.interval(draws, examples)
+    return {"low": scale * low, "high": scale * high}
 
 
 def _adjusted(measures: list[dict[str, Any]]) -> list[dict[str, Any]]:

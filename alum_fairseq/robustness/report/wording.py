@@ -47,7 +47,8 @@ def method(report: Mapping[str, Any]) -> str:
     resamples = report["resamples"]
     sentences = [
         f"In brackets: 95% intervals, by the percentile bootstrap ({resamples} resamples) over "
-        "examples, and over the checkpoints of a model where it has several.",
+        "examples, and over the checkpoints of a model where it has several; at 0% and at "
+        "100% the exact ones (Clopper and Pearson 1934).",
     ]
     if len(report["models"]) > 1:
         tests = sum(len(measure["comparisons"]) for measure in report["measures"])
@@ -189,8 +190,9 @@ def conclusions(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [_of_one_model(report, clean, attacked)]
     right = right_answers(report)
     constant = [model["name"] for model in report["models"] if model.get("constant")]
+    single = [model["name"] for model in report["models"] if len(model["checkpoints"]) == 1]
     return [
-        _of_two_models(number, right, clean, attacked, constant)
+        _of_two_models(number, right, clean, attacked, constant, single)
         for number in range(len(clean["comparisons"]))
     ]
 
@@ -223,6 +225,7 @@ def _of_two_models(
     clean: Mapping[str, Any],
     attacked: Mapping[str, Any] | None,
     constant: Sequence[str],
+    single: Sequence[str],
 ) -> tuple[str, str]:
     accuracy = clean["comparisons"][place]
     model, baseline = accuracy["model"], accuracy["baseline"]
@@ -246,9 +249,12 @@ def _of_two_models(
         which = _knows_nothing(useless)
     elif is_sure(one):
         which = f"{model} is {'more' if one['difference'] > 0 else 'less'} robust than {baseline}"
-    seeds = "Each is a single training: another may give another result."
+    seeds = "The seeds of training of each give the same."
     if one["p_seeds"] is not None:
         seeds = f"Over the seeds of training, {_p(one['p_seeds'])} (Welch's t-test)."
+    elif alone := [name for name in (baseline, model) if name in single]:
+        which_is = alone[0] if len(alone) == 1 else "Each"
+        seeds = f"{which_is} is a single training: another may give another result."
     return (
         f"{which}: under attack {model} keeps {found}% {right}, {baseline} {other}%.",
         f"That is {_points(one, attacked)}, {_mean(attacked)}. {seeds} {price}",
