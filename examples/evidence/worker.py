@@ -441,7 +441,7 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
         resamples=100,
     )
     return {
-        "test": {one["key"]: one["values"][_NAME]["value"] for one in report["measures"]},
+        "test": {one["key"]: _finite(one["values"][_NAME]["value"]) for one in report["measures"]},
         "radii": {
             norm: sorted(
                 (_short(record["epsilon"]) for record in records[norm].every()),
@@ -479,6 +479,11 @@ def _measured(part: Part, subject: Subject, examples: Sequence[Example]) -> list
     for i, record in zip(order, part.run(subject, [examples[i] for i in order]), strict=True):
         found[i] = record
     return found
+
+
+def _finite(value: float | None) -> float | None:
+    """None for a median that is beyond every radius, and for a ratio to nothing."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _short(radius: float | None) -> float | None:

@@ -1022,6 +1022,21 @@ class TestNumbers:
         assert newer == "A Processor: 3 GHz (avx2, avx512f, amx_bf16)"
         assert worker.processor_in("processor\t: 0\nBogoMIPS\t: 243.75\n") == ""
 
+    def test_a_median_beyond_every_radius_is_not_known(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A model that most attacks do not break; JSON has no infinity."""
+        found = {"l2.median": math.inf, "smoothness.gain": math.nan, "l2.area": 88.5, "x": None}
+        values = [{"key": key, "values": {"model": {"value": found[key]}}} for key in found]
+        problem = SimpleNamespace(name="", labels=(), categorical=True)
+        predictor = SimpleNamespace(problem=SimpleNamespace(within=lambda *_: problem))
+        monkeypatch.setattr(worker.Predictor, "load", lambda *_, **__: predictor)
+        monkeypatch.setattr(worker, "from_prepared", lambda *_: [])
+        monkeypatch.setattr(worker, "_parts", lambda _: [])
+        monkeypatch.setattr(worker, "build_report", lambda **_: {"measures": values})
+        measured = worker.measure(cells.NOTHING, Path("model.pt"), Path("data"))["test"]
+        assert measured == dict.fromkeys(found) | {"l2.area": 88.5}
+
     def test_time_is_work_not_waiting(self) -> None:
         watch = tool.Stopwatch()
 
