@@ -1032,6 +1032,7 @@ class TestNumbers:
         predictor = SimpleNamespace(problem=SimpleNamespace(within=lambda *_: problem))
         monkeypatch.setattr(worker.Predictor, "load", lambda *_, **__: predictor)
         monkeypatch.setattr(worker, "from_prepared", lambda *_: [])
+        monkeypatch.setattr(worker, "Subject", lambda *_: None)
         monkeypatch.setattr(worker, "_parts", lambda _: [])
         monkeypatch.setattr(worker, "build_report", lambda **_: {"measures": values})
         measured = worker.measure(cells.NOTHING, Path("model.pt"), Path("data"))["test"]
