@@ -1447,7 +1447,7 @@ KINDS = {
         study: replace(CELL, study=study, task="ag_news", size=40, options=options)
         for study, options in {
             "methods": cells.METHODS["smart"],
-            "longer steps": cells.LONGER_STEPS["freelb++, step 1"],
+            "less of a method": cells.LESS_OF_IT["freelb++, step 0.01"],
             "price": cells.FRACTIONS["fraction 0.0625"],
             "accuracy": cells.SMALL["epsilon 0.003, alpha 0.1"],
             "site": cells.CHOICES["10 short steps, no cap"],
