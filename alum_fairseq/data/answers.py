@@ -201,6 +201,8 @@ def _of_lists(
         found = _object(where, line)
         words = _list_of_words(where, found, column)
         tags: list[str] = []
+        if column == label:
+            raise UsageError(f"{file}: words and tags are both {column}: say which is which")
         if label is not None and not (optional and found.get(label) is None):
             tags = _list_of_words(where, found, label)
             if len(tags) != len(words):

@@ -105,7 +105,6 @@ def read_rows(
         read = read_squad if kind == "squad" else read_tagged
         yield from (Row(*each) for each in read(path, columns, label, label_optional))
         return
-    wanted = [*columns, *([] if label is None else [label])]
     if kind == "jsonl":
         if table.header is not None:
             option = "--header" if table.header else "--no-header"
@@ -114,8 +113,7 @@ def read_rows(
             )
         records = _objects(path, columns, label, label_optional)
     else:
-        optional = label if label_optional else None
-        records = _fields(path, table, wanted, optional, whole, skip)
+        records = _fields(path, table, columns, label, label_optional, whole, skip)
     for line, values in records:
         *texts, found = values if label is not None else [*values, None]
         found = None if found is None else found.strip()
@@ -191,12 +189,15 @@ def table_format(arguments: argparse.Namespace) -> TableFormat:
 def _fields(
     path: Path,
     table: TableFormat,
-    wanted: list[str],
-    optional: str | None,
+    columns: Sequence[str],
+    label: str | None,
+    label_optional: bool,
     whole: bool,
     skip: Callable[[int], None] | None,
 ) -> Iterator[tuple[int, list[str | None]]]:
     """The wanted fields of each row of a TSV or CSV; None for an optional column that is absent."""
+    wanted = [*columns, *([] if label is None else [label])]
+    optional = label if label_optional else None
     named = has_header(table, wanted)
     kind = table.format_of(path)
     with opened(path) as stream:
@@ -225,6 +226,7 @@ def _fields(
             [_find_column(path, part, names, width, column == optional) for part in each]
             for column, each in ((column, parts(column, names or ())) for column in wanted)
         ]
+        _check_apart(f"{shown(path)}:{first[0]}", wanted, places, label)
         before: list[str] = []
         for line, fields in rows if named else chain([first], rows):
             if len(fields) == width:
@@ -242,6 +244,20 @@ def _fields(
                 raise UsageError(
                     f"{shown(path)}:{line}: {fields_found} where line {first[0]} has {width}"
                     f"{hint if broken else ''}"
+                )
+
+
+def _check_apart(
+    where: str, wanted: Sequence[str], places: Sequence[list[Any]], label: str | None
+) -> None:
+    """Raise a UsageError if two columns are at one place, or the label is a part of a text."""
+    for i, one in enumerate(wanted):
+        for j in range(i):
+            shared = set(places[i]) & set(places[j])
+            if places[i] == places[j] or (shared and one == label):
+                raise UsageError(
+                    f"{where}: {wanted[j]} and {one} name the same column: every text, and the "
+                    "label, must have a column of its own"
                 )
 
 
@@ -281,6 +297,8 @@ def _objects(
                 raise UsageError(f"{where}: this is not JSON: {error}") from None
             if not isinstance(found, dict):
                 raise UsageError(f"{where}: a JSON object is expected, not {json.dumps(found):.40}")
+            named = [parts(column, found) for column in wanted]
+            _check_apart(where, wanted, named, label)
             for each in examples_in(where, found, wanted):
                 *texts, answer = each if label is not None else [*each, None]
                 check_lists(where, found, texts)

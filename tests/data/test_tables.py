@@ -151,6 +151,17 @@ BAD = [
     ("a.tsv", "b\t1\n", ("3",), {}, "a.tsv:1: there is no column 3, only 2"),
     ("a.tsv", "b\t1\n", ("0",), {}, "there is no column 0: columns count from 1"),
     ("a.tsv", "t\tt\nb\t1\n", ("t",), {}, "a.tsv:1: 2 columns are called t: give the number"),
+    *(
+        (name, content, columns, {"label": label}, f"{name}:1: {both} name the same column: every")
+        for name, content, columns, label, both in (
+            ("a.tsv", "t\tl\nb\t1\n", ("t", "l"), "l", "l and l"),
+            ("a.tsv", "t\tl\nb\t1\n", ("2",), "l", "2 and l"),
+            ("a.csv", "t,l\nb,1\n", ("t+l",), "2", r"t\+l and 2"),
+            ("a.csv", "t,l\nb,1\n", ("t", "1"), None, "t and 1"),
+            ("a.jsonl", '{"t": "a", "l": "1"}\n', ("t", "l"), "l", "l and l"),
+            ("a.jsonl", '{"t": "a", "l": "1"}\n', ("t", "t"), "l", "t and t"),
+        )
+    ),
     ("a.tsv", "b\t1\n\nc\t1\n", ("1",), {}, "a.tsv:2: the line is empty"),
     ("a.tsv", b"a\t1\n\xff\t1\n", ("1",), {}, "a.tsv:2: the text is not in UTF-8"),
     ("a.csv", b"a,1\n\xff,1\n", ("1",), {}, "a.csv:2: the text is not in UTF-8"),
@@ -175,6 +186,11 @@ def test_bad_rows_are_named(
     with pytest.raises(UsageError, match=message) as caught:
         table(name, content, *columns, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_two_texts_may_share_a_part(table: Any) -> None:
+    [row] = table("a.csv", "q,a,b,l\nWhy?,x,y,1\n", "q+a", "q+b", label="l")
+    assert row.texts == ("Why? x", "Why? y")
 
 
 def test_the_rows_before_a_bad_one_come_first(tmp_path: Path) -> None:

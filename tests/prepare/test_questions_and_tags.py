@@ -174,6 +174,7 @@ def test_broken_tags(text: str, message: str, tmp_path: Path) -> None:
             for option in ("--label ner", "--label 0", "--columns word", "--columns 0")
         ),
         ("conll", "--columns 1 2", "--columns 1 2: the words of "),
+        ("jsonl", "--format conll --label tokens", "x.jsonl: words and tags are both tokens: say"),
         ("jsonl", "--format conll --label 2", "x.jsonl:1: there is no 2: there are tokens, tags"),
         ("json", "--columns a b", "x.json: questions are read from question and context, and t"),
         ("json", "--label a", "x.json: questions are read from question and context, and their an"),
