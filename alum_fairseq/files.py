@@ -62,16 +62,22 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty temporary folder; it becomes ``path`` if the block ends without an error.
 
+    An empty folder that is there stays, and gets the contents: something may be mounted on it, or
+    it may be a shell's current one.
+
     Raises:
         UsageError: ``path`` exists and is not empty, it cannot be written, or the disk is full.
     """
-    new_folder(path)
-    with _temporary_path_beside(path) as temporary:
+    path = new_folder(path).resolve()
+    exists = path.is_dir()
+    with _temporary_path_beside(path / path.name if exists else path) as temporary:
         temporary.mkdir()
         yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
+        if not exists:
+            temporary.rename(path)
+        else:
+            for child in temporary.iterdir():
+                child.rename(path / child.name)
 
 
 @contextmanager

@@ -171,7 +171,6 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         (aside / "half").touch()
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
-    target.mkdir()  # an empty one is as good as none
     with whole_folder(target) as aside:
         (aside / "file").touch()
     assert [path.name for path in target.iterdir()] == ["file"]
@@ -179,6 +178,32 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         whole_folder(target).__enter__()
     with pytest.raises(UsageError, match="file/in cannot be written"):
         whole_folder(target / "file/in").__enter__()
+
+
+@pytest.mark.parametrize("name", [".", "../empty", "../link", "../dangling"])
+def test_an_empty_folder_is_filled(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not replaced: it may be a mount point, or the current folder."""
+    target = tmp_path / "empty"
+    target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "dangling").symlink_to("new")
+    monkeypatch.chdir(target)
+    with pytest.raises(ZeroDivisionError), whole_folder(Path(name)) as aside:
+        (aside / "half").touch()
+        raise ZeroDivisionError
+    assert list(target.iterdir()) == []
+    number = target.stat().st_ino
+    with whole_folder(Path(name)) as aside:
+        (aside / "folder").mkdir()
+        (aside / "folder/file").touch()
+    assert [str(path) for path in Path(name).rglob("*")] == [
+        str(Path(name, "folder")),
+        str(Path(name, "folder/file")),
+    ]
+    assert target.stat().st_ino == number
+    assert (tmp_path / "dangling").is_symlink()
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
