@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from alum_fairseq.data.columns import object_in
 from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.files import opened, shown
 from alum_fairseq.problems import SequenceTagging, SpanPrediction
@@ -47,7 +48,7 @@ def read_squad(
     text = _text_of(path)
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         whole = None
     if isinstance(whole, dict) and "data" in whole:
         found = _of_articles(file, whole["data"])
@@ -86,7 +87,7 @@ def _of_articles(file: str, articles: Any) -> Iterator[tuple[str, Any, Any]]:
 def _of_lines(file: str, text: str) -> Iterator[tuple[str, Any, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            found = _object(f"{file}:{number}", line)
+            found = object_in(f"{file}:{number}", line)
             yield f"{file}:{number}", found.get("context"), found
 
 
@@ -198,7 +199,7 @@ def _of_lists(
         if not line.strip():
             continue
         where = f"{file}:{number}"
-        found = _object(where, line)
+        found = object_in(where, line)
         words = _list_of_words(where, found, column)
         tags: list[str] = []
         if column == label:
@@ -226,16 +227,6 @@ def _list_of_words(where: str, found: dict[str, Any], key: str) -> list[str]:
     ):
         raise UsageError(f"{where}: {key} must be a list of words without blanks")
     return words
-
-
-def _object(where: str, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: this is not JSON: {one_line(error)}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{where}: a JSON object is expected, not {json.dumps(found):.40}")
-    return found
 
 
 def _is_text(where: str, found: dict[str, Any], key: str) -> str:

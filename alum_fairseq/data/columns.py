@@ -8,11 +8,23 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
-from alum_fairseq.errors import UsageError
+from alum_fairseq.errors import UsageError, one_line
 
 # A list of which every entry is an example: what stands before the first `.*` of a name.
 _LIST = re.compile(r"(^|\+)([^+*]+)\.\*")
 _BLANK = re.compile(r"\b_+\b")
+
+
+def object_in(where: str, line: str) -> dict[str, Any]:
+    """The JSON object of a line; a UsageError, which begins with the place, if it is none."""
+    hint = "; write an object per line, not a list" if line.lstrip().startswith("[") else ""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: this is not JSON: {one_line(error)}{hint}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{where}: a JSON object is expected, not {json.dumps(found):.40}{hint}")
+    return found
 
 
 def parts(column: str, names: Container[str] = ()) -> list[str]:

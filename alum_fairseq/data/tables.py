@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,16 +14,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from alum_fairseq.data.answers import read_squad, read_tagged
-from alum_fairseq.data.columns import check_lists, examples_in, joined, parts, value_at
+from alum_fairseq.data.columns import check_lists, examples_in, joined, object_in, parts, value_at
 from alum_fairseq.errors import UsageError
 from alum_fairseq.files import existing_file, opened, shown
+from alum_fairseq.problems import SpanPrediction
 
 FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl", "squad", "conll")
 
 _SUFFIXES = {
     **{".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"},
-    **{".json": "squad", ".conll": "conll", ".bio": "conll", ".iob": "conll"},
+    **{".conll": "conll", ".bio": "conll", ".iob": "conll"},
 }
+
+
+_QUOTED = re.compile('"[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,16 @@ class TableFormat:
             line), or None to go by the file's suffix, but to refuse a ``.tsv`` with quoted fields.
         header: whether the first line holds the names of the columns; None means yes if any column
             is given by name. JSON-lines have no header.
+        of_json: the format of a ``.json`` file.
     """
 
     format: str | None = None
     header: bool | None = None
+    of_json: str = "squad"
 
     def form_of(self, path: Path) -> str | None:
         """The format of a file, if it is known."""
-        return self.format or _SUFFIXES.get(path.suffix.lower())
+        return self.format or {**_SUFFIXES, ".json": self.of_json}.get(path.suffix.lower())
 
     def format_of(self, path: Path) -> str:
         """The format of a file; a UsageError if neither an option nor the suffix tells it."""
@@ -163,7 +171,8 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         help="format of the files (default: by their suffix); quotation marks are text in tsv, and "
         "may surround fields in quoted-tsv (as pandas and spreadsheets write them) and csv; squad "
-        "(.json): questions on contexts, as SQuAD has them; conll (.conll): tagged words",
+        "(.json, unless --columns and --label name others): questions on contexts, as SQuAD has "
+        "them; conll (.conll): tagged words",
     )
     header = group.add_mutually_exclusive_group()
     header.add_argument(
@@ -183,7 +192,9 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 def table_format(arguments: argparse.Namespace) -> TableFormat:
     """The format that the options of :func:`add_table_options` describe."""
-    return TableFormat(arguments.format, arguments.header)
+    given = {*(arguments.columns or ()), arguments.label} - {None}
+    of_questions = given <= {*SpanPrediction.columns, SpanPrediction.label_column}
+    return TableFormat(arguments.format, arguments.header, "squad" if of_questions else "jsonl")
 
 
 def _fields(
@@ -291,12 +302,7 @@ def _objects(
         lines = ((i, [line]) for i, line in enumerate(_decoded(path, stream), 1))
         for number, [line] in _without_blank_lines(path, lines):
             where = f"{shown(path)}:{number}"
-            try:
-                found = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise UsageError(f"{where}: this is not JSON: {error}") from None
-            if not isinstance(found, dict):
-                raise UsageError(f"{where}: a JSON object is expected, not {json.dumps(found):.40}")
+            found = object_in(where, line)
             named = [parts(column, found) for column in wanted]
             _check_apart(where, wanted, named, label)
             for each in examples_in(where, found, wanted):
@@ -353,16 +359,22 @@ def _decoded(path: Path, stream: BinaryIO) -> Iterator[str]:
 
 def _split_tsv(path: Path, lines: Iterator[str], check: bool) -> Iterator[tuple[int, list[str]]]:
     """The fields of each line; quoted ones are a UsageError if they are to be checked for."""
+    choose = "give --format quoted-tsv to take them off, or --format tsv to keep them as text"
+    commas: Counter[bool] = Counter()
     for number, line in enumerate(lines, 1):
         fields = line.removesuffix("\n").removesuffix("\r").split("\t")
         if check and _are_quoted(fields, first=number == 1):
             more = sum(_are_quoted(each.rstrip("\r\n").split("\t")) for each in lines)
             also = f", and {more:,} lines after it" if more else ""
             raise UsageError(
-                f"{shown(path)}:{number}: fields are in quotation marks here{also}: give --format "
-                "quoted-tsv to take them off, or --format tsv to keep them as text"
+                f"{shown(path)}:{number}: fields are in quotation marks here{also}: {choose}"
             )
+        commas.update(_QUOTED.fullmatch(field) is not None for field in fields if "," in field)
         yield number, fields
+    if check and commas[True] > 1 and not commas[False]:  # as Excel writes them
+        raise UsageError(
+            f"{shown(path)}: the fields with a comma are all in quotation marks: {choose}"
+        )
 
 
 def _are_quoted(fields: Sequence[str], first: bool = False) -> bool:

@@ -26,7 +26,7 @@ def own_format(path: Path, table: TableFormat, problem: SupervisedProblem) -> Ta
     if form in {getattr(each, "form", None) for each in PROBLEMS.values()} - {None}:
         raise UsageError(
             f"{shown(path)}: its format is {form}, but the model answers with {problem.answers}: "
-            "give another file, or --format"
+            "give another file, or --format, such as jsonl"
         )
     return None
 

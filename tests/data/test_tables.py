@@ -101,6 +101,19 @@ def test_quoted_fields(table: Any) -> None:
     ]
 
 
+def test_fields_with_a_comma_in_quotation_marks(table: Any) -> None:
+    """Excel's "Text (tab delimited)" has marks around these alone, and no author around all."""
+    excel = 'text\tlabel\r\n"Great, really"\tpos\r\nBad\tneg\r\n"No, thanks"\tneg\r\n'
+    with pytest.raises(UsageError, match=r"a\.tsv: the fields with a comma are all in quotation"):
+        table("a.tsv", excel, "text", label="label")
+    texts = [row.texts[0] for row in table("a.tsv", excel, "text", kind="quoted-tsv")]
+    assert texts == ["Great, really", "Bad", "No, thanks"]
+    assert table("a.tsv", excel, "text", kind="tsv")[0].texts == ('"Great, really"',)
+    for own in ("Yes, no", '"Yes," he said. "No."'):
+        assert len(table("a.tsv", f"{excel}{own}\tpos\n", "text")) == 4
+    assert len(table("a.tsv", excel.replace("No,", "No"), "text")) == 3
+
+
 def test_what_pythons_csv_module_writes_with_tabs_is_read(tmp_path: Path) -> None:
     rows = [("a", '"'), ('He said "hi"', "1"), ("\t", "two\r\nlines"), ('""', "'")]
     with (tmp_path / "a.tsv").open("w", newline="") as stream:
@@ -168,7 +181,15 @@ BAD = [
     ("a.tsv", "t\tl\n", ("t",), {"header": False}, "column t is a name, but --no-header says"),
     ("a.jsonl", '{"t": "a"}\n{"t"}\n', ("t",), {}, "a.jsonl:2: this is not JSON"),
     ("a.jsonl", "[" * 100_000, ("t",), {}, "a.jsonl:1: this is not JSON"),
-    ("a.jsonl", '["a"]\n', ("t",), {}, r'a.jsonl:1: a JSON object is expected, not \["a"\]'),
+    ("a.jsonl", '["a"]\n', ("t",), {}, r'a.jsonl:1: a JSON object is expected, not \["a"\]; '),
+    (
+        "a.jsonl",
+        '[\n{"t": "a"}]',
+        ("t",),
+        {},
+        "a.jsonl:1: this is not .* an object per line, not a",
+    ),
+    ("a.jsonl", '{"t": ' + "1" * 5000 + "}", ("t",), {}, "a.jsonl:1: this is not JSON: Exceeds"),
     ("a.jsonl", '{"x": "a"}\n', ("t",), {}, "a.jsonl:1: there is no t: there are x"),
     ("a.jsonl", '{"t": 1}\n', ("t",), {}, "a.jsonl:1: t must be a text, not 1"),
     ("a.jsonl", '{"t": "\\ud800"}\n', ("t",), {}, "a.jsonl:1: t holds half a character"),

@@ -273,6 +273,19 @@ def test_numbers_of_columns_are_not_those_of_another_table(
     assert "JSON-lines have no numbers of columns: give names" in capsys.readouterr().err
 
 
+def test_json_lines_may_be_in_a_file_that_is_called_json(
+    cases: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    """As pandas and datasets write them."""
+    path = tmp_path / "rows.json"
+    path.write_text('{"t": "a"}\n{"t": "b"}\n')
+    usual = {"path": cases["single"].path, "input": path}
+    assert predict(command_line({**usual, "columns": "t"})) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert predict(command_line(usual)) == 2
+    assert "give another file, or --format, such as jsonl" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["o.json", "o.csv", "o.conll"])
 def test_output_is_of_the_kind_that_its_name_says(
     name: str, cases: dict[str, Any], tmp_path: Path, capsys: Any
@@ -362,7 +375,11 @@ def test_a_head_on_a_pretrained_model(cases: dict[str, Any], tmp_path: Path) -> 
         ({"max-tokens": 0}, "--max-tokens is 0: it must be 1 or more"),
         ({"input": "nowhere.tsv"}, "nowhere.tsv does not exist"),
         ({"columns": "b"}, ":1: there is no b: there are a, label"),
-        ({"label": "a"}, r":1: the label '.*' is none of the classes \(no, well, maybe, yes\)"),
+        ({"label": "a"}, ":1: a and a name the same column: every text, and the label, must"),
+        (
+            {"columns": "label", "label": "a"},
+            r":1: the label '.*' is none of the classes \(no, well, maybe, yes\)",
+        ),
         ({"output": "DATA"}, "is a folder, not a file"),
         ({"output": "DATA/dict.txt/out"}, "dict.txt/out cannot be written"),
     ],

@@ -85,7 +85,8 @@ def test_json_lines_as_hugging_face_writes_them(tmp_path: Path) -> None:
         (squad(question(), context="\ud800"), "context must be a text"),
         ('{"data": [{"paragraphs": 3}]}', "is not SQuAD's JSON"),
         ('{"data": 3}', "is not SQuAD's JSON"),
-        ("[1]", "a JSON object is expected, not [1]"),
+        ("[1]", "a JSON object is expected, not [1]; write an object per line, not a list"),
+        ("[" * 100_000, "this is not JSON: "),
         ("x", "this is not JSON"),
         ('{"question": "?"}', "context must be a text, not null"),
     ],
@@ -176,8 +177,12 @@ def test_broken_tags(text: str, message: str, tmp_path: Path) -> None:
         ("conll", "--columns 1 2", "--columns 1 2: the words of "),
         ("jsonl", "--format conll --label tokens", "x.jsonl: words and tags are both tokens: say"),
         ("jsonl", "--format conll --label 2", "x.jsonl:1: there is no 2: there are tokens, tags"),
-        ("json", "--columns a b", "x.json: questions are read from question and context, and t"),
-        ("json", "--label a", "x.json: questions are read from question and context, and their an"),
+        *(
+            ("json", f"{columns} --format squad", "x.json: questions are read from question and c")
+            for columns in ("--columns a b", "--label a")
+        ),
+        ("json", "--columns a", "give --label, or "),
+        ("json", "--columns context a --label l", "x.json:1: there is no context: there are versi"),
     ],
 )
 def test_columns_that_are_not_there(
