@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,40 +144,55 @@ def read_tagged(
         yield from _of_lists(file, text, columns[0], label, optional)
         return
     word_at, tag_at = _place(file, columns[0]), _place(file, label)
-    tabs = any("\t" in line.strip() for line in text[:100_000].split("\n"))
+    lines = [*text.split("\n"), ""]
+    tabs = any("\t" in line.strip() for line in lines if not line.startswith("#"))
+
+    def fields_of(line: str) -> list[str]:
+        if not line.strip() or line.startswith(DOCUMENT):
+            return []
+        return line.strip("\r").split("\t") if tabs else re.split(" +", line.strip(" \t\r"))
+
+    with_word = (number for number, line in enumerate(lines, 1) if fields_of(line))
+    first = min(with_word, key=lambda number: lines[number - 1].startswith("#"), default=None)
+    if first is None:
+        return
+    width = len(fields_of(lines[first - 1]))
+    tagged = label is not None and not (optional and width < 2)
+    needed = max(word_at + 1, (tag_at + 1 or 2) if tagged else 1)
+    if width < needed:
+        raise UsageError(
+            f"{file}:{first}: there is no column {needed}, only {width}, in "
+            f"{lines[first - 1].strip()!r:.60}: a line has a word and its tag, in two or more "
+            "columns"
+        )
+    if tagged and word_at == tag_at % width:
+        raise UsageError(
+            f"{file}: words and tags are both column {word_at + 1}: say by --columns and --label "
+            "which is which"
+        )
     words: list[str] = []
     tags: list[str] = []
     begun = 0
-    for number, line in enumerate([*text.split("\n"), ""], 1):
-        if not line.strip() or line.startswith(DOCUMENT):
+    for number, line in enumerate(lines, 1):
+        fields = fields_of(line)
+        if not fields:
             if words:
                 yield begun, *_sentence(words, tags), None
             words, tags = [], []
             continue
-        if tabs and line.startswith("#") and "\t" not in line:
-            continue  # CoNLL-U's comments
-        fields = line.strip("\r").split("\t") if tabs else line.split()
+        may_be_comment = line.startswith("#" if tabs else "# ")
+        if may_be_comment and (len(fields) != width or fields[2:3] == ["="]):
+            continue
+        if len(fields) != width:
+            raise UsageError(
+                f"{file}:{number}: the number of columns is {len(fields)}, but {width} in line "
+                f"{first}: {line.strip()!r:.60}"
+            )
         begun = begun if words else number
-        tagged = label is not None and not (optional and len(fields) < 2)
-        needed = max(word_at + 1, (tag_at + 1 or 2) if tagged else 1)
-        if len(fields) < needed:
-            raise UsageError(
-                f"{file}:{number}: there is no column {needed}, only {len(fields)}, in "
-                f"{line.strip()!r:.60}: a line has a word and its tag, in two or more columns"
-            )
-        if tagged and word_at == tag_at % len(fields):
-            raise UsageError(
-                f"{file}: words and tags are both column {word_at + 1}: say by --columns and "
-                "--label which is which"
-            )
         words.append(fields[word_at].strip())
         tags += [fields[tag_at].strip()] * tagged
         if " " in words[-1] or not words[-1] or (tags and (" " in tags[-1] or not tags[-1])):
             raise UsageError(f"{file}:{number}: a word, or a tag, is empty or holds a blank")
-        if len(tags) not in (0, len(words)):
-            raise UsageError(
-                f"{file}:{number}: some words of this sentence have a tag, others none"
-            )
 
 
 def _place(file: str, column: str | None) -> int:
@@ -205,7 +221,7 @@ def _of_lists(
         if column == label:
             raise UsageError(f"{file}: words and tags are both {column}: say which is which")
         if label is not None and not (optional and found.get(label) is None):
-            tags = _list_of_words(where, found, label)
+            tags = _list_of_words(where, found, label, numbers=True)
             if len(tags) != len(words):
                 raise UsageError(
                     f"{where}: there are {len(words)} {column}, but {len(tags)} {label}"
@@ -218,22 +234,27 @@ def _sentence(words: list[str], tags: list[str]) -> tuple[tuple[str], str | None
     return (" ".join(words),), " ".join(tags) or None
 
 
-def _list_of_words(where: str, found: dict[str, Any], key: str) -> list[str]:
+def _list_of_words(where: str, found: dict[str, Any], key: str, numbers: bool = False) -> list[str]:
     if key not in found:
         raise UsageError(f"{where}: there is no {key}: there are {', '.join(found)}")
     words = found[key]
-    if not isinstance(words, list) or not all(
-        isinstance(word, str) and word and " " not in word for word in words
-    ):
-        raise UsageError(f"{where}: {key} must be a list of words without blanks")
-    return words
+    if isinstance(words, list):
+        words = [str(word) if numbers and type(word) is int else word for word in words]
+        if all(_is_whole(word) and word and " " not in word for word in words):
+            return words
+    raise UsageError(f"{where}: {key} must be a list of words without blanks")
 
 
 def _is_text(where: str, found: dict[str, Any], key: str) -> str:
     text = found.get(key)
-    if not isinstance(text, str) or text.encode(errors="ignore").decode() != text:
+    if not _is_whole(text):
         raise UsageError(f"{where}: {key} must be a text, not {json.dumps(text):.40}")
     return text
+
+
+def _is_whole(text: Any) -> bool:
+    """Whether it is a text, without half a surrogate pair."""
+    return isinstance(text, str) and text.encode(errors="ignore").decode() == text
 
 
 def _text_of(path: Path) -> str:

@@ -132,6 +132,23 @@ def test_tagged_words(text: str, columns: tuple[str, str], tmp_path: Path) -> No
     assert found == WANTED
 
 
+def test_comments_and_no_break_spaces(tmp_path: Path) -> None:
+    """As MultiCoNER (a comment with a tab), and others, have them, in four columns."""
+    path = tmp_path / "train.conll"
+    path.write_text(
+        "# id 3\tdomain=en\nanna _ _ B-per\n# _ _ O\n\n# sent_id = 1\n# x\n10\u00a0000 X  _ O\n",
+        encoding="utf-8",
+    )
+    found = [row[1:3] for row in read_tagged(path)]
+    assert found == [(("anna #",), "B-per O"), (("10\u00a0000",), "O")]
+
+
+def test_tags_may_be_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"tokens": ["anna", "lives"], "tags": [1, 0]}')
+    assert [row[1:3] for row in read_tagged(path)] == [(("anna lives",), "1 0")]
+
+
 def test_words_without_tags(tmp_path: Path) -> None:
     path = tmp_path / "test.conll"
     path.write_text("anna\nlives\n\nrome\n")
@@ -143,11 +160,17 @@ def test_words_without_tags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("anna O\nlives\n", "train.conll:2: there is no column 2, only 1, in 'lives': a line"),
+        ("anna\nlives O\n", "train.conll:1: there is no column 2, only 1, in 'anna': a line"),
+        ("anna O\nlives\n", "train.conll:2: the number of columns is 1, but 2 in line 1: 'lives'"),
+        ("anna O\n#lives\n", "train.conll:2: the number of columns is 1, but 2 in line 1: '#live"),
+        ("# x\nanna\tO\nlives\tx\tO\n", "train.conll:3: the number of columns is 3, but 2 in li"),
         ("anna\tO\nnew york\tO\n", "train.conll:2: a word, or a tag, is empty or holds a blank"),
         ("anna\t\nrome\tO\n", "train.conll:1: a word, or a tag, is empty"),
         ('{"tokens": ["a"], "tags": []}', "train.conll:1: there are 1 tokens, but 0 tags"),
         ('{"tokens": ["a b"], "tags": ["O"]}', "tokens must be a list of words without blanks"),
+        ('{"tokens": ["\\ud83d"], "tags": ["O"]}', "tokens must be a list of words without blanks"),
+        ('{"tokens": [1], "tags": ["O"]}', "tokens must be a list of words without blanks"),
+        ('{"tokens": ["a"], "tags": [true]}', "tags must be a list of words without blanks"),
         ('{"tokens": "a", "tags": ["O"]}', "tokens must be a list of words without blanks"),
         (
             '{"words": ["a"], "tags": ["O"]}',
