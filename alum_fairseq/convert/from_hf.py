@@ -186,8 +186,9 @@ def label_names(config: Config) -> list[str] | None:
     found = config.values.get("id2label") or unnamed
     if found == unnamed:
         return None
-    labels = [found.get(str(i)) for i in range(count)]
-    if not all(isinstance(label, str) and label.strip() for label in labels):
+    named = [found.get(str(i)) for i in range(count)]
+    labels = [str(name).strip() for name in named if type(name) in (str, int)]
+    if len(labels) < count or not all(labels):
         raise UsageError(f"{config.path}: id2label does not name the classes from 0 to {count - 1}")
     if len(set(labels)) < count:
         raise UsageError(f"{config.path}: id2label names a class twice")

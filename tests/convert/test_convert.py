@@ -30,7 +30,9 @@ from support.small_models import make_dictionary, make_model, make_task
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from alum_fairseq.checkpoints.reading import load_state
+from alum_fairseq.convert.architecture import Config
 from alum_fairseq.convert.command import main
+from alum_fairseq.convert.from_hf import label_names
 from alum_fairseq.convert.read_tokenizer import read_sentencepiece
 from alum_fairseq.data.record import DataRecord
 from alum_fairseq.data.vocabulary import Vocabulary
@@ -555,6 +557,29 @@ def test_choices(
         assert (predictor.logits([(context, *choices)]) - logits).abs().max() <= TOLERANCE / 10
     if kind != "Bert":
         assert_same_weights(tmp_path / "back", tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"), [((0, 1), ["0", "1"]), (("neg ", " pos"), ["neg", "pos"])]
+)
+def test_names_of_classes_are_as_tables_have_them(names: tuple[Any], labels: list[str]) -> None:
+    """Numbers as texts, and without blanks around."""
+    id2label = {str(i): name for i, name in enumerate(names)}
+    assert label_names(Config(Path("config.json"), {"id2label": id2label})) == labels
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a", " "), "config.json: id2label does not name the classes from 0 to 1"),
+        ((True, False), "config.json: id2label does not name the classes from 0 to 1"),
+        (("a", "a "), "config.json: id2label names a class twice"),
+    ],
+)
+def test_names_of_classes_that_cannot_be(names: tuple[Any], message: str) -> None:
+    id2label = {str(i): name for i, name in enumerate(names)}
+    with pytest.raises(UsageError, match=message):
+        label_names(Config(Path("config.json"), {"id2label": id2label}))
 
 
 TAGS = ("O", "B-x", "I-x")
