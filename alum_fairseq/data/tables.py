@@ -41,11 +41,13 @@ class TableFormat:
         header: whether the first line holds the names of the columns; None means yes if any column
             is given by name. JSON-lines have no header.
         of_json: the format of a ``.json`` file.
+        no_label: the label that stands for a missing one; "": none, or JSON's null.
     """
 
     format: str | None = None
     header: bool | None = None
     of_json: str = "squad"
+    no_label: str | None = None
 
     def form_of(self, path: Path) -> str | None:
         """The format of a file, if it is known."""
@@ -71,7 +73,7 @@ class Row:
     Attributes:
         line: line of the file at which it begins, from 1.
         texts: its text columns, without surrounding whitespace.
-        label: its label column, likewise; None if there is none.
+        label: its label column, likewise; None if there is none, but "" where that stands for it.
         name: what its author calls it (the id of a question), or None.
     """
 
@@ -113,21 +115,26 @@ def read_rows(
         read = read_squad if kind == "squad" else read_tagged
         yield from (Row(*each) for each in read(path, columns, label, label_optional))
         return
+    may_be_empty = table.no_label == ""
     if kind == "jsonl":
         if table.header is not None:
             option = "--header" if table.header else "--no-header"
             raise UsageError(
                 f"{option} is for TSV and CSV: JSON-lines name their columns in each line"
             )
-        records = _objects(path, columns, label, label_optional)
+        records = _objects(path, columns, label, label_optional or may_be_empty)
     else:
         records = _fields(path, table, columns, label, label_optional, whole, skip)
     for line, values in records:
         *texts, found = values if label is not None else [*values, None]
         found = None if found is None else found.strip()
-        if label is not None and not found and not label_optional:
-            raise UsageError(f"{shown(path)}:{line}: the label (column {label}) is empty")
-        yield Row(line, tuple(text.strip() for text in texts), found or None)
+        if label is not None and not found and not label_optional and not may_be_empty:
+            raise UsageError(
+                f"{shown(path)}:{line}: the label (column {label}) is empty; if that means that "
+                "there is none, give --no-label ''"
+            )
+        found = found or ("" if may_be_empty else None)
+        yield Row(line, tuple(text.strip() for text in texts), found)
 
 
 def has_header(table: TableFormat, columns: Sequence[str]) -> bool:
@@ -163,8 +170,8 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-label",
         metavar="LABEL",
-        help="what stands for a missing label, such as -1: such a row is left out, or read "
-        "without a label where none is needed",
+        help="what stands for a missing label, such as -1, or '' for an empty one: such a row is "
+        "left out, or read without a label where none is needed",
     )
     group.add_argument(
         "--format",
@@ -194,7 +201,8 @@ def table_format(arguments: argparse.Namespace) -> TableFormat:
     """The format that the options of :func:`add_table_options` describe."""
     given = {*(arguments.columns or ()), arguments.label} - {None}
     of_questions = given <= {*SpanPrediction.columns, SpanPrediction.label_column}
-    return TableFormat(arguments.format, arguments.header, "squad" if of_questions else "jsonl")
+    of_json = "squad" if of_questions else "jsonl"
+    return TableFormat(arguments.format, arguments.header, of_json, arguments.no_label)
 
 
 def _fields(
@@ -313,7 +321,8 @@ def _objects(
                     for column in texts
                 ]
                 if answer is not None:
-                    absent = label_optional and value_at(found, answer) is None
+                    optional = label_optional or answer in found
+                    absent = optional and value_at(found, answer) is None
                     values.append(None if absent else _value(where, found, answer, number=True))
                 yield number, values
 
@@ -408,7 +417,7 @@ def _without_blank_lines(
     """The rows, without blank lines at the end of the file; elsewhere a blank line is an error."""
     blank = None
     for line, fields in rows:
-        if not any(field.strip() for field in fields) and len(fields) < 2:
+        if not any(field.strip() for field in fields):
             blank = blank or line
             continue
         if blank is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -131,7 +132,7 @@ def _rows(arguments: argparse.Namespace, predictor: Predictor) -> Iterator[Row]:
     is_text = path.suffix.lower() == ".txt" and table.format is None and not of_tokens
     by_lines = is_text or (path == STDIN and table.format != "jsonl")
     if by_lines and table.format is None:
-        table = TableFormat("tsv", table.header)
+        table = replace(table, format="tsv")
     own = own_format(path, table, problem)
     if isinstance(problem, TokenProblem) and own is not None:
         table, optional = own, True
@@ -175,6 +176,11 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
         yield file
 
 
+def _tsv_line(fields: Iterable[str]) -> str:
+    """The fields, each with a blank for tabs and line breaks, such as the name of a class has."""
+    return "\t".join(re.sub("[\t\r\n]+", " ", field) for field in fields) + "\n"
+
+
 def _write(
     rows: Iterator[Row], predictor: Predictor, file: IO[str], arguments: argparse.Namespace
 ) -> int:
@@ -196,8 +202,8 @@ def _write(
                     fields = {f"text{i}": " ".join(text.split()) for i, text in enumerate(texts, 1)}
                     fields = name | fields | problem.row(prediction)
                     if not count:
-                        file.write("\t".join(fields) + "\n")
-                    file.write("\t".join(fields.values()) + "\n")
+                        file.write(_tsv_line(fields))
+                    file.write(_tsv_line(fields.values()))
                 count += 1
                 if row.label is not None:
                     answered.append((prediction, row.label))

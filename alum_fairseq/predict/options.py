@@ -37,6 +37,7 @@ def add_model_options(group: Any) -> None:
     )
     group.add_argument(
         "--labels",
+        type=str.strip,
         nargs="+",
         metavar="LABEL",
         help="the classes in their order (default: the data's)",

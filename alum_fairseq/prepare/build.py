@@ -118,22 +118,22 @@ def read_split(name: str, source: Source) -> Split:
     is_test = name.startswith(TEST)
     skip = malformed.append if source.skip_malformed else None
     rows = [each for file in source.files for each in _rows_of(file, source, is_test, skip)]
-    files = _listed(source.files)
+    files, no_label = _listed(source.files), source.table.no_label
     if not rows:
         raise UsageError(f"{files}: there are no rows")
     labels = {row.label for _, row in rows}
-    if is_test and labels <= {None, source.no_label}:
+    if is_test and labels <= {None, no_label}:
         unlabelled = [(place, replace(row, label=None)) for place, row in rows]
         return Split(unlabelled, len(malformed))
-    agreed = [each for each in rows if each[1].label is None or each[1].label != source.no_label]
+    agreed = [each for each in rows if each[1].label is None or each[1].label != no_label]
     for place, row in agreed:
         if row.label is None:
             raise UsageError(
-                f"{place}: the label is empty, but others are not: leave the row "
-                "out, or write - for it and give --no-label -"
+                f"{place}: the label is empty, but others are not: if that means that there is "
+                "none, give --no-label ''"
             )
     if not agreed:
-        raise UsageError(f"{files}: no row has a label other than {source.no_label}")
+        raise UsageError(f"{files}: no row has a label other than {no_label!r}")
     return Split(agreed, len(malformed) + len(rows) - len(agreed))
 
 

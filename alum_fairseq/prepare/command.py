@@ -198,6 +198,7 @@ def _add_own_tables(own: Any) -> None:
         )
     own.add_argument(
         "--labels",
+        type=str.strip,
         nargs="+",
         metavar="LABEL",
         help="the classes in their order (default: the training set's, sorted)",
@@ -245,7 +246,7 @@ def _known_plan(arguments: argparse.Namespace) -> Plan:
         return plan
 
     def without(source: Source) -> Source:
-        return replace(source, no_label=arguments.no_label)
+        return replace(source, table=replace(source.table, no_label=arguments.no_label))
 
     sources = {split: without(source) for split, source in plan.sources.items()}
     return replace(plan, sources=sources, also=tuple(map(without, plan.also)))
@@ -277,7 +278,7 @@ def _own_plan(arguments: argparse.Namespace) -> Plan:
     columns += tuple(arguments.choices or ())
 
     def source(file: Path) -> Source:
-        return Source((file,), table, columns, arguments.label, no_label=arguments.no_label)
+        return Source((file,), table, columns, arguments.label)
 
     sources = {split: source(file) for split, file in files.items()}
     return Plan(problem, sources, also=tuple(map(source, arguments.train[1:])))
@@ -329,7 +330,8 @@ def summary(record: DataRecord) -> str:
     """A table of what was prepared, in plain text."""
     rows = [("split", "rows", "truncated", "left out", "unknown tokens", "labels")]
     for name, split in record.splits.items():
-        counts = ", ".join(f"{label}: {count}" for label, count in split.label_counts.items())
+        each = ((" ".join(label.split()), count) for label, count in split.label_counts.items())
+        counts = ", ".join(f"{label}: {count}" for label, count in each)
         if len(split.label_counts) > 10:
             counts = f"{len(split.label_counts)} classes"
         numbers = (split.rows, split.truncated, split.dropped, split.unknown)

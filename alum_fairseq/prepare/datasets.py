@@ -46,6 +46,7 @@ def _known(
     files: Mapping[str, tuple[str, ...]] | None = None,
     header: bool | None = None,
     form: str | None = None,
+    no_label: str | None = None,
     **more: Any,
 ) -> Plan:
     """The plan of one data set, whose files are relative to the folder that is published.
@@ -53,7 +54,7 @@ def _known(
     A file may have alternatives after ``|``: the first that is there is taken. ``*`` stands for
     any name.
     """
-    table = TableFormat(form, header)
+    table = TableFormat(form, header, no_label=no_label)
     sources = {
         split: Source(tuple(map(Path, names)), table, columns, label, **more)
         for split, names in (files or _files()).items()
@@ -344,7 +345,7 @@ def in_folder(plan: Plan, folder: Path) -> tuple[Plan, list[str]]:
         if all(found):
             files = tuple(chain.from_iterable(found))
             of_suffix = {".jsonl": "jsonl", ".csv": "csv"}.get(files[0].suffix, "tsv")
-            table = TableFormat(source.table.format or of_suffix, source.table.header)
+            table = replace(source.table, format=source.table.format or of_suffix)
             sources[split] = replace(source, files=files, table=table)
         elif split in (TRAIN, VALID):
             absent = str(source.files[found.index([])]).replace("|", " or ")

@@ -18,12 +18,11 @@ class Source:
 
     Attributes:
         files: its tables, one after the other.
-        table: how they are divided.
+        table: how they are divided; rows with its ``no_label`` are dropped.
         columns: the columns of the texts.
         label: the column of the label; None where there is none.
         label_file: of labels that stand in a file beside the table, one for every row: its name,
             where ``{}`` is the table's without its suffix.
-        no_label: what stands for a label that the authors could not settle; such rows are dropped.
         skip_malformed: whether rows with too few or too many fields are dropped.
         names: of labels that the file has: what to call them.
     """
@@ -33,7 +32,6 @@ class Source:
     columns: tuple[str, ...]
     label: str | None
     label_file: str | None = None
-    no_label: str | None = None
     skip_malformed: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
 

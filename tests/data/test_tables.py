@@ -49,6 +49,7 @@ GOOD = {
     "windows.csv": ("\ufefftext,label\r\nA a,1\r\nB,0\r\n", ("text",), "label"),
     "blank_end.tsv": ("A a\t1\nB\t0\n\n \n", ("1",), "2"),
     "blank_end.csv": ("A a,1\nB,0\n\n", ("1",), "2"),
+    "blank_rows.csv": ("text,label\nA a,1\nB,0\n,\n , ,\n", ("text",), "label"),
     "keys.jsonl": (
         '{"text": "A a", "label": 1}\n{"label": "0", "text": "B"}\n',
         ("text",),
@@ -176,6 +177,7 @@ BAD = [
         )
     ),
     ("a.tsv", "b\t1\n\nc\t1\n", ("1",), {}, "a.tsv:2: the line is empty"),
+    ("a.csv", "t,l\n,\nb,1\n", ("t",), {}, "a.csv:2: the line is empty"),
     ("a.tsv", b"a\t1\n\xff\t1\n", ("1",), {}, "a.tsv:2: the text is not in UTF-8"),
     ("a.csv", b"a,1\n\xff,1\n", ("1",), {}, "a.csv:2: the text is not in UTF-8"),
     ("a.tsv", "t\tl\n", ("t",), {"header": False}, "column t is a name, but --no-header says"),
@@ -238,9 +240,22 @@ def test_optional_labels(table: Any) -> None:
         table("a.tsv", "i\tl\n0\t1\n", "t", **options)
 
 
+def test_an_empty_label_may_stand_for_none(tmp_path: Path) -> None:
+    table = TableFormat(no_label="")
+    for name, content in (
+        ("a.tsv", "t\tl\na\t\nb\t1\n"),
+        ("a.jsonl", '{"t": "a", "l": null}\n{"t": "b", "l": 1}\n'),
+    ):
+        (tmp_path / name).write_text(content)
+        rows = list(read_rows(tmp_path / name, table, ("t",), "l"))
+        assert [row.label for row in rows] == ["", "1"]
+    with pytest.raises(UsageError, match="there is no column x"):
+        list(read_rows(tmp_path / "a.tsv", table, ("t",), "x"))
+
+
 def test_rows_of_another_width_can_be_skipped(table: Any) -> None:
     skipped: list[int] = []
-    rows = table("a.tsv", "a\t1\nb\nc\t1\n\t\t\n", "1", skip=skipped.append)
+    rows = table("a.tsv", "a\t1\nb\nc\t1\n\tx\t\n", "1", skip=skipped.append)
     assert [row.texts for row in rows] == [("a",), ("c",)]
     assert skipped == [2, 4]
 

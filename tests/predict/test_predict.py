@@ -273,6 +273,16 @@ def test_numbers_of_columns_are_not_those_of_another_table(
     assert "JSON-lines have no numbers of columns: give names" in capsys.readouterr().err
 
 
+def test_names_of_classes_do_not_break_the_table(cases: dict[str, Any], capsys: Any) -> None:
+    case = cases["single"]
+    command = ["--path", str(case.path), "--input", str(case.table), "--columns", "a"]
+    assert predict([*command, "--labels", "no\tn", " maybe\r\nm ", "yes"]) == 0
+    head, *lines = capsys.readouterr().out.split("\n")[:-1]
+    assert head.split("\t") == ["label", "p(no n)", "p(maybe m)", "p(yes)"]
+    assert {line.count("\t") for line in lines} == {3}
+    assert len(lines) == len(case.rows)
+
+
 def test_json_lines_may_be_in_a_file_that_is_called_json(
     cases: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:

@@ -532,6 +532,10 @@ def test_integers_are_in_the_order_of_their_values(labels: list[str]) -> None:
     assert [int(label) for label in in_order(labels)] == sorted({int(x) for x in labels})
 
 
+def test_a_number_may_be_too_long_for_python() -> None:
+    assert in_order(["1" * 5000, "0"]) == ["0", "1" * 5000]
+
+
 def test_regression(run: Any, refused: Any, tmp_path: Path) -> None:
     write(tmp_path, {"train.tsv": "a\t1.5\nb\t-2e1\n", "test.tsv": "a\n"})
     arguments = own(tmp_path, "--regression", "--test", tmp_path / "test.tsv")
@@ -613,7 +617,7 @@ BAD_TABLES = [
     ("", "train.tsv: there are no rows"),
     ("a\tx\nb\tx\n", "train.tsv has the label x (column 2): there is nothing to learn"),
     ("a\tx\nb\n", "train.tsv:2: 1 field where line 1 has 2"),
-    ("a\tx\nb\t \n", "train.tsv:2: the label (column 2) is empty"),
+    ("a\tx\nb\t \n", "train.tsv:2: the label (column 2) is empty; if that means that there is n"),
     ("t\tlabel\na\tx\nb\tx\nc\ty\nc\ty\n", "train.tsv:1: no other row has the label 'label': give"),
     # The text taken for the label, or a number for a class.
     (
@@ -650,8 +654,26 @@ def test_other_splits_must_fit(refused: Any, tmp_path: Path) -> None:
     message = "test.tsv:1: the label (column 2) is empty"
     assert message in refused(*own(tmp_path, "--valid", tmp_path / "test.tsv"))
     write(tmp_path, {"test.tsv": "a\tx\nb\t\n"})
-    message = "test.tsv:2: the label is empty, but others are not: leave the row out, or write"
+    message = "test.tsv:2: the label is empty, but others are not: if that means that there is none"
     assert message in refused(*own(tmp_path, "--test", tmp_path / "test.tsv"))
+
+
+def test_an_empty_label_may_stand_for_none(run: Any, refused: Any, tmp_path: Path) -> None:
+    write(tmp_path, {"a.tsv": "t\tl\na\tx\nb\t\nc\ty\n\t\n\t\n"})
+    lines = (("a", "x"), ("b", None), ("c", "y"))
+    write(tmp_path, {"a.jsonl": jsonl(*({"t": text, "l": label} for text, label in lines))})
+    for name in ("a.tsv", "a.jsonl"):
+        words = ["--train", tmp_path / name, "--columns", "t", "--label", "l"]
+        assert "is empty; if that means that there is none, give --no-label" in refused(*words)
+        words += ["--test", tmp_path / name, "--no-label", ""]
+        splits = run(*words, output=name.replace(".", "_")).splits
+        assert {(one.rows, one.dropped, one.labelled) for one in splits.values()} == {(2, 1, True)}
+    snli = [*pairs("sentence1", "sentence2", *NLI3, label="gold_label")]
+    snli.append({**snli[0], "gold_label": ""})
+    write(tmp_path, {f"snli_1.0_{name}.jsonl": jsonl(*snli) for name in ("train", "dev")})
+    words = ["--task", "SNLI", "--input", tmp_path]
+    assert "give --no-label" in refused(*words)
+    assert run(*words, "--no-label", "", output="snli").splits["train"].dropped == 1
 
 
 def test_what_stands_for_no_label(
@@ -825,6 +847,11 @@ def test_summary(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ]
     options = "--num-classes 2 --init-token 0 --max-positions 512 --required-batch-size-multiple 1"
     assert lines[-1] == f"  {tmp_path}/data {options}"
+    write(tmp_path, {"train.csv": 't,l\na,"x\n\ty"\nb,z\n'})
+    words = ["--train", tmp_path / "train.csv", "--columns", "t", "--label", "l"]
+    record = run(*words, "--labels", " z", "x\n\ty", output="names")
+    assert record.problem.labels == ("z", "x\n\ty")
+    assert "  z: 1, x y: 1\n" in capsys.readouterr().out
 
 
 # The record
