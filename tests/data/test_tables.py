@@ -245,6 +245,7 @@ def test_an_empty_label_may_stand_for_none(tmp_path: Path) -> None:
     for name, content in (
         ("a.tsv", "t\tl\na\t\nb\t1\n"),
         ("a.jsonl", '{"t": "a", "l": null}\n{"t": "b", "l": 1}\n'),
+        ("b.jsonl", '{"t": "a"}\n{"t": "b", "l": 1}\n'),
     ):
         (tmp_path / name).write_text(content)
         rows = list(read_rows(tmp_path / name, table, ("t",), "l"))
