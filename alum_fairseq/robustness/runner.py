@@ -47,7 +47,8 @@ def run_parts(
     with cli.counter("measuring", "passes", round(total)) as counter:
         for path in paths:
             predictor = load(path)
-            subject = Subject(predictor, data.tolerance, options.max_tokens, options.seed)
+            given = (data.tolerance, options.max_tokens, options.seed, data.attacked)
+            subject = Subject(predictor, *given)
             model = _identity(path, predictor, data, options)
             seconds.append({})
             for part in parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 
 import torch
@@ -20,7 +21,8 @@ from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 # Of the longest example in a batch, the least that another may have of its length.
 _ALIKE = 0.7
-_TEMPERATURES = torch.logspace(-2, 2, 81, dtype=torch.float64)
+# Where a model errs nowhere, none calibrates it: then the lowest.
+_TEMPERATURES = torch.logspace(-2, 2, 49, base=2, dtype=torch.float64)
 
 
 class Subject:
@@ -30,10 +32,16 @@ class Subject:
         tolerance: for regression, how far from the answer a right prediction may be; else None.
         max_tokens: the most tokens of a batch, padding included.
         seed: of the random starts of attacks.
+        attacked: the examples that attacks look at, however many at a time.
     """
 
     def __init__(
-        self, predictor: Predictor, tolerance: float | None, max_tokens: int, seed: int
+        self,
+        predictor: Predictor,
+        tolerance: float | None,
+        max_tokens: int,
+        seed: int,
+        attacked: Sequence[Example],
     ) -> None:
         self.predictor = predictor
         self.problem = predictor.problem
@@ -41,6 +49,7 @@ class Subject:
             self.problem = self.problem.within(tolerance, ())
         self._max_tokens = max_tokens
         self._seed = seed
+        self._attacked = attacked
         predictor.model.requires_grad_(False)
 
     @property
@@ -63,8 +72,13 @@ class Subject:
         cooled = [self.verdict(example, row / temperature).loss for example, row in pairs]
         return [replace(one, loss=loss) for one, loss in zip(found, cooled, strict=True)]
 
-    def temperature(self, examples: Sequence[Example]) -> float:
-        """That which calibrates the model on examples (Guo et al. 2017, arXiv 1706.04599)."""
+    @cached_property
+    def temperature(self) -> float:
+        """That which calibrates the model on what is attacked, from 1/4 to 4.
+
+        Guo et al. (2017), https://arxiv.org/abs/1706.04599.
+        """
+        examples = self._attacked
         outputs = self.predictor.logits([e.texts for e in examples], self._max_tokens)
         if isinstance(self.problem, TokenProblem):
             right = [self._right_of(e, o.pieces) for e, o in zip(examples, outputs, strict=True)]

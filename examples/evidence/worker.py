@@ -414,7 +414,8 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
     examples = from_prepared(data, "test", predictor)
     problem = predictor.problem.within(None, [example.answer for example in examples])
     tolerance = None if problem.categorical else problem.tolerance
-    subject = Subject(predictor, tolerance, MAX_TOKENS, _MEASURING_SEED)
+    attacked = sample(examples, effort.greedy, _MEASURING_SEED)
+    subject = Subject(predictor, tolerance, MAX_TOKENS, _MEASURING_SEED, attacked)
     parts = _parts(effort)
     records: dict[str, Records] = {}
     seconds: dict[str, float] = {}

@@ -672,7 +672,7 @@ def tested(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Subject, lis
     examples = examples_for(predictor, request.param)
     predictor.model.double()
     tolerance = None if predictor.problem.labels else 0.4
-    return Subject(predictor, tolerance, max_tokens=300, seed=1), examples
+    return Subject(predictor, tolerance, 300, 1, examples), examples
 
 
 def test_a_target_is_the_model(tested: tuple[Subject, list[Example]]) -> None:
@@ -770,7 +770,7 @@ def test_an_example_is_broken_when_no_accepted_answer_is_left(tmp_path: Path) ->
         accepted = others if example.number % 3 == 0 else (said.label, others[0])
         examples.append(replace(example, answer="several", accepted=accepted))
     predictor.model.double()
-    subject = Subject(predictor, None, max_tokens=500, seed=1)
+    subject = Subject(predictor, None, 500, 1, [])
     smallest = ProjectedGradient().smallest(subject.target(examples))
     verdicts = subject.verdicts([(example, example.texts) for example in examples])
     for example, radius, verdict in zip(examples, smallest.radius, verdicts, strict=True):
@@ -808,7 +808,7 @@ def test_a_model_that_is_sure_is_broken_at_the_same_radius(norm: str, tmp_path: 
     for scale in (1, 1000):
         with torch.no_grad():
             head.weight.mul_(scale), head.bias.mul_(scale)
-        target = Subject(predictor, None, 500, seed=1).target(examples)
+        target = Subject(predictor, None, 500, 1, []).target(examples)
         smallest = attack.smallest(target)
         assert not smallest.found.flat.any()
         radii.append(smallest.radius)
@@ -854,7 +854,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Target:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    subject = Subject(predictor, None, 10000, seed=1)
+    subject = Subject(predictor, None, 10000, 1, [])
     tokens, answers = drawn(300)
     texts = [" ".join(dictionary[word] for word in row[1:-1]) for row in tokens]
     examples = [Example(i, (text,), LABELS[answers[i]]) for i, text in enumerate(texts)]

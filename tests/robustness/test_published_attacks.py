@@ -196,6 +196,10 @@ def test_the_five_kinds_of_bugs() -> None:
     assert set(bugs(1)("great")) == set(found) - kinds["word"]
     assert bugs(1)("great") == bugs(1)("great")
     assert len({tuple(bugs(seed)("great")) for seed in range(4)}) > 1
+    # A stop word is misspelt, but no other word stands for it, nor it for another word.
+    near = {"never": ["always", "hardly"], "mostly": ["Most", "chiefly"]}.__getitem__
+    assert bugs(1, near)("never") == bugs(1)("never")
+    assert set(bugs(1, near)("mostly")) == {*bugs(1)("mostly"), "chiefly"}
 
 
 def test_content_words_alone() -> None:
@@ -586,6 +590,18 @@ def test_what_an_attack_lacks_is_named(solved: dict[str, Any], tmp_path: Path) -
         assert message in done.err
 
 
+def test_what_is_in_a_wordnet_is_a_setting_not_where_it_lies(tmp_path: Path) -> None:
+    settings = []
+    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.noun").write_text(content)
+        own = pwws.PWWS.own_fields(SimpleNamespace(wordnet=tmp_path / name))
+        settings.append(pwws.PWWS(1, None, Limits(), **own).settings)
+    assert settings[0] == settings[1] != settings[2]
+    of_nltk = pwws.PWWS.own_fields(SimpleNamespace(wordnet=None))
+    assert pwws.PWWS(1, None, Limits(), **of_nltk).settings["sha256"] is None
+
+
 # The temperature
 
 
@@ -598,7 +614,9 @@ class Tempered(GreedyAttack):
         return of_words({"first": ["both", "near"], "second": ["more"]}.__getitem__)
 
 
-def subject_of(labels: str, scale: float = 1.0) -> tuple[Subject, list[int]]:
+def subject_of(
+    labels: str, scale: float = 1.0, attacked: list[Example] | None = None
+) -> tuple[Subject, list[int]]:
     """Of logits by the words of a text; and how many texts it is asked about at a time."""
     asked: list[int] = []
 
@@ -615,7 +633,8 @@ def subject_of(labels: str, scale: float = 1.0) -> tuple[Subject, list[int]]:
 
     problem = Classification(tuple(labels))
     predictor = SimpleNamespace(problem=problem, logits=logits, model=torch.nn.Identity())
-    return Subject(predictor, None, 100, 1), asked
+    attacked = attacked or [Example(0, ("first second",), "a")]
+    return Subject(predictor, None, 100, 1, attacked), asked
 
 
 def test_what_survives_is_attacked_again_at_other_temperatures(
@@ -653,7 +672,7 @@ def test_a_high_and_a_low_temperature_are_tried(
         return 20 * torch.tensor(rows)
 
     subject.predictor.logits = logits
-    monkeypatch.setattr(Subject, "temperature", lambda *given: calibrated)
+    monkeypatch.setattr(Subject, "temperature", calibrated)
     examples = [Example(0, ("first second",), "a")]
     [record] = Tempered(1, None, Limits(1.0)).run(subject, examples)
     assert record["correct"] != broken
@@ -663,10 +682,45 @@ def test_a_high_and_a_low_temperature_are_tried(
 
 def test_the_temperature_calibrates() -> None:
     examples = [Example(i, ("first more near",), "ba"[i % 4 == 0]) for i in range(40)]
-    found = [subject_of("ab", scale)[0].temperature(examples) for scale in (1.0, 10.0)]
-    # Three in four are right where the logits differ by 0.2; the grid's steps are 12%.
-    assert found[0] == pytest.approx(0.2 / math.log(3), rel=0.07)
-    assert found[1] == pytest.approx(2 / math.log(3), rel=0.07)
+    found = [subject_of("ab", scale, examples)[0].temperature for scale in (2.0, 10.0)]
+    # Three in four are right where the logits differ by 0.4; the grid's steps are 6%.
+    assert found[0] == pytest.approx(0.4 / math.log(3), rel=0.035)
+    assert found[1] == pytest.approx(2 / math.log(3), rel=0.035)
+    # Where all are right, or none, no temperature calibrates.
+    for answer, wanted in (("b", 0.25), ("a", 4.0)):
+        alike = [Example(i, ("first more near",), answer) for i in range(8)]
+        assert subject_of("ab", 1.0, alike)[0].temperature == wanted
+
+
+def test_what_becomes_of_an_example_does_not_depend_on_those_beside_it() -> None:
+    """Runs are cut into chunks, and may be resumed: the temperature is that of all attacked."""
+    target = Example(0, ("first second",), "a")
+    mates = [Example(1 + i, ("x",), "abc"[i % 3]) for i in range(6)]  # "a" is what it answers
+    chunks = ([target], [target, *mates[::3]], [target, *mates[1::3], *mates[2::3]])
+    found, temperatures = [], set()
+    for chunk in chunks:
+        subject, _ = subject_of("abc", 8.0, [target, *mates])
+        [record, *_] = Tempered(1, None, Limits(1.0)).run(subject, chunk)
+        found.append(record)
+        temperatures.add(subject.temperature)
+    assert found[1:] == found[:1] * 2
+    [temperature] = temperatures
+    assert 0.25 < temperature <= 4
+
+
+def test_a_run_calibrates_on_all_that_is_attacked(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+
+    def temperature(self: Subject) -> float:
+        noted.append(len(self._attacked))
+        return 1.0
+
+    monkeypatch.setattr(Subject, "temperature", property(temperature))
+    monkeypatch.setattr("alum_fairseq.robustness.runner.CHUNK", 4)
+    measure(parts=["greedy"])
+    assert set(noted) == {8}
 
 
 def test_reports_are_compared(

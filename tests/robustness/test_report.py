@@ -25,11 +25,13 @@ from alum_fairseq.robustness.attacks.pgd import ProjectedGradient
 from alum_fairseq.robustness.parts.adversarial_set import AdversarialSetPart
 from alum_fairseq.robustness.parts.clean import Clean, only_answers
 from alum_fairseq.robustness.parts.embeddings import L2Attack, LInfAttack
-from alum_fairseq.robustness.parts.greedy import Misspellings
+from alum_fairseq.robustness.parts.greedy import Misspellings, Source
 from alum_fairseq.robustness.parts.noise import Noise
 from alum_fairseq.robustness.parts.part import Records
 from alum_fairseq.robustness.parts.smoothness import Smoothness
 from alum_fairseq.robustness.parts.textattack import TextAttack
+from alum_fairseq.robustness.parts.textbugger import TextBugger
+from alum_fairseq.robustness.report.compare import joined
 from alum_fairseq.robustness.report.publish import escaped, write_report
 from alum_fairseq.robustness.report.summary import build_report
 from alum_fairseq.robustness.report.wording import (
@@ -540,6 +542,50 @@ def test_same_report_same_bytes(
         assert content == (folders[name] / file).read_bytes(), file
 
 
+def test_only_reports_of_like_attacks_and_sets_are_compared(tmp_path: Path) -> None:
+    given = synthetic(models={"alum": 1}, examples=60) | {"resamples": 10}
+    report = report_of(**given)
+    report["data"] |= {"sha256": "x", "attacked": 30}
+
+    def compared(others: Mapping[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+        """The report, and the same with other settings, and other ones of some parts."""
+        first = {**report, "settings": {"seed": 1, "radii": [0.01, 0.03, 0.1], **settings}}
+        again = {**report, "settings": {"seed": 1, "radii": [0.1, 0.03, 0.01]}}
+        again["parts"] = {**report["parts"], **(others or {})}
+        paths = [tmp_path / "first.json", tmp_path / "again.json"]
+        for path, each in zip(paths, (first, again), strict=True):
+            path.write_text(json.dumps(each))
+        return joined(paths)
+
+    def of_set(content: str, **more: Any) -> dict[str, Any]:
+        examples = [Example(0, (content,), "positive", **more)]
+        return {"set:anli": AdversarialSetPart(examples, variant="anli").settings}
+
+    def of_file(path: str, sha256: str = "0") -> dict[str, Any]:
+        synonyms = Source("--synonyms", path, sha256)
+        return TextBugger(1, None, Limits(), synonyms=synonyms).settings
+
+    assert compared()["parts"] == report["parts"]
+    radii = r"different settings: radii \(\[0.01, 0.03, 0.1\] and \[0.03, 0.1, 1\]\) of linf, l2$"
+    with pytest.raises(UsageError, match=radii):
+        compared(radii=[0.1, 1, 0.03])
+    with pytest.raises(UsageError, match=r"null_threshold \(None and 5.0\) of clean"):
+        compared(null_threshold=5.0)
+    report["parts"] |= of_set("R1")
+    compared(of_set("R1"))
+    for other in (of_set("R3"), of_set("R1", accepted=("positive", "negative"))):
+        with pytest.raises(UsageError, match=r"examples \(1 of SHA-256 \w{16} and .* of set:anli"):
+            compared(other)
+    # Where a file lies is no setting; what is in it is.
+    report["parts"]["greedy"] = of_file("a/synonyms.tsv")
+    compared({"greedy": of_file("b/synonyms.tsv")})
+    with pytest.raises(UsageError, match=r"synonyms.sha256 \(1 and 0\) of greedy"):
+        compared({"greedy": of_file("a/synonyms.tsv", "1")})
+    for part in ("linf", "l2"):  # then radii say nothing
+        del report["parts"][part]
+    compared(radii=[0.5])
+
+
 def test_folder_that_cannot_be_written(reports: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
@@ -622,6 +668,23 @@ def test_warnings(
     assert said in warning
     assert warning.startswith("alum, ") or warning.startswith("alum: ")
     assert quiet(report_of(**spoilt(part, few, **values))) == []
+
+
+def test_noise_that_changes_nothing_is_warned_of() -> None:
+    given = synthetic(models={"plain": 1, "alum": 1})
+    noise = given["records"]["noise"][1]
+    for count, said in (
+        (30, []),
+        (31, ["drop 10%, keyboard 10%, swap 10%, keyboard 40%"]),
+    ):  # of 300
+        for record in noise[:count]:
+            for each in ("swap 0.1", "keyboard 0.1", "keyboard 0.4"):
+                record[each]["edits"] = 0
+        found = quiet(report_of(**given))
+        assert len(found) == len(said)
+        for warning, kinds in zip(found, said, strict=True):
+            wanted = "alum, noise: more than a tenth of the examples had nothing to misspell for "
+            assert warning.startswith(f"{wanted}{kinds} (too few words")
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_the_smallest_radius_breaks_and_less_does_not(
 ) -> None:
     case = cases[kind]
     problem = case.predictor.problem
-    subject = Subject(case.predictor, None, 512, 1)
+    subject = Subject(case.predictor, None, 512, 1, [])
     batches = list(subject.batches(sorted(case.examples, key=lambda e: -len(e.texts[-1]))))
     assert any(len(case.predictor.pieces_of(batch[0].texts)) > 1 for batch in batches)
     assert any(len(batch) > 1 for batch in batches)

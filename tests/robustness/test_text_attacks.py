@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alum_fairseq import UsageError
+from alum_fairseq.problems import Classification
+from alum_fairseq.robustness import command
+from alum_fairseq.robustness.attacks import textattack_recipes
 from alum_fairseq.robustness.attacks.greedy import (
     Attempt,
     Limits,
@@ -34,6 +38,8 @@ from alum_fairseq.robustness.attacks.words import (
     may_stand_in,
     of_words,
 )
+from alum_fairseq.robustness.parts.options import resolve
+from alum_fairseq.robustness.parts.textattack import TextAttack
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 SPECIAL = ["<s>", "</s>", "<pad>", "<unk>", "<mask>", "<|endoftext|>", "[CLS]", "[SEP]", "[MASK]"]
@@ -660,6 +666,44 @@ def test_a_missing_textattack_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         UsageError, match=r"need it installed \(pip install textattack\), but it ca"
     ):
         run_recipe("PWWSRen2019", [], LABELS, lambda texts: [], max_queries=1, seed=1)
+
+
+def test_textdefender_gives_a_recipe_50_queries_for_each_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budgets = []
+
+    class Attack:
+        goal_function = SimpleNamespace()
+        clear_cache = staticmethod(lambda: None)
+
+        def attack(self, given: Any, label: int) -> Any:
+            budgets.append(self.goal_function.query_budget)
+            text = SimpleNamespace(tokenizer_input=next(iter(given.values())))
+            result = SimpleNamespace(attacked_text=text, raw_output=[0.5, 0.5])
+            return SimpleNamespace(perturbed_result=result)
+
+    library = SimpleNamespace(
+        models=SimpleNamespace(wrappers=SimpleNamespace(ModelWrapper=object)),
+        shared=SimpleNamespace(utils=SimpleNamespace(set_seed=lambda seed: None)),
+    )
+    monkeypatch.setattr(textattack_recipes, "_library", lambda: library)
+    monkeypatch.setattr(textattack_recipes, "_build", lambda *given: Attack())
+    problem = Classification(LABELS)
+    examples = [Example(i, (text,), "no") for i, text in enumerate(("a good film", "good", "..."))]
+    subject = SimpleNamespace(problem=problem, logits=lambda texts: [[0.0, 0.0]] * len(texts))
+    for words, wanted in (
+        (["--standard", "textdefender"], [150, 50, 50]),
+        (["--standard", "textdefender", "--max-queries", "9"], [9, 9, 9]),
+        ([], [200, 200, 200]),
+    ):
+        options = command._parser().parse_args(["--path", "x", "--textattack", "Any2020", *words])
+        resolve(options)
+        [part] = TextAttack.from_options(options, SimpleNamespace(problem=problem))
+        assert 0 < part.cost <= 0.7 * 50 * 20
+        budgets.clear()
+        assert len(part.run(subject, examples)) == 3
+        assert budgets == wanted
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import chain, zip_longest
 
 from alum_fairseq.robustness.attacks.noise import drops, seeded, slips, swaps
+from alum_fairseq.robustness.attacks.words import STOP_WORDS
 
 Words = Callable[[str], list[str]]
 
@@ -18,8 +19,9 @@ def bugs(seed: int, neighbours: Words | None = None) -> Words:
     """Candidates of every kind in turn.
 
     A space inside a short word; an inner letter gone; two inner letters swapped; a letter replaced
-    by one that looks like it, or lies beside it on the keyboard; another word of like meaning.
-    Where the paper draws one bug of a kind, here all are candidates, in an order that is drawn.
+    by one that looks like it, or lies beside it on the keyboard; another word of like meaning, if
+    neither is a stop word. Where the paper draws one bug of a kind, here all are candidates, in an
+    order that is drawn.
 
     Args:
         neighbours: from a word to those of like meaning, the nearest first; None: four kinds.
@@ -32,7 +34,8 @@ def bugs(seed: int, neighbours: Words | None = None) -> Words:
         kinds = [splits(word), drops(word), swaps(word), lookalikes(word)]
         for kind, found in enumerate(kinds):
             seeded(seed, "bugs", kind, word).shuffle(found)
-        kinds += [neighbours(word)] if neighbours else []
+        if neighbours and word.lower() not in STOP_WORDS:
+            kinds.append([near for near in neighbours(word) if near.lower() not in STOP_WORDS])
         in_turn = chain.from_iterable(zip_longest(*kinds))
         return list(dict.fromkeys(found for found in in_turn if found is not None))
 

@@ -21,7 +21,7 @@ from alum_fairseq.errors import UsageError, one_line
 from alum_fairseq.problems import Classification
 from alum_fairseq.robustness.attacks.greedy import Attempt
 from alum_fairseq.robustness.attacks.noise import seeded
-from alum_fairseq.robustness.attacks.words import edits_between
+from alum_fairseq.robustness.attacks.words import Editor, edits_between
 from alum_fairseq.robustness.types import Example, Texts, Verdict
 
 # From some texts to the logits of every class, for each.
@@ -35,6 +35,7 @@ def run_recipe(
     predict_logits: PredictLogits,
     *,
     max_queries: int,
+    a_word: bool = False,
     seed: int,
     editable: Collection[int] | None = None,
 ) -> list[Attempt]:
@@ -48,6 +49,7 @@ def run_recipe(
         examples: all have equally many texts. One that the model is wrong about is left as it is.
         labels: the classes, in the order of the logits.
         max_queries: how many texts the model may be asked about per example, the original included.
+        a_word: whether it may be asked that often for each word that may be edited.
         editable: the numbers of the texts that may be edited, from 0; None: all.
 
     Raises:
@@ -57,7 +59,6 @@ def run_recipe(
     library = _library()
     wrapper = _wrapper(library, predict_logits)
     attack = _build(library, name, wrapper)
-    attack.goal_function.query_budget = max_queries
     columns = [f"text {i}" for i in range(len(examples[0].texts) if examples else 0)]
     if editable is not None:
         others = [column for i, column in enumerate(columns) if i not in editable]
@@ -68,6 +69,8 @@ def run_recipe(
         library.shared.utils.set_seed(seeded(seed, name, example.texts).getrandbits(32))
         attack.clear_cache()
         wrapper.queries = 0
+        words = Editor(example.texts, editable).words if a_word else 1
+        attack.goal_function.query_budget = max_queries * max(1, words)
         given = OrderedDict(zip(columns, example.texts, strict=True))
         try:
             ended = attack.attack(given, labels.index(example.answer)).perturbed_result

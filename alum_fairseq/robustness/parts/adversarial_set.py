@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from alum_fairseq.robustness.examples import Data, sample
 from alum_fairseq.robustness.parts.clean import Clean
 from alum_fairseq.robustness.parts.part import Measure, Part, Records, register_part
 from alum_fairseq.robustness.sets import read_set
+from alum_fairseq.robustness.store import text_digest
 from alum_fairseq.robustness.types import Example
 
 
@@ -27,8 +28,8 @@ from alum_fairseq.robustness.types import Example
 class AdversarialSetPart(Part):
     """What the model says of a set, each variant another one."""
 
-    content: Sequence[Example] = field(compare=False)
-    variant: str = field(kw_only=True, compare=False)
+    content: Sequence[Example]
+    variant: str = field(kw_only=True)
     by_name = False
     is_attack = False
     rank = 60
@@ -73,6 +74,12 @@ class AdversarialSetPart(Part):
             drawn = _drawn(examples, options.examples, options.seed)
             sets[name] = cls(drawn, variant=name)
         return list(sets.values())
+
+    @property
+    @override
+    def settings(self) -> dict[str, Any]:
+        digest = text_digest([asdict(example) for example in self.content])
+        return {"examples": f"{len(self.content)} of SHA-256 {digest[:16]}"}
 
     @override
     def examples(self, data: Data) -> Sequence[Example]:

@@ -35,7 +35,12 @@ from alum_fairseq.robustness.attacks.words import (
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.options import add_effort, check_share
 from alum_fairseq.robustness.parts.part import Part, register_part
-from alum_fairseq.robustness.parts.word_attack import WordAttack, attempted, editable_texts
+from alum_fairseq.robustness.parts.word_attack import (
+    USUAL_WORDS,
+    WordAttack,
+    attempted,
+    editable_texts,
+)
 from alum_fairseq.robustness.store import digest
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record, Texts, Verdict
@@ -45,7 +50,6 @@ _AT_MOST = 64
 # Of the temperature that calibrates. Where it is low, the nearest wrong answer counts; where it is
 # high, all of them count alike.
 _TEMPERATURES = (1, 0.1, 10)
-_USUAL_WORDS = 20  # of an example, for the time that is left
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Source:
     """A file that an option names, by its path and its SHA-256."""
 
     option: str
-    path: str
+    path: str = field(compare=False)
     sha256: str
 
     @classmethod
@@ -144,7 +148,7 @@ class GreedyAttack(WordAttack):
     @property
     @override
     def cost(self) -> float:
-        return 0.35 * self.limits.queries(_USUAL_WORDS)
+        return 0.35 * self.limits.queries(USUAL_WORDS)
 
     @override
     def check(self) -> None:
@@ -177,7 +181,7 @@ class GreedyAttack(WordAttack):
             return run_side_by_side(attacks, ask, _AT_MOST)
 
         found = attempts(examples, 1.0)
-        for temperature in self._temperatures(subject, examples):
+        for temperature in self._temperatures(subject):
             left = [number for number, one in enumerate(found) if one.verdict.correct]
             again = attempts([examples[number] for number in left], temperature)
             for number, one in zip(left, again, strict=True):
@@ -185,7 +189,7 @@ class GreedyAttack(WordAttack):
                     found[number] = one
         return list(map(self._record, examples, found))
 
-    def _temperatures(self, subject: Subject, examples: Sequence[Example]) -> list[float]:
+    def _temperatures(self, subject: Subject) -> list[float]:
         """At which what survives is attacked again: a scale may hide where a model gives way.
 
         Raina et al. (2024), arXiv 2402.17509. None where all temperatures rank texts alike.
@@ -194,8 +198,7 @@ class GreedyAttack(WordAttack):
         alike = len(problem.labels) == 2 and self.importance != WEIGHTED
         if alike or not problem.categorical:
             return []
-        calibrated = subject.temperature(examples)
-        return [times * calibrated for times in _TEMPERATURES]
+        return [times * subject.temperature for times in _TEMPERATURES]
 
     def _admits(self, original: Texts) -> Admits | None:
         if self.similarity is None:

@@ -101,6 +101,22 @@ class Noise(Part):
             yield from self.shares(records, f", {100 * rate:g}% of words", f".{rate:g}", _at(rate))
 
     @override
+    def warnings(self, model: str, records: Records) -> Iterator[str]:
+        found = records.every()
+        idle = [
+            f"{kind} {100 * rate:g}%"
+            for rate in sorted(set(self.rates))
+            for kind in sorted(NOISES)
+            if sum(not one[f"{kind} {rate:g}"]["edits"] for one in found) > 0.1 * len(found)
+        ]
+        if idle:
+            yield (
+                f"{model}, noise: more than a tenth of the examples had nothing to misspell for "
+                f"{', '.join(idle)} (too few words for the share, or no letters that such a "
+                "mistake changes). They are as in clean data: the model only looks robust there."
+            )
+
+    @override
     def curves(self, records: Records, clean: Records) -> Iterator[Curve]:
         rates = sorted(set(self.rates))
         without = clean.on(records.examples).columns("correct")

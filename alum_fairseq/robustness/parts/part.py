@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import chain
 from operator import itemgetter
 from typing import Any, ClassVar, TypeVar
@@ -184,8 +184,7 @@ class Part(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What its records depend on, besides model and examples: all fields that are compared."""
-        every = asdict(self)
-        return {each.name: every[each.name] for each in fields(self) if each.compare}
+        return _compared(self)
 
     @abstractmethod
     def run(self, subject: Subject, examples: Sequence[Example]) -> list[Record]:
@@ -253,6 +252,13 @@ class Part(ABC):
                 share.key + key, share.title + title, share.meaning,
                 statistics.ratio, records.columns(summed(share.above), below),
             )  # fmt: skip
+
+
+def _compared(value: Any) -> Any:
+    """A value whose dataclasses are dicts of the fields that are compared."""
+    if not is_dataclass(value):
+        return value
+    return {one.name: _compared(getattr(value, one.name)) for one in fields(value) if one.compare}
 
 
 _PartType = TypeVar("_PartType", bound=type[Part])

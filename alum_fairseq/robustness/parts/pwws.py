@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,21 @@ from alum_fairseq.robustness.attacks.wordnet import wordnet_synonyms
 from alum_fairseq.robustness.attacks.words import Candidates, of_words
 from alum_fairseq.robustness.parts.part import register_part
 from alum_fairseq.robustness.parts.substitution import Substitution
+from alum_fairseq.robustness.store import digest, text_digest
 
 
 @register_part("pwws")
 @dataclass
 class PWWS(Substitution):
-    """Synonyms of WordNet, where NLTK and its WordNet are installed."""
+    """Synonyms of WordNet, where NLTK and its WordNet are installed.
 
-    wordnet: str | None = None
+    Attributes:
+        wordnet: the folder of the dictionary files; None: NLTK's own.
+        sha256: of the files in it.
+    """
+
+    wordnet: str | None = field(default=None, compare=False)
+    sha256: str | None = None
     label = "PWWS"
     optional = True
     importance = WEIGHTED
@@ -39,8 +46,12 @@ class PWWS(Substitution):
     @classmethod
     @override
     def own_fields(cls, options: Namespace) -> dict[str, Any]:
-        folder = None if options.wordnet is None else str(options.wordnet)
-        return {**super().own_fields(options), "wordnet": folder}
+        found = super().own_fields(options)
+        if options.wordnet is not None:
+            files = filter(Path.is_file, sorted(options.wordnet.glob("*")))
+            sha256 = text_digest([digest(file) for file in files])
+            found |= {"wordnet": str(options.wordnet), "sha256": sha256}
+        return found
 
     @override
     def words(self) -> Candidates:

@@ -15,7 +15,12 @@ from alum_fairseq.robustness.attacks.greedy import Attempt
 from alum_fairseq.robustness.attacks.textattack_recipes import run_recipe
 from alum_fairseq.robustness.examples import Data
 from alum_fairseq.robustness.parts.part import Part, register_part
-from alum_fairseq.robustness.parts.word_attack import WordAttack, attempted, editable_texts
+from alum_fairseq.robustness.parts.word_attack import (
+    USUAL_WORDS,
+    WordAttack,
+    attempted,
+    editable_texts,
+)
 from alum_fairseq.robustness.subject import Subject
 from alum_fairseq.robustness.types import Example, Record
 
@@ -23,9 +28,14 @@ from alum_fairseq.robustness.types import Example, Record
 @register_part("textattack")
 @dataclass
 class TextAttack(WordAttack):
-    """A recipe of TextAttack, each variant the class of another one."""
+    """A recipe of TextAttack, each variant the class of another one.
+
+    Attributes:
+        max_queries: for each word of an example, if ``a_word``.
+    """
 
     max_queries: int
+    a_word: bool = False
     variant: str = field(kw_only=True, compare=False)
     by_name = False
 
@@ -48,15 +58,16 @@ class TextAttack(WordAttack):
         if options.textattack and not data.problem.categorical:
             raise UsageError("--textattack is for classes, but the model predicts numbers")
         editable = editable_texts(options, data)
+        given = (options.max_queries or options.max_candidates, options.max_queries is None)
         return [
-            cls(options.seed, editable, options.max_queries, variant=recipe)
+            cls(options.seed, editable, *given, variant=recipe)
             for recipe in dict.fromkeys(options.textattack)
         ]
 
     @property
     @override
     def cost(self) -> float:
-        return 0.7 * self.max_queries
+        return 0.7 * self.max_queries * (USUAL_WORDS if self.a_word else 1)
 
     @override
     def check(self) -> None:
@@ -68,5 +79,5 @@ class TextAttack(WordAttack):
         return list(map(attempted, attempts))
 
     def _attempts(self, *given: Any) -> list[Attempt]:
-        limits = {"max_queries": self.max_queries, "seed": self.seed, "editable": self.editable}
-        return run_recipe(self.variant, *given, **limits)
+        options = {"max_queries": self.max_queries, "a_word": self.a_word, "seed": self.seed}
+        return run_recipe(self.variant, *given, **options, editable=self.editable)

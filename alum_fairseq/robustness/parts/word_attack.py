@@ -21,6 +21,7 @@ from alum_fairseq.robustness.parts.part import Measure, Part, Records, title_of
 from alum_fairseq.robustness.types import Record, Texts, Verdict
 
 _WORST = 20
+USUAL_WORDS = 20  # of an example, for the time that is left
 
 # What a paper allows an attack. TextDefender (Li et al. 2021, arXiv 2108.12777): 30% of the words
 # (of AG News; give --max-edits 0.1 for IMDB), 50 candidates, as many queries as candidates times

@@ -53,7 +53,7 @@ def joined(paths: Sequence[Path]) -> dict[str, Any]:
         if others := report["parts"].keys() ^ first["parts"].keys():
             parts = ", ".join(sorted(others))
             raise UsageError(f"{path} and {paths[0]} do not both have the parts {parts}")
-        if differing := _differing(report["parts"], first["parts"]):
+        if differing := _differing(_settings(report), _settings(first)):
             raise UsageError(f"{path} and {paths[0]} have different settings: {differing}")
         for model in report["models"]:
             if model["name"] in models and _digests(model) != _digests(models[model["name"]]):
@@ -156,6 +156,14 @@ def _examples(report: Mapping[str, Any]) -> str:
         f"{data['examples']:,} of {data['source']}, {data['attacked']:,} of them attacked, "
         f"--seed {seed}{within}"
     )
+
+
+def _settings(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Those of each part, with what its numbers depend on besides."""
+    parts, given = report["parts"], report["settings"]
+    radii = {"radii": sorted(given.get("radii", ()))}
+    more = {"linf": radii, "l2": radii, "clean": {"null_threshold": given.get("null_threshold")}}
+    return {name: {**each, **more.get(name, {})} for name, each in parts.items()}
 
 
 def _differing(parts: Mapping[str, Any], others: Mapping[str, Any]) -> str:
