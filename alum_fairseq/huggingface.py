@@ -59,7 +59,7 @@ class AlumMixin:
         except FieldError as error:
             raise UsageError(f"alum_{error.name} {error.problem}") from None
         self._schedule = Schedule(getattr(preset, f"{stage}_alpha"), start, warmup, interval)
-        self._tapped = _site(self.model, preset.site)
+        _site(self.model, preset.site)  # an early error
         self._categorical = problem.categorical
         self._momentum: tuple[nn.Module, int] | None = None
         self._measured = -1  # the last step at which the gain was
@@ -87,7 +87,9 @@ class AlumMixin:
         )
         result = self._method.loss(update, alpha)
         self._note(batch, update, result)
-        loss = result.loss / (batch.size if num_items_in_batch is None else num_items_in_batch)
+        loss = result.loss / max(
+            batch.size if num_items_in_batch is None else num_items_in_batch, 1
+        )
         return (loss, batch.outputs) if return_outputs else loss
 
     def _follow(self, batch: _Batch) -> Callable[[], Tensor]:
@@ -137,19 +139,22 @@ class _Batch:
 
     def __init__(self, trainer: AlumMixin, loss: Any, model: nn.Module, inputs: Any) -> None:
         self._trainer, self._loss, self.model, self._inputs = trainer, loss, model, inputs
-        device = trainer.args.device
+        self._tapped = _site(model, trainer._method.preset.site)
+        labels, device = inputs["labels"], trainer.args.device
+        self.size = int((labels != -100).sum()) if trainer._categorical else labels.numel()
         self.cuda = [device] if device.type == "cuda" else []
 
     def run(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """The sum of the losses, and the logits of the predictions that count."""
-        loss, self._outputs = self._loss(model, dict(self._inputs), return_outputs=True)
-        logits, labels = self._outputs["logits"], self._inputs["labels"]
+        labels = self._inputs["labels"]
+        count = torch.tensor(max(self.size, 1), device=labels.device)
+        loss, self._outputs = self._loss(model, dict(self._inputs), True, count)
+        logits = self._outputs["logits"]
         if self._trainer._categorical:
             if logits.shape[:-1] != labels.shape:
                 raise UsageError(f"logits {tuple(logits.shape)} are not of one class for a label")
             logits = logits[labels != -100]
-        self.size = len(logits) if self._trainer._categorical else logits.numel()
-        return loss * self.size, logits
+        return (loss if self.size else loss.nan_to_num()) * self.size, logits
 
     def clean(self, graph: Graph) -> Clean:
         """The pass as it is; what entered at the site, and the random numbers, are kept."""
@@ -162,7 +167,7 @@ class _Batch:
             return self._states
 
         self._random = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda)]
-        with torch.set_grad_enabled(True), self._trainer._tapped(note):
+        with torch.set_grad_enabled(True), self._tapped(note):
             loss, logits = self.run(self.model)
         self.outputs = self._outputs
         cut = {"entries": (self._states,), "below": (self._below,)} if graph != "whole" else {}
@@ -177,7 +182,7 @@ class _Batch:
                 torch.set_rng_state(self._random[0])
                 for device, state in zip(self.cuda, self._random[1:], strict=True):
                     torch.cuda.set_rng_state(state, device)
-            stack.enter_context(self._trainer._tapped(lambda _: embeddings))
+            stack.enter_context(self._tapped(lambda _: embeddings))
             return self.run(self.model)
 
 

@@ -14,6 +14,7 @@ import torch
 from support.one_batch import HEAD, make_case, step
 from support.places import ROOT
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from alum_fairseq.adversarial.presets import PRESETS
 from alum_fairseq.convert.weights import Tensors, to_transformers
@@ -73,7 +74,8 @@ def make_rows(task: str, count: int = 32) -> list[dict[str, Any]]:
 def make_trainer(
     folder: Path, model: Any, task: str = "classification", kind: Any = AlumTrainer, **given: Any
 ) -> Any:
-    alum = {name: given.pop(name) for name in list(given) if name.startswith("alum_")}
+    own = ("alum_", "compute_loss_func", "model_init")
+    alum = {name: given.pop(name) for name in list(given) if name.startswith(own)}
     args = transformers.TrainingArguments(
         str(folder), use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no",
         **{"max_steps": 4, "per_device_train_batch_size": 8, "logging_steps": 2,
@@ -304,6 +306,59 @@ def test_two_small_batches_are_one(tmp_path: Path) -> None:
             trained.append(model.state_dict())
         for name, tensor in trained[0].items():
             torch.testing.assert_close(tensor, trained[1][name], rtol=1e-4, atol=1e-5)
+
+
+def summed(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+    """A loss function as transformers' manual shows them."""
+    logits = outputs["logits"].flatten(0, -2)
+    return cross_entropy(logits, labels.flatten(), reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("loss", [{}, {"compute_loss_func": summed}], ids=["own", "function"])
+@pytest.mark.parametrize("items", [None, 0, 3])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_batch_without_a_label_adds_nothing(
+    preset: str, items: int | None, loss: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = make_trainer(
+        tmp_path, make_model(task="masked_lm"), "masked_lm", alum_preset=preset, **loss
+    )
+    batch = batch_of("masked_lm")
+    batch["labels"].fill_(-100)
+    count = items if items is None else torch.tensor(items)
+    found = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=count)
+    found.backward()
+    assert float(found.detach()) == 0
+    gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+    assert gradients
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("preset", ["calibrated", "fgm", "freelb"])
+def test_a_loss_function_of_ones_own(preset: str, tmp_path: Path) -> None:
+    trained = []
+    for loss in ({}, {"compute_loss_func": summed}):
+        trainer = make_trainer(tmp_path, make_model(), alum_preset=preset, max_steps=2, **loss)
+        trainer.train()
+        trained.append(trainer.model.state_dict())
+    for name, tensor in trained[0].items():
+        torch.testing.assert_close(tensor, trained[1][name])
+
+
+@pytest.mark.parametrize("site", ["words", "embeddings"])
+def test_the_model_of_a_run_is_that_of_model_init(site: str, tmp_path: Path) -> None:
+    trained, one_batch = [], {"max_steps": 2, "per_device_train_batch_size": 32}
+    for model, given in (
+        (None, {"model_init": lambda: make_model(**OFF)}),
+        (make_model(**OFF), {}),
+    ):
+        trainer = make_trainer(
+            tmp_path, model, alum_preset="fgm", alum_site=site, **one_batch, **given
+        )
+        trainer.train()
+        trained.append(trainer.model.state_dict())
+    for name, tensor in trained[0].items():
+        torch.testing.assert_close(tensor, trained[1][name])
 
 
 def test_the_momentum_model_follows(tmp_path: Path) -> None:
