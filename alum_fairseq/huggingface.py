@@ -61,6 +61,7 @@ class AlumMixin:
         self._schedule = Schedule(getattr(preset, f"{stage}_alpha"), start, warmup, interval)
         _site(self.model, preset.site)  # an early error
         self._categorical = problem.categorical
+        self._divides: bool | None = None  # see _Batch.divides; None: not known yet
         self._momentum: tuple[nn.Module, int] | None = None
         self._measured = -1  # the last step at which the gain was
         self._sums: dict[str, Tensor | float] = {}
@@ -77,19 +78,20 @@ class AlumMixin:
         if not model.training or alpha == 0:
             return plain(model, inputs, return_outputs, num_items_in_batch)
         batch, scaler = _Batch(self, plain, model, inputs), self.accelerator.scaler
+        if self._divides is None and num_items_in_batch is not None:
+            self._divides = batch.divides()
+        count = max(int(num_items_in_batch if self._divides else batch.size), 1)
         update = Update(
             batch.clean,
             predict=lambda embeddings: batch.at(embeddings)[1],
             task_loss=lambda embeddings: batch.at(embeddings)[0],
             parameters=list(model.parameters()),
-            scale=scaler.get_scale() if scaler else 1.0,
+            scale=(scaler.get_scale() if scaler else 1.0) / count,
             momentum=self._follow(batch) if self._method.preset.proximal else None,
         )
         result = self._method.loss(update, alpha)
         self._note(batch, update, result)
-        loss = result.loss / max(
-            batch.size if num_items_in_batch is None else num_items_in_batch, 1
-        )
+        loss = result.loss / count
         return (loss, batch.outputs) if return_outputs else loss
 
     def _follow(self, batch: _Batch) -> Callable[[], Tensor]:
@@ -155,6 +157,17 @@ class _Batch:
                 raise UsageError(f"logits {tuple(logits.shape)} are not of one class for a label")
             logits = logits[labels != -100]
         return (loss if self.size else loss.nan_to_num()) * self.size, logits
+
+    def divides(self) -> bool:
+        """Whether the loss is a sum divided by num_items_in_batch.
+
+        Many models take that number and leave it: theirs is the mean of the batch, and of several
+        batches that make an update the sum of the means. So it is with the plain Trainer.
+        """
+        count = torch.ones((), device=self._inputs["labels"].device, requires_grad=True)
+        with torch.random.fork_rng(self.cuda):
+            loss = self._loss(self.model, dict(self._inputs), False, count)
+        return torch.autograd.grad(loss, count, allow_unused=True)[0] is not None
 
     def clean(self, graph: Graph) -> Clean:
         """The pass as it is; what entered at the site, and the random numbers, are kept."""

@@ -291,27 +291,85 @@ def test_loss_and_gradients_are_those_of_the_fairseq_path(
     assert compared >= 37
 
 
-def test_two_small_batches_are_one(tmp_path: Path) -> None:
-    # A masked LM counts its predictions over the batches of a step; FGM draws no random numbers.
-    for task in TASKS:
-        trained = []
-        for size, times in ((8, 1), (4, 2)):
-            model = make_model(task=task, **OFF)
-            trainer = make_trainer(
-                tmp_path, model, task, alum_preset="fgm", alum_epsilon=0.1, max_steps=1,
-                per_device_train_batch_size=size, gradient_accumulation_steps=times, optim="sgd",
-                learning_rate=1,
-            )  # fmt: skip
-            trainer.train()
-            trained.append(model.state_dict())
-        for name, tensor in trained[0].items():
-            torch.testing.assert_close(tensor, trained[1][name], rtol=1e-4, atol=1e-5)
-
-
 def summed(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
     """A loss function as transformers' manual shows them."""
     logits = outputs["logits"].flatten(0, -2)
     return cross_entropy(logits, labels.flatten(), reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("divides", [False, True])
+def test_small_batches_make_the_update_of_one(divides: bool, task: str, tmp_path: Path) -> None:
+    # FGM draws no random numbers. BERT's own loss is a batch's mean, and the Trainer adds up two.
+    def squared(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+        return (outputs["logits"].flatten() - labels).square().sum() / num_items_in_batch
+
+    function = squared if task == "regression" else summed
+    loss = {"compute_loss_func": function} if divides else {}
+    trained, before = [], make_model(task=task, **OFF).state_dict()
+    for size, times in ((8, 1), (4, 2)):
+        trainer = make_trainer(
+            tmp_path, make_model(task=task, **OFF), task, alum_preset="fgm", alum_epsilon=0.1,
+            max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=times,
+            optim="sgd", learning_rate=1, max_grad_norm=0, **loss,
+        )  # fmt: skip
+        trainer.train()
+        trained.append(trainer.model.state_dict())
+    for name, tensor in before.items():
+        one, two = (state[name] - tensor for state in trained)
+        torch.testing.assert_close(two, one if divides else 2 * one, rtol=1e-4, atol=1e-5)
+
+
+LOSSES = {
+    "mean": {},
+    "divided": {"compute_loss_func": summed},
+    "smoothed": {"label_smoothing_factor": 0.1},
+}
+
+
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("preset", ["calibrated", "fgm"])
+def test_an_update_is_as_long_as_the_plain_trainers(
+    preset: str, loss: str, times: int, tmp_path: Path
+) -> None:
+    trained = []
+    for alpha in (0, 1e-9):
+        trainer = make_trainer(
+            tmp_path, make_model(task="masked_lm", **OFF), "masked_lm", alum_preset=preset,
+            alum_alpha=alpha, max_steps=1, logging_steps=1, gradient_accumulation_steps=times,
+            optim="sgd", learning_rate=1, max_grad_norm=0, **LOSSES[loss],
+        )  # fmt: skip
+        trainer.train()
+        trained.append((trainer.model.state_dict(), logs_of(trainer)[0]["loss"]))
+    (plain, plain_loss), (ours, our_loss) = trained
+    assert our_loss == pytest.approx(plain_loss, rel=1e-4)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_the_perturbation_is_found_at_every_scale_that_training_stands(tmp_path: Path) -> None:
+    # As with fp16: the logits' gradients are float16 numbers, of which the largest is 65504.
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, logits: Tensor) -> Tensor:
+            return logits.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient.half().float()
+
+    for items in (None, torch.tensor(16)):
+        for scale in (2.0**k for k in range(10, 24)):
+            model = make_model(**OFF)
+            model.classifier.register_forward_hook(lambda _, args, output: Half.apply(output))
+            torch.manual_seed(3)
+            trainer = make_trainer(tmp_path, model, alum_objective="task-loss")
+            trainer.accelerator.scaler = SimpleNamespace(get_scale=lambda scale=scale: scale)
+            loss = trainer.compute_loss(model.train(), batch_of("classification"), False, items)
+            (loss * scale).backward()
+            finite = torch.isfinite(model.classifier.weight.grad).all()
+            assert trainer._sums["skipped"] == (not finite)
 
 
 @pytest.mark.parametrize("loss", [{}, {"compute_loss_func": summed}], ids=["own", "function"])
@@ -347,13 +405,19 @@ def test_a_loss_function_of_ones_own(preset: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("site", ["words", "embeddings"])
 def test_the_model_of_a_run_is_that_of_model_init(site: str, tmp_path: Path) -> None:
-    trained, one_batch = [], {"max_steps": 2, "per_device_train_batch_size": 32}
+    trained, one_batch = [], {"per_device_train_batch_size": 32, "optim": "sgd"}
     for model, given in (
         (None, {"model_init": lambda: make_model(**OFF)}),
         (make_model(**OFF), {}),
     ):
         trainer = make_trainer(
-            tmp_path, model, alum_preset="fgm", alum_site=site, **one_batch, **given
+            tmp_path,
+            model,
+            alum_preset="fgm",
+            alum_site=site,
+            learning_rate=0.1,
+            **one_batch,
+            **given,
         )
         trainer.train()
         trained.append(trainer.model.state_dict())
