@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.utils import find_labels
 
 from alum_fairseq.adversarial.gain import gain_of, mean_size
 from alum_fairseq.adversarial.method import Clean, Graph, Result, Update
@@ -62,9 +63,18 @@ class AlumMixin:
         _site(self.model, preset.site)  # an early error
         self._categorical = problem.categorical
         self._divides: bool | None = None  # see _Batch.divides; None: not known yet
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget an earlier run."""
         self._momentum: tuple[nn.Module, int] | None = None
         self._measured = -1  # the last step at which the gain was
         self._sums: dict[str, Tensor | float] = {}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does."""
+        self._begin()
+        return super().train(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -172,7 +182,11 @@ class _Batch:
     def clean(self, graph: Graph) -> Clean:
         """The pass as it is; what entered at the site, and the random numbers, are kept."""
 
-        def note(states: Tensor) -> Tensor:
+        self._states = None
+
+        def note(states: Any) -> Any:
+            if not isinstance(states, Tensor):  # I-BERT's words come with their scale
+                return states
             self._below = self._states = states
             if graph != "whole":
                 self._states = states.detach().requires_grad_()
@@ -182,6 +196,9 @@ class _Batch:
         self._random = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda)]
         with torch.set_grad_enabled(True), self._tapped(note):
             loss, logits = self.run(self.model)
+        if self._states is None:
+            site, name = self._trainer._method.preset.site, type(self.model).__name__
+            raise UsageError(f"alum_site is {site}: the pass of a {name} does not come by there")
         self.outputs = self._outputs
         cut = {"entries": (self._states,), "below": (self._below,)} if graph != "whole" else {}
         mask = self._inputs.get("attention_mask")
@@ -206,11 +223,14 @@ def _site(model: nn.Module, site: str) -> Callable[[Tap], Any]:
         return lambda tap: words.register_forward_hook(lambda _, args, output: tap(output))
     number, count = 0 if site == "embeddings" else int(site), model.config.num_hidden_layers
     lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
-    layers = next((layers for layers in lists if len(layers) == count > number), None)
+    lists = [layers for layers in lists if len(layers) == count > number]
+    named = (layers for layers in lists if type(layers[0]).__name__.endswith(("Layer", "Block")))
+    layers = next(named, None)  # XLM has lists of attentions, norms, ...
     if layers is None:
-        raise UsageError(f"alum_site is {site}: no such layer is found in a {type(model).__name__}")
+        name = type(model).__name__
+        raise UsageError(f"alum_site is {site}: no such layer is found in a {name}: try words")
     return lambda tap: layers[number].register_forward_pre_hook(
-        lambda _, args: (tap(args[0]), *args[1:])
+        lambda _, args: (tap(args[0]), *args[1:]) if args else None
     )
 
 
@@ -221,11 +241,12 @@ def _problem(model: nn.Module, args: Any) -> type[Problem]:
             "gradient_checkpointing, torch_compile and several devices do not go with ALUM's "
             "Trainer: leave them out (CUDA_VISIBLE_DEVICES=0: one GPU), or train with fairseq"
         )
-    kind = model.config.problem_type
-    if kind == "multi_label_classification" or model.can_generate():
+    kind, name = model.config.problem_type, type(model).__name__
+    several = len(find_labels(type(model))) > 1 or name.endswith("ForMultipleChoice")
+    if several or kind == "multi_label_classification" or model.can_generate():
         raise UsageError(
-            f"{type(model).__name__} (problem_type {kind}) cannot be trained here: it must be an "
-            "encoder that predicts one class or number at a time"
+            f"{name} (problem_type {kind}) cannot be trained here: it must be an encoder that "
+            "predicts one class or number at a time"
         )
     if model.get_output_embeddings() is not None:
         return MaskedLM

@@ -445,6 +445,15 @@ def test_the_momentum_model_follows(tmp_path: Path) -> None:
     assert not follower.training
 
 
+def test_a_second_run_begins_anew(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_model(), alum_preset="smart", alum_log_gain_interval=4)
+    trainer.train()
+    follower, _ = trainer._momentum
+    trainer.train()
+    assert trainer._momentum[0] is not follower
+    assert "adv_gain" in logs_of(trainer)[0]  # both runs measure it at their first update
+
+
 @pytest.mark.parametrize(
     ("model", "given", "said"),
     [
@@ -463,6 +472,7 @@ def test_the_momentum_model_follows(tmp_path: Path) -> None:
             {},
             "problem_type multi_label_class.* cannot be",
         ),
+        ({}, {"alum_site": "2"}, "in a BertForSequenceClassification: try words"),
         ({"num_labels": 1}, {"alum_divergence": "kl"}, "alum_divergence is kl: for regression"),
     ],
 )
@@ -510,6 +520,47 @@ def test_models_that_are_no_such_encoders_are_refused(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, discriminator, "masked_lm")
     with pytest.raises(UsageError, match=r"logits \(8, 12\) are not of one class for a label"):
         trainer.compute_loss(discriminator.train(), batch_of("masked_lm"))
+
+
+@pytest.mark.parametrize("kind", ["QuestionAnswering", "MultipleChoice", "PreTraining"])
+def test_models_with_other_labels_are_refused(kind: str, tmp_path: Path) -> None:
+    model = getattr(transformers, f"BertFor{kind}")(make_model().config)
+    with pytest.raises(UsageError, match=f"BertFor{kind} .* cannot be trained here"):
+        make_trainer(tmp_path, model)
+
+
+SMALL = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "intermediate_size": 32, "max_position_embeddings": 40, "pad_token_id": 1}  # fmt: skip
+WORDS_ALONE = {
+    "Albert": {**SMALL, "embedding_size": 16},
+    "Flaubert": {"vocab_size": 60, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "pad_index": 1},
+    "Funnel": {"vocab_size": 60, "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32,
+               "block_sizes": [1, 1]},
+    "SqueezeBert": {**SMALL, "embedding_size": 16},
+    "XLM": {"vocab_size": 60, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "pad_index": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", WORDS_ALONE)
+def test_encoders_whose_layers_cannot_be_perturbed(family: str, tmp_path: Path) -> None:
+    config = getattr(transformers, f"{family}Config")(**WORDS_ALONE[family])
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config)
+    said = f"alum_site is embeddings: no such layer is found in a {family}.*: try words"
+    with pytest.raises(UsageError, match=said):
+        make_trainer(tmp_path, model, alum_site="embeddings")
+    trainer = make_trainer(tmp_path, model, alum_site="words", max_steps=1, logging_steps=1)
+    trainer.train()
+    assert logs_of(trainer)[0]["adv_loss"] > 0
+
+
+def test_a_pass_that_does_not_come_by_the_site_is_refused(tmp_path: Path) -> None:
+    model = transformers.IBertForSequenceClassification(transformers.IBertConfig(**SMALL))
+    trainer = make_trainer(tmp_path, model, alum_site="words")
+    with pytest.raises(UsageError, match=r"alum_site is words: the pass of a IBert.* not come by"):
+        trainer.train()
+    trainer = make_trainer(tmp_path, model, alum_site="embeddings", max_steps=1, logging_steps=1)
+    trainer.train()
+    assert logs_of(trainer)[0]["adv_loss"] > 0
 
 
 def test_it_needs_no_fairseq() -> None:
