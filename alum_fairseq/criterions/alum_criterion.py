@@ -134,7 +134,7 @@ class AlumCriterion:
         Raises:
             UsageError: it is no RoBERTa, has no such layer, or cannot be run again as asked for.
         """
-        check_model(self.preset, self.options, model)
+        check_model(self.preset, self.schedule.alpha, self.options, model)
 
     def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> Output:
         """Compute the loss of a batch: the extended criterion's, and what the method adds.

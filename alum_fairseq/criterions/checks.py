@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from alum_fairseq.adversarial.presets import Preset
-from alum_fairseq.encoder.modes import has_quant_noise
+from alum_fairseq.encoder.modes import has_quant_noise, is_checkpointed
 from alum_fairseq.encoder.tap import number_of_layers
 from alum_fairseq.errors import UsageError
 
@@ -53,7 +53,7 @@ def check_needs(preset: Preset, options: Any, task: Any, task_name: str) -> None
         )
 
 
-def check_model(preset: Preset, options: Any, model: nn.Module) -> None:
+def check_model(preset: Preset, alpha: float, options: Any, model: nn.Module) -> None:
     """Make sure that the options go with a model.
 
     Raises:
@@ -66,10 +66,16 @@ def check_model(preset: Preset, options: Any, model: nn.Module) -> None:
             f"embedding output) to {layers - 1} (the input of the last of this model's "
             f"{layers} layers)"
         )
-    if options.alum_memory == "low" and any(map(has_quant_noise, model.modules())):
+    noised = any(map(has_quant_noise, model.modules()))
+    if noised and options.alum_memory == "low":
         raise UsageError(
             "--alum-memory is low: it runs the clean pass twice, and --quant-noise-pq would "
             "noise the weights in both: leave one of the two away"
+        )
+    if noised and alpha > 0 and any(map(is_checkpointed, model.modules())):
+        raise UsageError(
+            "--checkpoint-activations runs every pass twice, and --quant-noise-pq would noise the "
+            "weights in both: leave one of the two away"
         )
 
 

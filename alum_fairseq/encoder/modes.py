@@ -119,7 +119,7 @@ def padding_asked_once(encoder: nn.Module) -> Iterator[None]:
         yield
 
 
-def _is_checkpointed(module: nn.Module) -> bool:
+def is_checkpointed(module: nn.Module) -> bool:
     """Whether fairseq's ``--checkpoint-activations`` wrapped this module."""
     return hasattr(module, "precheckpoint_forward")
 
@@ -132,7 +132,7 @@ def non_reentrant(model: nn.Module) -> Iterator[None]:
     other form stands in for it.
     """
     with ExitStack() as stack:
-        for module in filter(_is_checkpointed, model.modules()):
+        for module in filter(is_checkpointed, model.modules()):
             forward = partial(checkpoint, module.precheckpoint_forward, use_reentrant=False)
             stack.enter_context(forward_as(module, forward))
         yield

@@ -99,6 +99,16 @@ def test_low_memory_refuses_quantisation_noise() -> None:
         step(criterion(alum_memory="low"), model, sample)
 
 
+def test_checkpointed_activations_refuse_quantisation_noise() -> None:
+    case = {"quant_noise_pq": 0.3, "checkpoint_activations": True}
+    model, sample, criterion = make_case("mlm", **case)
+    for run in (lambda: criterion().check_model(model), lambda: step(criterion(), model, sample)):
+        with pytest.raises(UsageError, match=r"--checkpoint-activations .*--quant-noise-pq"):
+            run()
+    step(criterion(alum_alpha=0.0), model, sample)
+    criterion(alum_alpha=0.0).check_model(model)
+
+
 def test_spectral_normalisation_is_the_clean_pass_s_in_every_pass() -> None:
     model, sample, criterion = make_case("classification", spectral_norm_classification_head=True)
     results = []
