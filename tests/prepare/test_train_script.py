@@ -192,7 +192,7 @@ def test_numbers_and_choices(folder: Path) -> None:
     assert value(options, "--best-checkpoint-metric") == "pearson_and_spearman"
     assert value(options, "--num-classes") == "1"
     (folder / "data").rename(folder / "numbers")
-    assert call(folder, "--choices", "two", "label") == 0
+    assert call(folder, "--choices", "two", "one+two") == 0
     options = options_of(folder)
     assert value(options, "--task") == value(options, "--criterion") == "alum_sentence_ranking"
     assert value(options, "--separator-token") == "2"
