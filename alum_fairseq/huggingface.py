@@ -90,7 +90,7 @@ class AlumMixin:
         batch, scaler = _Batch(self, plain, model, inputs), self.accelerator.scaler
         if self._divides is None and num_items_in_batch is not None:
             self._divides = batch.divides()
-        count = max(int(num_items_in_batch if self._divides else batch.size), 1)
+        count = max(int((self._divides and num_items_in_batch) or batch.size), 1)
         update = Update(
             batch.clean,
             predict=lambda embeddings: batch.at(embeddings)[1],
@@ -223,9 +223,9 @@ def _site(model: nn.Module, site: str) -> Callable[[Tap], Any]:
         return lambda tap: words.register_forward_hook(lambda _, args, output: tap(output))
     number, count = 0 if site == "embeddings" else int(site), model.config.num_hidden_layers
     lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList)]
-    lists = [layers for layers in lists if len(layers) == count > number]
-    named = (layers for layers in lists if type(layers[0]).__name__.endswith(("Layer", "Block")))
-    layers = next(named, None)  # XLM has lists of attentions, norms, ...
+    lists = [m for m in lists if len(m) == count > number]
+    # XLM has lists of attentions, of norms, ...
+    layers = next((m for m in lists if type(m[0]).__name__.endswith(("Layer", "Block"))), None)
     if layers is None:
         name = type(model).__name__
         raise UsageError(f"alum_site is {site}: no such layer is found in a {name}: try words")
