@@ -332,7 +332,9 @@ def resolved(options: Options, pretraining: bool) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """1 and 1.0 are one value."""
+    """1 and 1.0 are one value; JSON has no infinity."""
+    if value == math.inf:
+        return "inf"
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -181,8 +181,10 @@ class TestStudies:
         if built["alpha"] == 0:
             assert cell.resolved == {"alum-alpha": 0}
             return
+        resolved = json.loads(json.dumps(cell.resolved, allow_nan=False))
         named = {
-            name.removeprefix("alum-").replace("-", "_"): v for name, v in cell.resolved.items()
+            name.removeprefix("alum-").replace("-", "_"): math.inf if value == "inf" else value
+            for name, value in resolved.items()
         }
         assert {name: built[name] for name in named} == named
         # What resolved does not name is as where nothing is given.
