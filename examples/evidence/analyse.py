@@ -381,6 +381,11 @@ def _figures(results: Results, complete: Results, study: str, folder: Path) -> S
 def _cost_figure(results: Results, folder: Path, name: str, of_what: str) -> Section:
     """What the methods gain over plain training, against their FLOPs; none without plain."""
     costs = {method: flops(results, method) for method in results.methods if method != BASELINE}
+    constant = {line["method"] for line in results.lines if line["test"].get("clean.mcc") == 0}
+    if constant & costs.keys():
+        names = ", ".join(sorted(constant & costs.keys()))
+        yield f"*Not drawn, since it gives one answer to every example: {names}.*\n"
+        costs = {method: cost for method, cost in costs.items() if method not in constant}
     panels = []
     for column in (METRIC, ROBUSTNESS[2], ROBUSTNESS[1]):
         gains = {m: results.difference(m, BASELINE, measure(column.key)) for m in costs}
