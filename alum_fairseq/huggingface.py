@@ -90,6 +90,7 @@ class AlumMixin:
         batch, scaler = _Batch(self, plain, model, inputs), self.accelerator.scaler
         if self._divides is None and num_items_in_batch is not None:
             self._divides = batch.divides()
+        # What the plain Trainer's loss is a mean over.
         count = max(int((self._divides and num_items_in_batch) or batch.size), 1)
         update = Update(
             batch.clean,

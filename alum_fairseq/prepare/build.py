@@ -212,8 +212,8 @@ def settled(plan: Plan, splits: dict[str, Split]) -> SupervisedProblem:
     if not plan.problem.labels and len(labels) > max(_DISTINCT, len(train) / 2):
         raise UsageError(
             f"{shown(file)}, column {source.label}: {len(labels):,} different labels in "
-            f"{len(train):,} rows, but classes come again and again: give --label, the column of "
-            "the classes, --regression if labels are numbers, or --labels, all of the classes"
+            f"{len(train):,} rows are hardly classes: give --label, the column of the classes, "
+            "--regression if labels are numbers, or --labels, all of the classes"
         )
     if len(labels) < 2:
         raise UsageError(

@@ -622,7 +622,7 @@ BAD_TABLES = [
     # The text taken for the label, or a number for a class.
     (
         "".join(f"{number % 2}\ttext {number}\n" for number in range(12)),
-        "train.tsv, column 2: 12 different labels in 12 rows, but classes come again and",
+        "train.tsv, column 2: 12 different labels in 12 rows are hardly classes: give",
     ),
 ]
 

@@ -167,7 +167,9 @@ def test_an_update_has_its_sequences_whatever_their_length(
     assert state["extra_state"]["train_iterator"]["epoch"] == 2
 
 
-def test_a_text_longer_than_a_pass_is_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_longer_than_a_pass_is_a_pass_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("alum_fairseq.prepare.train_script._TOKENS", 30)
     (folder / "train.tsv").write_text("one\tlabel\n" + f"{' '.join('a' * 38)}\t0\na\t1\n" * 16)
     assert call(folder) == 0
