@@ -253,6 +253,22 @@ def _comparison(results: Results) -> Section:
     if columns:
         rows = [[method, *_means(results, method, columns)] for method in methods]
         yield from table(["method", *(column.title for column in columns)], rows)
+        yield from _gains(results, list(differences), columns)
+
+
+def _gains(results: Results, methods: Sequence[str], columns: Sequence[Column]) -> Section:
+    """What methods add to plain training's robustness, over the tasks and seeds of both."""
+    found = {
+        method: [results.difference(method, BASELINE, measure(one.key)) for one in columns]
+        for method in methods
+    }
+    rows = [
+        [method, *(signed(one.estimate, c.digits) for one, c in zip(ones, columns, strict=True))]
+        for method, ones in found.items()
+        if any(one.estimate.count for one in ones)
+    ]
+    if rows:
+        yield from table(["minus plain", *(column.title for column in columns)], rows)
 
 
 def _means(results: Results, method: str, columns: Sequence[Column]) -> list[str]:

@@ -256,9 +256,13 @@ def _common(cell: Cell, updates: int, folder: Path) -> list[str]:
 
 def _device() -> list[str]:
     """A GPU where there is one."""
+    return [] if _on_gpu() else ["--cpu"]
+
+
+def _on_gpu() -> bool:
     import torch
 
-    return [] if torch.cuda.is_available() else ["--cpu"]
+    return torch.cuda.is_available()
 
 
 # ---------------------------------------------------------------------------------------- running
@@ -410,7 +414,7 @@ def measure(effort: Effort, path: Path, data: Path) -> dict[str, Any]:
         smallest radius that broke each attacked example, in order, None where none did;
         ``measure_seconds``: by part.
     """
-    predictor = Predictor.load(path, data=data)
+    predictor = Predictor.load(path, data=data, device="cuda" if _on_gpu() else "cpu")
     examples = from_prepared(data, "test", predictor)
     problem = predictor.problem.within(None, [example.answer for example in examples])
     tolerance = None if problem.categorical else problem.tolerance
@@ -498,7 +502,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if _on_gpu() else None,
     }
 
 
