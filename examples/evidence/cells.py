@@ -378,7 +378,7 @@ METHODS: dict[str, Options] = {
         )
     },
 }  # fmt: skip
-# The preset's ten steps of 0.03 were too much: nothing was learnt. So they are shorter, or fewer.
+# The preset's ten steps of 0.03 were too much for SST-2 and SICK. So they are shorter, or fewer.
 LESS_OF_IT: dict[str, Options] = {
     "freelb++, step 0.01": {"alum-preset": "freelb++", "alum-step-size": 0.01},
     "freelb++, 5 steps": {"alum-preset": "freelb++", "alum-steps": 5},
@@ -388,8 +388,10 @@ FRACTIONS: dict[str, Options] = {
     "plain": PLAIN,
     **{f"fraction {2.0**-k:g}": {"alum-fraction": 2.0**-k} for k in (4, 0, 3, 2, 1)},
 }
+# `fgm` was the most accurate of the methods on a thousand examples.
 SMALL: dict[str, Options] = {
     "plain": PLAIN,
+    "fgm": {"alum-preset": "fgm"},
     **{
         f"epsilon {epsilon:g}, alpha {alpha:g}": {"alum-epsilon": epsilon, "alum-alpha": alpha}
         for alpha in (0.3, 1.0, 0.1)
@@ -498,7 +500,11 @@ def finetuning(tasks: Sequence[str] = CLASSIC) -> Iterator[Cell]:
 
 def methods() -> Iterator[Cell]:
     """The methods of the field side by side; of FreeLB++ also shorter and fewer steps."""
-    yield from compared("methods", METHODS | LESS_OF_IT, ("sst2", "sick-e", "ag_news"))
+    tasks = ("sst2", "sick-e", "ag_news")
+    yield from compared("methods", METHODS, tasks, SEEDS)
+    for cell in compared("methods", LESS_OF_IT, tasks, (1,)):
+        seed, place, number = cell.study_order
+        yield replace(cell, study_order=(seed, len(METHODS) + place, number))
 
 
 def price() -> Iterator[Cell]:
@@ -507,7 +513,7 @@ def price() -> Iterator[Cell]:
 
 
 def accuracy() -> Iterator[Cell]:
-    """Small balls and weights, on all training examples: is there one above plain training?"""
+    """Small balls and weights, and `fgm`, on all examples: is one above plain training?"""
     yield from compared("accuracy", SMALL, CLASSIC, **_ALL)
 
 
