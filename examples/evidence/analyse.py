@@ -135,7 +135,7 @@ def _what_ran(lines: Sequence[Line]) -> Section:
     processors = sorted({line["machine"]["gpu"] or line["machine"]["processor"] for line in once})
     yield (
         f"{len(once)} runs, {hours:.1f} hours of one thread each on {', '.join(processors)}; "
-        + ", ".join(f"{name} {number}" for name, number in sorted(done[-1]["versions"].items()))
+        + ", ".join(f"{name} {' or '.join(found)}" for name, found in _versions(done))
         + ".\n"
     )
     yield (
@@ -149,6 +149,12 @@ def _what_ran(lines: Sequence[Line]) -> Section:
     }
     if failed:
         yield f"\n**Failed:** {', '.join(sorted(failed))}."
+
+
+def _versions(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
+    """Of each piece of software, those that were used."""
+    for name in sorted({name for line in lines for name in line["versions"]}):
+        yield name, sorted({line["versions"][name] for line in lines if name in line["versions"]})
 
 
 def _missing(study: str, lines: Sequence[Line], results: Results) -> Section:
@@ -400,7 +406,7 @@ def _cost_figure(results: Results, folder: Path, name: str, of_what: str) -> Sec
     constant = {line["method"] for line in results.lines if line["test"].get("clean.mcc") == 0}
     if constant & costs.keys():
         names = ", ".join(sorted(constant & costs.keys()))
-        yield f"*Not drawn, since it gives one answer to every example: {names}.*\n"
+        yield f"*Not drawn, since a run of it gives one answer to every example: {names}.*\n"
         costs = {method: cost for method, cost in costs.items() if method not in constant}
     panels = []
     for column in (METRIC, ROBUSTNESS[2], ROBUSTNESS[1]):

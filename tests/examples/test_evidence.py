@@ -1112,6 +1112,17 @@ class TestReport:
             **{"minus plain": "", "p": "", "p adjusted": "", "time": "1.00", "FLOPs": "5.33"},
         }
 
+    def test_all_versions_that_were_used(self, drawn: list[str]) -> None:
+        lines = results_of(plain=[80, 81]).lines
+        lines[0]["versions"] = {"python": "3", "torch": "2.11"}
+        lines[1]["versions"] = {"torch": "2.13"}
+        assert "; python 3, torch 2.11 or 2.13.\n" in report(lines)
+
+    def test_the_whole_batch_is_the_preset(self) -> None:
+        whole = next(cell for cell in cells.price() if cell.method == "fraction 1")
+        preset = replace(whole, options=cells.CALIBRATED)
+        assert whole.key(DIGESTS) == preset.key(DIGESTS)
+
     def test_gains_in_robustness_are_those_of_the_seeds_that_both_have(
         self, drawn: list[str]
     ) -> None:
@@ -1282,7 +1293,10 @@ class TestReport:
         ]
         assert "Not drawn" not in report(lines)
         next(line for line in lines if line["method"] == "freelb++")["test"]["clean.mcc"] = 0.0
-        assert "*Not drawn, since it gives one answer to every example: freelb++.*" in report(lines)
+        assert (
+            "*Not drawn, since a run of it gives one answer to every example: freelb++.*"
+            in report(lines)
+        )
         assert prices == [{"calibrated", "freelb++"}] * 3 + [{"calibrated"}] * 3
 
     def test_a_factor_of_one_value_is_left_out(self, drawn: list[str]) -> None:

@@ -214,7 +214,7 @@ def others() -> Iterator[tuple[str, Run]]:
                 options["alum_memory"] = memory
                 run = partial(update, kind, "calibrated", model=model, **options)
                 yield f"{kind}, {name}, {memory}", run
-    # From noise of 1e-5 on, the first gradient would be lost in rounding.
+    # Of its own start, noise of 1e-5, the first gradient is lost in rounding.
     smart = {"alum-preset": "smart", "alum-epsilon": 0.3, "alum-step-size": 0.2}
     smart["alum-noise-std"] = 0.1
     for task in TASKS:
