@@ -19,7 +19,7 @@ from typing import Any
 import ledger
 import pictures
 from cells import GONE, GONE_AT, STUDIES, TASKS, TEXT, resolved
-from summary import Difference, Estimate, Line, Results, current, field, measure
+from summary import Difference, Estimate, Line, Read, Results, current, field, measure
 
 from alum_fairseq import cli
 from alum_fairseq.errors import UsageError
@@ -28,7 +28,8 @@ from alum_fairseq.robustness.statistics import adjusted
 
 BASELINE = "plain"
 CALIBRATED = "calibrated"
-DRAWN = (BASELINE, CALIBRATED, "reference", "random-noise")  # more lines cannot be told apart
+DRAWN = (BASELINE, CALIBRATED, "reference", "random-noise")
+_LINES = 4  # more lines cannot be told apart
 ABLATIONS = ("dropout-only", "random-noise", "paper", "reference", "plain-longer")
 NAMES = {
     "sst2": "SST-2 (accuracy)",
@@ -193,6 +194,7 @@ def compare(results: Results, folder: Path) -> Section:
         yield f"### Mean of the tasks: {', '.join(complete.tasks)}\n"
         yield from _not_in(results, complete)
         yield from _comparison(complete)
+        yield from _task_by_task(complete)
     for task in results.tasks:
         yield f"### {NAMES.get(task, task)}\n"
         yield from _comparison(results.only([task]))
@@ -248,18 +250,42 @@ def _comparison(results: Results) -> Section:
         row = [method, str(found.count), shown(found, METRIC.digits)]
         if method in differences:
             difference = differences[method]
-            row += [signed(difference.estimate, 2), p_value(difference.p), p_value(ps[method])]
+            row += [signed(difference.estimate, 2), _higher(results, method, measure("metric"))]
+            row += [p_value(difference.p), p_value(ps[method])]
         else:
-            row += ["", "", ""]
+            row += ["", "", "", ""]
         costs = (cost_ratio(results, method), flops(results, method))
         rows.append([*row, *(number(cost, 2) for cost in costs)])
-    heads = ["method", "runs", METRIC.title, "minus plain", "p", "p adjusted", "time", "FLOPs"]
-    yield from table(heads, rows)
+    heads = ["method", "runs", METRIC.title, "minus plain", "higher in", "p", "p adjusted"]
+    yield from table([*heads, "time", "FLOPs"], rows)
     columns = [column for column in ROBUSTNESS if _known(results, column)]
     if columns:
         rows = [[method, *_means(results, method, columns)] for method in methods]
         yield from table(["method", *(column.title for column in columns)], rows)
         yield from _gains(results, list(differences), columns)
+
+
+def _task_by_task(results: Results) -> Section:
+    """What methods add to plain training's metric on each task, and in how many pairs of runs."""
+    read, rows = measure("metric"), []
+    for method in _ordered(results.methods):
+        if method == BASELINE:
+            continue
+        row = [method]
+        for task in results.tasks:
+            one = results.only([task])
+            gain = one.difference(method, BASELINE, read).estimate
+            row.append(f"{gain.value:+.2f}, {_higher(one, method, read)}" if gain.count else "-")
+        rows.append(row)
+    if rows:
+        heads = ["test metric minus plain", *(NAMES.get(task, task) for task in results.tasks)]
+        yield from table(heads, rows)
+
+
+def _higher(results: Results, method: str, read: Read) -> str:
+    """In how many pairs of runs a method is above plain training."""
+    pairs = [pair for task in results.tasks for pair in results.pairs(method, BASELINE, task, read)]
+    return f"{sum(ours > plain for ours, plain in pairs)} of {len(pairs)}"
 
 
 def _gains(results: Results, methods: Sequence[str], columns: Sequence[Column]) -> Section:
@@ -323,14 +349,12 @@ def side_by_side(results: Results) -> Section:
         if column.key == "smoothness.adversarial" or not _known(both, column):
             continue
         read = measure(column.key)
-        found = [both.pairs(CALIBRATED, BASELINE, task, read) for task in both.tasks]
-        pairs = [pair for group in found for pair in group]
         difference = both.difference(CALIBRATED, BASELINE, read)
         rows.append([
             column.title,
             *(number(both.mean(m, read).value, column.digits) for m in (BASELINE, CALIBRATED)),
             signed(difference.estimate, 2), p_value(difference.p),
-            f"{sum(ours > plain for ours, plain in pairs)} of {len(pairs)}",
+            _higher(both, CALIBRATED, read),
         ])  # fmt: skip
     yield from table(["measure", BASELINE, CALIBRATED, "difference", "p", "higher in"], rows)
 
@@ -382,12 +406,14 @@ def _figures(results: Results, complete: Results, study: str, folder: Path) -> S
         one = results.only([task])
         if set(one.methods) - set(complete.methods):  # a mean shows none that a task lacks
             yield from _cost_figure(one, folder, f"{study}-cost-{task}", NAMES.get(task, task))
-    methods = [method for method in DRAWN if method in results.methods]
+    known = [method for method in DRAWN if method in results.methods]
+    methods = known if len(known) > 1 else _ordered(results.methods)[:_LINES]
     for task in results.tasks:
         name, key = NAMES.get(task, task), f"valid_{TASKS[task].metric}"
         attacks = [
             (f"{name.split(' (')[0]}, {norm}", pictures.over_radii(results, methods, task, norm))
             for norm in ("linf", "l2")
+            if any(norm in line["radii"] for line in results.only([task]).lines)
         ]
         curves = (
             "Learning curves",
@@ -395,8 +421,8 @@ def _figures(results: Results, complete: Results, study: str, folder: Path) -> S
         )
         yield from _figure(
             folder, f"{study}-{task}", [*attacks, curves],
-            f"{name}: right answers left under attack, and learning curves; bands: from the "
-            "lowest seed to the highest.",
+            f"{name}: {'right answers left under attack, and ' if attacks else ''}learning "
+            "curves; bands: from the lowest seed to the highest.",
         )  # fmt: skip
 
 

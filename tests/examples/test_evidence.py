@@ -1083,12 +1083,11 @@ def report(lines: list[dict[str, Any]], folder: Path = Path()) -> str:
     return "\n".join(analyse.report(lines, folder))
 
 
-def row(text: str, head: str, first: str) -> dict[str, str]:
-    """The row of a table, under the first heading that begins so."""
-    lines = text[text.index(f"# {head}") :].splitlines()
-    names, values = (
-        next(line for line in lines if line.startswith(start)) for start in ("|", f"| {first} |")
-    )
+def row(text: str, head: str, first: str, table: str = "|") -> dict[str, str]:
+    """The row of the first table that begins so, under the first heading that does."""
+    text = text[text.index(f"# {head}") :]
+    lines = text[text.index(f"\n{table}") + 1 :].splitlines()
+    names, values = lines[0], next(line for line in lines if line.startswith(f"| {first} |"))
     return dict(zip(*([cell.strip() for cell in line.strip("|").split("|")]
                       for line in (names, values)), strict=True))  # fmt: skip
 
@@ -1104,13 +1103,45 @@ class TestReport:
         assert ours["runs"] == "3"
         assert ours["test metric"] == "85.0 ± 6.6"
         assert ours["minus plain"] == "+3.00 (+0.52..+5.48)"
+        assert ours["higher in"] == "3 of 3"
         assert float(ours["p"]) == pytest.approx(0.25, abs=0.01)
         assert ours["p adjusted"] == ours["p"]
         assert (ours["time"], ours["FLOPs"]) == ("1.00", "2.67")
         assert row(text, "SST-2", "plain") == {
             **{"method": "plain", "runs": "3", "test metric": "82.0 ± 5.0"},
-            **{"minus plain": "", "p": "", "p adjusted": "", "time": "1.00", "FLOPs": "5.33"},
+            **{"minus plain": "", "higher in": "", "p": "", "p adjusted": ""},
+            **{"time": "1.00", "FLOPs": "5.33"},
         }
+
+    def test_gains_task_by_task(self, drawn: list[str]) -> None:
+        metric = {"sst2": [80.0, 83.0], "cola": [10.0, 6.0]}
+        lines = [
+            result(cell, test={cells.TASKS[cell.task].measure: value, "noise.0.2": 50.0})
+            for cell in ALL
+            if (cell.study, cell.method) in {("accuracy", "plain"), ("accuracy", "fgm")}
+            and cell.task in metric
+            and cell.seed < 3
+            for value in [50.0 if cell.method == "plain" else metric[cell.task][cell.seed - 1]]
+        ]
+        found = row(report(lines), "Mean of", "fgm", "| test metric minus plain |")
+        assert found["SST-2 (accuracy)"] == "+31.50, 2 of 2"
+        assert found["CoLA, out of domain (Matthews x 100)"] == "-42.00, 0 of 2"
+
+    def test_what_was_not_attacked_has_learning_curves_alone(
+        self, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        curves: list[list[str]] = []
+        monkeypatch.setattr(pictures, "learning", lambda _, methods, *__: curves.append([*methods]))
+        chosen = [cell for cell in ALL if cell.study == "accuracy" and cell.seed == 1]
+        lines = [result(cell) for cell in chosen]
+        methods = ["plain", *list(cells.SMALL)[1:4]]
+        assert "SST-2 (accuracy): right answers left under attack, and" in report(lines)
+        assert curves == [methods] * 5  # not all seven, which could not be told apart
+        for line in lines:
+            line["radii"] = {}
+        text = report(lines)
+        assert "SST-2 (accuracy): learning curves; bands" in text
+        assert "right answers left under attack, and" not in text
 
     def test_all_versions_that_were_used(self, drawn: list[str]) -> None:
         lines = results_of(plain=[80, 81]).lines
