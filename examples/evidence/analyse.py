@@ -141,15 +141,40 @@ def _what_ran(lines: Sequence[Line]) -> Section:
     )
     yield (
         "Means over seeds with Student's 95% interval. Differences are paired: a method and plain "
-        "training of the same seed share the training sentences. p: sign-flip randomisation of "
+        "training of the same seed, both on a GPU or neither, share the training sentences. "
+        "p: sign-flip randomisation of "
         "these pairs; adjusted: for all rows of the table (Benjamini-Hochberg)."
     )
+    yield from _on_both_devices(done)
     keys = {line["key"] for line in done}
     failed = {
         ledger.name(line) for line in lines if not ledger.is_done(line) and line["key"] not in keys
     }
     if failed:
         yield f"\n**Failed:** {', '.join(sorted(failed))}."
+
+
+def _on_both_devices(lines: Sequence[Line]) -> Section:
+    """By how much the same runs differ between a GPU and a processor."""
+    ran: dict[bool, dict[str, Line]] = {True: {}, False: {}}
+    for line in lines:
+        ran[bool(line["machine"]["gpu"])][line["key"]] = line
+    told = []
+    for column in (METRIC, *ROBUSTNESS[1:4]):
+        pairs = [
+            (measure(column.key)(line), measure(column.key)(ran[False][key]))
+            for key, line in ran[True].items()
+            if key in ran[False]
+        ]
+        found = [ours - theirs for ours, theirs in pairs if None not in (ours, theirs)]
+        if found:
+            size = sum(map(abs, found)) / len(found)
+            mean = sum(found) / len(found)
+            told.append(f"{column.title} by {size:.1f} (GPU minus processor {mean:+.1f})")
+    if told:
+        count = len(ran[True].keys() & ran[False].keys())
+        differ = ", ".join(told)
+        yield f"\n{count} runs were made on both a GPU and a processor, and differ in {differ}."
 
 
 def _versions(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
@@ -263,6 +288,9 @@ def _comparison(results: Results) -> Section:
         rows = [[method, *_means(results, method, columns)] for method in methods]
         yield from table(["method", *(column.title for column in columns)], rows)
         yield from _gains(results, list(differences), columns)
+    if CALIBRATED in differences:
+        others = [method for method in differences if method != CALIBRATED]
+        yield from _gains(results, others, [METRIC, *columns], CALIBRATED)
 
 
 def _task_by_task(results: Results) -> Section:
@@ -288,10 +316,12 @@ def _higher(results: Results, method: str, read: Read) -> str:
     return f"{sum(ours > plain for ours, plain in pairs)} of {len(pairs)}"
 
 
-def _gains(results: Results, methods: Sequence[str], columns: Sequence[Column]) -> Section:
-    """What methods add to plain training's robustness, over the tasks and seeds of both."""
+def _gains(
+    results: Results, methods: Sequence[str], columns: Sequence[Column], baseline: str = BASELINE
+) -> Section:
+    """What methods have more than another, over the tasks and seeds that both were run with."""
     found = {
-        method: [results.difference(method, BASELINE, measure(one.key)) for one in columns]
+        method: [results.difference(method, baseline, measure(one.key)) for one in columns]
         for method in methods
     }
     rows = [
@@ -300,7 +330,7 @@ def _gains(results: Results, methods: Sequence[str], columns: Sequence[Column]) 
         if any(one.estimate.count for one in ones)
     ]
     if rows:
-        yield from table(["minus plain", *(column.title for column in columns)], rows)
+        yield from table([f"minus {baseline}", *(column.title for column in columns)], rows)
 
 
 def _means(results: Results, method: str, columns: Sequence[Column]) -> list[str]:

@@ -114,12 +114,16 @@ class Results:
         return {seed: float(value) for seed, value in found.items() if _is_known(value)}
 
     def pairs(self, method: str, baseline: str, task: str, read: Read) -> list[tuple[float, float]]:
-        """A number of a method and of a baseline, for each seed that both have with one recipe."""
+        """A number of a method and of a baseline, for each seed: see :meth:`line_pairs`."""
         both = [(read(a), read(b)) for a, b in self.line_pairs(method, baseline, task)]
         return [(float(a), float(b)) for a, b in both if _is_known(a) and _is_known(b)]
 
     def line_pairs(self, method: str, baseline: str, task: str) -> list[tuple[Line, Line]]:
-        """The lines of a method and of a baseline, for each seed that both have with one recipe."""
+        """The lines of a method and of a baseline, for each seed that both have with one recipe.
+
+        Both on a GPU, or neither: these round products otherwise, and a run on the one differs from
+        the same run on the other by as much as by another seed.
+        """
         lines, others = self.of(method, task), self.of(baseline, task)
         return [
             (line, others[seed])
@@ -145,7 +149,10 @@ def _is_known(value: float | None) -> TypeGuard[float]:
 
 
 def _trained_alike(line: Line, other: Line) -> bool:
-    return all(line.get(name) == other.get(name) for name in ("recipe", "size"))
+    on_gpu = [bool(one["machine"]["gpu"]) for one in (line, other)]
+    return on_gpu[0] == on_gpu[1] and all(
+        line.get(name) == other.get(name) for name in ("recipe", "size")
+    )
 
 
 def mean_of_groups(groups: Sequence[Sequence[float]]) -> Estimate:

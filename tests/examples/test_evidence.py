@@ -974,6 +974,12 @@ class TestNumbers:
             results.lines[0][name] = value
             assert results.pairs("ours", "plain", "sst2", METRIC) == [(84, 82)]
 
+    def test_a_run_on_a_gpu_and_one_on_a_processor_are_no_pair(self) -> None:
+        results = results_of(plain=[80, 82, 84], ours=[83, 84, 85])
+        for number in (0, 1, 4):  # of seed 1 one, of seed 2 both
+            results.lines[number]["machine"]["gpu"] = "a GPU"
+        assert results.pairs("ours", "plain", "sst2", METRIC) == [(84, 82), (85, 84)]
+
     @pytest.mark.parametrize(
         "changed",
         [
@@ -1148,6 +1154,24 @@ class TestReport:
         lines[0]["versions"] = {"python": "3", "torch": "2.11"}
         lines[1]["versions"] = {"torch": "2.13"}
         assert "; python 3, torch 2.11 or 2.13.\n" in report(lines)
+
+    def test_by_how_much_a_gpu_and_a_processor_differ(self, drawn: list[str]) -> None:
+        lines = results_of(plain=[80, 82, 84]).lines
+        assert "on both a GPU and a processor" not in report(lines)
+        again = json.loads(json.dumps(lines[:2]))
+        for line, value in zip(again, (83, 81), strict=True):
+            line["study"], line["machine"]["gpu"] = "price", "a GPU"
+            line["test"]["clean.accuracy"] = value
+        assert (
+            "\n2 runs were made on both a GPU and a processor, and differ in "
+            "test metric by 2.0 (GPU minus processor +1.0).\n" in report(lines + again)
+        )
+
+    def test_gains_over_the_preset(self, drawn: list[str]) -> None:
+        lines = results_of(plain=[80, 82], calibrated=[83, 84], paper=[84, 88]).lines
+        found = row(report(lines), "SST-2", "paper", "| minus calibrated |")
+        assert found["test metric"].startswith("+2.5 (")
+        assert "| minus calibrated |" not in report(lines[:4])
 
     def test_the_whole_batch_is_the_preset(self) -> None:
         whole = next(cell for cell in cells.price() if cell.method == "fraction 1")
