@@ -140,12 +140,12 @@ def _what_ran(lines: Sequence[Line]) -> Section:
         + ".\n"
     )
     yield (
-        "Means over seeds with Student's 95% interval. Differences are paired: a method and plain "
-        "training of the same seed, both on a GPU or neither, share the training sentences. "
-        "p: sign-flip randomisation of "
-        "these pairs; adjusted: for all rows of the table (Benjamini-Hochberg)."
+        "Means over seeds with Student's 95% interval. Differences are of pairs: a method and "
+        "plain training with the same seed, and so the same training sentences. Both ran on a "
+        "GPU, or neither did. p: sign-flip randomisation of these pairs; adjusted: for all rows "
+        "of the table (Benjamini-Hochberg)."
     )
-    yield from _on_both_devices(done)
+    yield from _on_both_devices([line for line in done if line["task"] != TEXT])
     keys = {line["key"] for line in done}
     failed = {
         ledger.name(line) for line in lines if not ledger.is_done(line) and line["key"] not in keys
@@ -155,7 +155,7 @@ def _what_ran(lines: Sequence[Line]) -> Section:
 
 
 def _on_both_devices(lines: Sequence[Line]) -> Section:
-    """By how much the same runs differ between a GPU and a processor."""
+    """By how much the same fine-tuning differs between a GPU and a processor."""
     ran: dict[bool, dict[str, Line]] = {True: {}, False: {}}
     for line in lines:
         ran[bool(line["machine"]["gpu"])][line["key"]] = line

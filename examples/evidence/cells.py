@@ -379,7 +379,7 @@ METHODS: dict[str, Options] = {
         )
     },
 }  # fmt: skip
-# Those that gained, but not on every seed: five seeds of them, and three of the others.
+# Plain training, and the methods that gained with three seeds: of these five, of others three.
 CONTENDERS = ("plain", "calibrated", "vat", "fgm", "pgd", "freelb")
 # The preset's ten steps of 0.03 were too much for SST-2 and SICK. So they are shorter, or fewer.
 LESS_OF_IT: dict[str, Options] = {

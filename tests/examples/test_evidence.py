@@ -1162,6 +1162,8 @@ class TestReport:
         for line, value in zip(again, (83, 81), strict=True):
             line["study"], line["machine"]["gpu"] = "price", "a GPU"
             line["test"]["clean.accuracy"] = value
+        text = result(next(cell for cell in ALL if cell.pretrains))
+        again += [text, {**text, "machine": again[0]["machine"]}]  # has no accuracy
         assert (
             "\n2 runs were made on both a GPU and a processor, and differ in "
             "test metric by 2.0 (GPU minus processor +1.0).\n" in report(lines + again)
